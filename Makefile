@@ -1,0 +1,111 @@
+# Copyright The otelcol-llamacpp Authors
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS     += --no-print-directory
+
+# How long the demo runs; 0 is until Ctrl-C.
+DURATION ?= 0
+# How long each fuzz target runs, and how often each benchmark.
+FUZZTIME   ?= 10s
+BENCH      ?= .
+BENCHCOUNT ?= 6
+
+BINARY := bin/otelcol-llamacpp
+# A tag vX.Y.Z on the commit is the version; any other commit is named after the version under way.
+# Twelve digits, so that every clone shortens a commit alike and builds the same bytes.
+NEXT_VERSION := 0.1.0-dev
+VERSION      ?= $(shell tools/version $(NEXT_VERSION))
+
+# Pinned in tools/go.mod; Go keeps the linked tools in its build cache.
+TOOL      := go tool -modfile=$(CURDIR)/tools/go.mod
+GOTESTSUM := $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
+
+# Modules of this repository, as folders; _build is generated.
+MODULES = $(shell git ls-files -co --exclude-standard -- go.mod '*/go.mod' | xargs -r -n1 dirname | sort -u)
+# Modules beside the product with tests or benchmarks of their own.
+SIDE_MODULES = $(filter-out . tools,$(MODULES))
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: prerequisites
+prerequisites:
+	@command -v go >/dev/null || { echo "make: go is not on PATH: install Go 1.26 or newer, https://go.dev/doc/install" >&2; exit 1; }
+	@command -v git >/dev/null || { echo "make: git is not on PATH: apt-get install git (or your system's equivalent)" >&2; exit 1; }
+	@cc=$$(go env CC); command -v $${cc%% *} >/dev/null || { echo "make: the C compiler $$cc is not on PATH and the collector needs cgo: apt-get install gcc libc6-dev, or set CC" >&2; exit 1; }
+
+.PHONY: build
+build: prerequisites ## Build bin/otelcol-llamacpp
+	@mkdir -p bin
+	@echo "building $(BINARY) $(VERSION) (the first build takes minutes)"
+# The builder takes settings from variables named like its configuration's keys.
+	@env 'dist.version=$(VERSION)' $(TOOL) builder --config builder-config.yaml >bin/build.log 2>&1 || { cat bin/build.log >&2; exit 1; }
+# Renamed into place: a collector that is running keeps its file.
+	@cp _build/otelcol-llamacpp $(BINARY).new && mv $(BINARY).new $(BINARY)
+
+.PHONY: demo
+demo: build ## Watch a llama-server live: yours, one on PATH with MODEL=file.gguf, or the simulator (DURATION=20s)
+	@go run ./cmd/llamademo -duration "$(DURATION)" $(DEMO_FLAGS)
+
+.PHONY: test
+test: build generate-check ## Install what tests need and run them all
+	@go run ./test/cmd/install-llama-server
+	@$(MAKE) fuzz FUZZTIME=3s
+	@$(MAKE) demo DURATION=20s DEMO_FLAGS=-simulator
+# Last, so that the closing lines are the tests' own.
+	@$(GOTESTSUM) -- -race -timeout 20m ./...
+
+.PHONY: race
+race: prerequisites ## Run the unit tests under the race detector, repeatedly
+	@$(GOTESTSUM) -- -race -short -count=5 -timeout 30m $$(go list ./... | grep -v /test/)
+
+.PHONY: e2e
+e2e: build ## Run the end-to-end tests against the real llama-server
+	@go run ./test/cmd/install-llama-server
+	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
+
+.PHONY: fuzz
+fuzz: prerequisites ## Run every fuzz target (FUZZTIME=10s each)
+	@grep -rEo --include='*_test.go' --exclude-dir=_build '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file target; do \
+		package=$${file%/*} target=$${target#func }; \
+		echo "fuzz $$package $$target $(FUZZTIME)"; \
+		output=$$(go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" 2>&1 </dev/null) || { echo "$$output" >&2; exit 1; }; \
+	done
+
+.PHONY: bench
+bench: prerequisites ## Run the benchmarks (BENCH=regexp, BENCHCOUNT=6) and summarise them with benchstat
+	@mkdir -p bin
+	@{ go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) ./...; \
+	for module in $(SIDE_MODULES); do (cd "$$module" && go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) ./...); done; } \
+		| grep -v 'no test files' | tee bin/bench.txt
+	@$(TOOL) benchstat bin/bench.txt
+
+.PHONY: generate
+generate: prerequisites ## Regenerate code and documentation from metadata.yaml and other sources
+	@go generate ./...
+
+.PHONY: generate-check
+generate-check: prerequisites
+	@tools/check-generated
+
+.PHONY: lint
+lint: prerequisites generate-check ## Check formatting, modules, generated files and code
+	@unformatted=$$(git ls-files -co --exclude-standard -- '*.go' | xargs -r $(TOOL) gofumpt -l); \
+		[ -z "$$unformatted" ] || { printf 'not gofumpt-formatted, run make format:\n%s\n' "$$unformatted" >&2; exit 1; }
+	@for module in $(MODULES); do echo "go mod tidy -diff in $$module"; (cd "$$module" && go mod tidy -diff) || { echo "run go mod tidy in $$module" >&2; exit 1; }; done
+# Sources are found through the machine's own settings, wherever that is.
+	@! git grep -nIE 'proxy[.]golang|sum[.]golang|registry[.]npmjs|(deb|ftp)[.]debian|snapshot[.]debian' -- . ':!*go.sum' || { echo "name no package registry host: leave it to GOPROXY, sources.list and the like" >&2; exit 1; }
+	@go vet ./...
+	@$(TOOL) golangci-lint run ./...
+
+.PHONY: format
+format: ## Format the Go code and order imports
+	@$(TOOL) golangci-lint fmt
+
+.PHONY: clean
+clean: ## Remove what make built
+	@rm -rf bin _build coverage.out
