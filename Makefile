@@ -23,6 +23,9 @@ VERSION      ?= $(shell tools/version $(NEXT_VERSION))
 TOOL      := go tool -modfile=$(CURDIR)/tools/go.mod
 GOTESTSUM := $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
 
+# Says what begins when.
+STEP = @printf -- '--- %s %s\n' "$$(date +%T)"
+
 # Modules of this repository, as folders; _build is generated.
 MODULES = $(shell git ls-files -co --exclude-standard -- go.mod '*/go.mod' | xargs -r -n1 dirname | sort -u)
 # Modules beside the product with tests or benchmarks of their own.
@@ -41,7 +44,7 @@ prerequisites:
 .PHONY: build
 build: prerequisites ## Build bin/otelcol-llamacpp
 	@mkdir -p bin
-	@echo "building $(BINARY) $(VERSION) (the first build takes minutes)"
+	$(STEP) "build $(BINARY) $(VERSION) (the first time takes minutes)"
 # The builder takes settings from variables named like its configuration's keys.
 	@env 'dist.version=$(VERSION)' $(TOOL) builder --config builder-config.yaml >bin/build.log 2>&1 || { cat bin/build.log >&2; exit 1; }
 # Renamed into place: a collector that is running keeps its file.
@@ -49,14 +52,17 @@ build: prerequisites ## Build bin/otelcol-llamacpp
 
 .PHONY: demo
 demo: build ## Watch a llama-server live: yours, one on PATH with MODEL=file.gguf, or the simulator (DURATION=20s)
+	$(STEP) "demo"
 	@go run ./cmd/llamademo -duration "$(DURATION)" $(DEMO_FLAGS)
 
 .PHONY: test
 test: build generate-check ## Install what tests need and run them all
+	$(STEP) "install llama-server"
 	@go run ./test/cmd/install-llama-server
 	@$(MAKE) fuzz FUZZTIME=3s
 	@$(MAKE) demo DURATION=20s DEMO_FLAGS=-simulator
 # Last, so that the closing lines are the tests' own.
+	$(STEP) "test"
 	@$(GOTESTSUM) -- -race -timeout 20m ./...
 
 .PHONY: race
@@ -90,16 +96,23 @@ generate: prerequisites ## Regenerate code and documentation from metadata.yaml 
 
 .PHONY: generate-check
 generate-check: prerequisites
+	$(STEP) "are generated files up to date?"
 	@tools/check-generated
 
 .PHONY: lint
 lint: prerequisites generate-check ## Check formatting, modules, generated files and code
+	$(STEP) "gofumpt"
 	@unformatted=$$(git ls-files -co --exclude-standard -- '*.go' | xargs -r $(TOOL) gofumpt -l); \
 		[ -z "$$unformatted" ] || { printf 'not gofumpt-formatted, run make format:\n%s\n' "$$unformatted" >&2; exit 1; }
-	@for module in $(MODULES); do echo "go mod tidy -diff in $$module"; (cd "$$module" && go mod tidy -diff) || { echo "run go mod tidy in $$module" >&2; exit 1; }; done
+	$(STEP) "go mod tidy"
+	@for module in $(MODULES); do (cd "$$module" && go mod tidy -diff) || { echo "run go mod tidy in $$module" >&2; exit 1; }; done
 # Sources are found through the machine's own settings, wherever that is.
-	@! git grep -nIE 'proxy[.]golang|sum[.]golang|registry[.]npmjs|(deb|ftp)[.]debian|snapshot[.]debian' -- . ':!*go.sum' || { echo "name no package registry host: leave it to GOPROXY, sources.list and the like" >&2; exit 1; }
+	$(STEP) "names of package registries"
+	@! git grep -nIE '(proxy|sum)[.]golang|registry[.]npmjs|(deb|ftp|snapshot)[.]debian' -- . ':!*go.sum' \
+		|| { echo "name no package registry's host: leave it to GOPROXY, sources.list and the like" >&2; exit 1; }
+	$(STEP) "go vet"
 	@go vet ./...
+	$(STEP) "golangci-lint"
 	@$(TOOL) golangci-lint run ./...
 
 .PHONY: format

@@ -1,0 +1,98 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"time"
+)
+
+// collector is the collector under way.
+type collector struct {
+	*process
+	metricsURL string
+	healthURL  string
+}
+
+// startCollector starts the collector on the server and waits until it is ready.
+func startCollector(ctx context.Context, client *http.Client, o options, serverURL string) (*collector, error) {
+	if _, err := os.Stat(o.collector); err != nil {
+		return nil, fmt.Errorf("the collector is not there: %w: run make build", err)
+	}
+	metrics, metricsPort, err := portVariable("PROMETHEUS_PORT", "9464")
+	if err != nil {
+		return nil, err
+	}
+	health, healthPort, err := portVariable("HEALTH_CHECK_PORT", "13133")
+	if err != nil {
+		return nil, err
+	}
+	telemetry, _, err := portVariable("TELEMETRY_PORT", "8888")
+	if err != nil {
+		return nil, err
+	}
+	// Not bound to ctx, which would kill it: stop ends it in order.
+	cmd := exec.Command(o.collector, "--config", o.config) //nolint:gosec,noctx // The user names the program.
+	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, metrics, health, telemetry)
+	p, err := startProcess(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("start the collector: %w", err)
+	}
+	c := &collector{
+		process:    p,
+		metricsURL: "http://localhost:" + metricsPort + "/metrics",
+		healthURL:  "http://localhost:" + healthPort + "/",
+	}
+	if err := waitReady(ctx, client, p, c.healthURL, 30*time.Second); err != nil {
+		c.stop()
+		return nil, fmt.Errorf("the collector did not get ready: %w; its last words:\n%s", err, c.output)
+	}
+	return c, nil
+}
+
+// waitReady waits until url answers 200, and no longer than the program lives.
+func waitReady(ctx context.Context, client *http.Client, p *process, url string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	last := fmt.Errorf("no answer from %s in %v", url, limit)
+	for {
+		status, err := probe(ctx, client, url)
+		if err == nil && status == http.StatusOK {
+			return nil
+		}
+		if err == nil {
+			last = fmt.Errorf("GET %s: %d %s", url, status, http.StatusText(status))
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-p.exited:
+			return fmt.Errorf("it ended: %v", p.cmd.ProcessState)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func probe(ctx context.Context, client *http.Client, url string) (int, error) {
+	response, err := get(ctx, client, url, "")
+	if err != nil {
+		return 0, err
+	}
+	return response.StatusCode, response.Body.Close()
+}
+
+func get(ctx context.Context, client *http.Client, url, key string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	if key != "" {
+		request.Header.Set("Authorization", "Bearer "+key)
+	}
+	return client.Do(request)
+}

@@ -1,0 +1,184 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Command llamademo shows the collector at work: it finds or starts a
+// llama-server, starts the collector on it, sends some requests and prints what
+// the collector says about them, live.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const usage = `Usage: llamademo [flags]
+
+Starts the collector on a llama-server, sends that server some chat requests and
+prints, once a second, what the collector's Prometheus endpoint says about them.
+
+The server is, in this order:
+  1. the one at LLAMACPP_ENDPOINT, or one that answers at http://localhost:8080;
+  2. llama-server on PATH, started with the model in MODEL (a .gguf file);
+  3. the built-in simulator.
+
+LLAMACPP_API_KEY is the server's key, where it wants one.
+
+Flags:
+`
+
+type options struct {
+	duration    time.Duration
+	concurrency int
+	noLoad      bool
+	simulator   bool
+	collector   string
+	config      string
+}
+
+func main() {
+	var o options
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), usage)
+		flag.PrintDefaults()
+	}
+	flag.DurationVar(&o.duration, "duration", 0, "how long to run; 0 is until Ctrl-C")
+	flag.IntVar(&o.concurrency, "concurrency", 6, "clients that send requests at the same time")
+	flag.BoolVar(&o.noLoad, "no-load", false, "send no requests, only watch")
+	flag.BoolVar(&o.simulator, "simulator", false, "use the simulator, whatever else there is")
+	flag.StringVar(&o.collector, "collector", "bin/otelcol-llamacpp", "the collector, as make build leaves it")
+	flag.StringVar(&o.config, "config", "collector-config.yaml", "the collector's configuration")
+	flag.Parse()
+	if flag.NArg() > 0 || o.duration < 0 || o.concurrency < 1 {
+		fmt.Fprintln(os.Stderr, "llamademo: takes flags only, a duration of 0 or more and a concurrency of 1 or more; see -h")
+		os.Exit(2)
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, o, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "llamademo:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the demo from start to end; what it started has stopped when it returns.
+func run(ctx context.Context, o options, out io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{Proxy: nil}}
+	defer client.CloseIdleConnections()
+
+	server, err := chooser{client: client, getenv: os.Getenv, out: out, usual: usualEndpoint}.choose(ctx, o.simulator)
+	if err != nil {
+		return orNil(ctx, err)
+	}
+	defer server.stop()
+	fmt.Fprintf(out, "server     %s, %s\n", server.url, server.what)
+
+	collector, err := startCollector(ctx, client, o, server.url)
+	if err != nil {
+		return orNil(ctx, err)
+	}
+	defer collector.stop()
+	fmt.Fprintf(out, "metrics    %s\n", collector.metricsURL)
+	fmt.Fprintf(out, "health     %s\n", collector.healthURL)
+
+	load := &load{client: client, url: server.url, key: os.Getenv("LLAMACPP_API_KEY"), concurrency: o.concurrency}
+	var loading sync.WaitGroup
+	defer loading.Wait()
+	defer cancel() // runs before the wait
+	if o.noLoad {
+		fmt.Fprintln(out, "requests   none: -no-load")
+	} else {
+		fmt.Fprintf(out, "requests   from %d clients, to this server only (-no-load sends none)\n", o.concurrency)
+		loading.Go(func() { load.run(ctx) })
+	}
+	if o.duration == 0 {
+		fmt.Fprintln(out, "stop       Ctrl-C")
+	}
+	fmt.Fprintln(out)
+
+	return watch(ctx, client, collector, server, o, load, newDisplay(out))
+}
+
+// watch prints a summary each second until the duration is over, the context
+// ends or something that was started dies.
+func watch(ctx context.Context, client *http.Client, collector *collector, server *server, o options, load *load, d *display) error {
+	var end <-chan time.Time
+	if o.duration > 0 {
+		timer := time.NewTimer(o.duration)
+		defer timer.Stop()
+		end = timer.C
+	}
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+
+	var history history
+	var last error
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-end:
+			return verdict(&history, o, load, last)
+		case <-collector.exited:
+			return ended(ctx, "the collector", collector.output.String())
+		case <-server.exited:
+			return ended(ctx, "llama-server", server.output.String())
+		case now := <-ticker.C:
+			var s sample
+			if s, last = readSample(ctx, client, collector.metricsURL); last != nil {
+				continue
+			}
+			s.at = now
+			history.add(s)
+			d.show(history.summary())
+		}
+	}
+}
+
+// verdict says whether the demo showed what it is there to show.
+func verdict(h *history, o options, load *load, last error) error {
+	switch {
+	case last != nil:
+		return fmt.Errorf("the collector's metrics could not be read at the end: %w", last)
+	case !h.seen():
+		return errors.New("the collector served no llamacpp metrics: see its log with -collector and -config run by hand")
+	case o.noLoad || h.moved():
+		return nil
+	}
+	err := errors.New("no token was seen decoded: the numbers did not move")
+	if cause := load.lastError(); cause != nil {
+		err = fmt.Errorf("%w; requests ended with: %w", err, cause)
+	}
+	return err
+}
+
+// ended reports a program that stopped by itself. Ctrl-C in a terminal reaches
+// every program there, and theirs may end before ours has been told.
+func ended(ctx context.Context, what, output string) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(500 * time.Millisecond):
+		return fmt.Errorf("%s stopped by itself; its last words:\n%s", what, output)
+	}
+}
+
+// orNil drops the error of something that was interrupted on purpose.
+func orNil(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,179 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// newChooser looks at the given environment; nothing answers at the usual endpoint.
+func newChooser(t *testing.T, out io.Writer, env map[string]string) chooser {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
+	return chooser{client: client, getenv: func(name string) string { return env[name] }, out: out, usual: "http://127.0.0.1:1"}
+}
+
+func answering(t *testing.T, status int, body string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/base/health" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.WriteHeader(status)
+		fmt.Fprint(w, body)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL + "/base"
+}
+
+// onPath puts an executable named llama-server on PATH.
+func onPath(t *testing.T, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "llama-server"), []byte("#!/bin/sh\n"+script), 0o700))
+	t.Setenv("PATH", dir+":/usr/bin:/bin")
+}
+
+func TestChoose_TakesTheServerThatRuns(t *testing.T) {
+	for name, answer := range map[string]struct {
+		status int
+		body   string
+	}{
+		"ready":   {http.StatusOK, `{"status":"ok"}`},
+		"loading": {http.StatusServiceUnavailable, `{"error":{"message":"Loading model","type":"unavailable_error","code":503}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := answering(t, answer.status, answer.body)
+			got, err := newChooser(t, io.Discard, map[string]string{"LLAMACPP_ENDPOINT": url + "/"}).choose(t.Context(), false)
+			require.NoError(t, err)
+			defer got.stop()
+			assert.Equal(t, url, got.url)
+			assert.Contains(t, got.what, "running")
+		})
+	}
+}
+
+func TestChoose_FindsAServerAtTheUsualEndpoint(t *testing.T) {
+	c := newChooser(t, io.Discard, nil)
+	c.usual = answering(t, http.StatusOK, `{"status":"ok"}`)
+	got, err := c.choose(t.Context(), false)
+	require.NoError(t, err)
+	defer got.stop()
+	assert.Equal(t, c.usual, got.url)
+}
+
+func TestChoose_DoesNotReplaceANamedServerThatIsNone(t *testing.T) {
+	url := answering(t, http.StatusOK, "<html>hello</html>")
+	_, err := newChooser(t, io.Discard, map[string]string{"LLAMACPP_ENDPOINT": url}).choose(t.Context(), false)
+	assert.ErrorContains(t, err, "not llama-server's answer")
+	assert.ErrorContains(t, err, "unset the variable")
+}
+
+func TestChoose_StartsLlamaServerWithAModel(t *testing.T) {
+	model := filepath.Join(t.TempDir(), "m.gguf")
+	require.NoError(t, os.WriteFile(model, nil, 0o600))
+
+	onPath(t, `echo "cannot read $2" >&2; exit 1`)
+	_, err := newChooser(t, io.Discard, map[string]string{"MODEL": model}).choose(t.Context(), false)
+	assert.ErrorContains(t, err, "exit status 1")
+	assert.ErrorContains(t, err, "cannot read "+model, "its last words are shown")
+
+	_, err = newChooser(t, io.Discard, map[string]string{"MODEL": model + ".not"}).choose(t.Context(), false)
+	assert.ErrorContains(t, err, ".gguf")
+
+	t.Setenv("PATH", t.TempDir())
+	_, err = newChooser(t, io.Discard, map[string]string{"MODEL": model}).choose(t.Context(), false)
+	assert.ErrorContains(t, err, "no llama-server on PATH")
+}
+
+func TestChoose_FallsBackToTheSimulatorAndSaysSo(t *testing.T) {
+	onPath(t, "exit 1")
+	var out strings.Builder
+	got, err := newChooser(t, &out, nil).choose(t.Context(), false)
+	require.NoError(t, err)
+	defer got.stop()
+	assert.Contains(t, got.what, "simulator")
+	assert.Contains(t, out.String(), "MODEL=file.gguf", "how to use the llama-server that is there")
+}
+
+func TestLoad_ChatsWithTheSimulator(t *testing.T) {
+	c := newChooser(t, io.Discard, map[string]string{"LLAMACPP_API_KEY": "k"})
+	s, err := c.choose(t.Context(), true)
+	require.NoError(t, err)
+	defer s.stop()
+
+	l := &load{client: c.client, url: s.url, key: "k"}
+	model, err := l.model(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, l.chat(t.Context(), model, newRandom(0)))
+
+	l.key = "wrong"
+	_, err = l.model(t.Context())
+	assert.ErrorContains(t, err, "set LLAMACPP_API_KEY")
+}
+
+func TestLoad_LoadsNoModelOfARouter(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"data":[{"id":"a","status":{"value":"unloaded"}}]}`)
+	}))
+	defer s.Close()
+	l := &load{client: newChooser(t, io.Discard, nil).client, url: s.URL}
+	_, err := l.model(t.Context())
+	assert.ErrorContains(t, err, "no model is loaded")
+}
+
+func TestVerdict(t *testing.T) {
+	still, moving := &history{}, &history{}
+	still.add(sample{state: "ok", decoded: 5})
+	moving.add(sample{state: "ok", decoded: 5})
+	moving.add(sample{state: "ok", decoded: 6})
+	failing := &load{}
+	failing.note(errors.New("501: no chat"))
+
+	require.NoError(t, verdict(moving, options{}, &load{}, nil))
+	require.NoError(t, verdict(still, options{noLoad: true}, &load{}, nil))
+	require.ErrorContains(t, verdict(still, options{}, failing, nil), "501: no chat")
+	require.ErrorContains(t, verdict(&history{}, options{noLoad: true}, &load{}, nil), "no llamacpp metrics")
+	require.ErrorContains(t, verdict(moving, options{}, &load{}, errors.New("refused")), "refused")
+}
+
+func TestProcess_IsKilledOnlyWhenItDoesNotStop(t *testing.T) {
+	p, err := startProcess(exec.Command("sh", "-c", "trap 'echo bye; exit 0' TERM; echo hello; while :; do sleep 0.05; done"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return p.output.String() == "  hello" }, 5*time.Second, 10*time.Millisecond)
+	p.stop()
+	assert.Equal(t, "  hello\n  bye", p.output.String())
+	assert.Equal(t, 0, p.cmd.ProcessState.ExitCode())
+}
+
+func TestTail_KeepsTheLastLines(t *testing.T) {
+	var out tail
+	for i := range 100 {
+		fmt.Fprintf(&out, "line %d\nand", i)
+	}
+	fmt.Fprint(&out, strings.Repeat("x", 5000))
+	lines := strings.Split(out.String(), "\n")
+	assert.Len(t, lines, tailLines+1)
+	assert.Equal(t, "  andline 99", lines[tailLines-1])
+	assert.Len(t, lines[tailLines], lineBytes+2)
+}

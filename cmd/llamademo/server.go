@@ -1,0 +1,153 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
+)
+
+const usualEndpoint = "http://localhost:8080"
+
+// server is the llama-server of this demo.
+type server struct {
+	url    string
+	what   string
+	exited <-chan struct{} // nil, which never ends, where it is not ours
+	output *tail
+	stop   func()
+}
+
+// chooser finds the server. Its fields stand for the world outside.
+type chooser struct {
+	client *http.Client
+	getenv func(string) string
+	out    io.Writer
+	usual  string // where a server is looked for that nobody named
+}
+
+func (c chooser) choose(ctx context.Context, simulator bool) (*server, error) {
+	if simulator {
+		return c.startSimulator()
+	}
+	running, err := c.running(ctx)
+	if running != nil || err != nil {
+		return running, err
+	}
+	model := c.getenv("MODEL")
+	program, lookErr := exec.LookPath("llama-server")
+	switch {
+	case model != "" && lookErr != nil:
+		return nil, fmt.Errorf("MODEL=%s is set, but there is no llama-server on PATH: install llama.cpp, or unset MODEL to use the simulator", model)
+	case model != "":
+		return c.startLlamaServer(ctx, program, model)
+	case lookErr == nil:
+		fmt.Fprintf(c.out, "There is %s: MODEL=file.gguf would use it.\n", program)
+	}
+	return c.startSimulator()
+}
+
+// running is the server that the user runs already, or nil.
+func (c chooser) running(ctx context.Context) (*server, error) {
+	endpoint := c.getenv("LLAMACPP_ENDPOINT")
+	named := endpoint != ""
+	if !named {
+		endpoint = c.usual
+	}
+	endpoint = strings.TrimSuffix(endpoint, "/")
+	err := c.checkHealth(ctx, endpoint)
+	switch {
+	case err == nil:
+		return &server{url: endpoint, what: "a llama-server that was running", output: &tail{}, stop: func() {}}, nil
+	case named:
+		// Falling back would show numbers of another server than the one that was asked for.
+		return nil, fmt.Errorf("LLAMACPP_ENDPOINT=%s: %w: start llama-server there, or unset the variable to use the simulator", endpoint, err)
+	}
+	return nil, nil
+}
+
+// checkHealth says why the answer of /health is not llama-server's.
+func (c chooser) checkHealth(ctx context.Context, endpoint string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	response, err := get(ctx, c.client, endpoint+"/health", "")
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	var body struct {
+		Status string `json:"status"`
+		Error  struct {
+			Type string `json:"type"`
+		} `json:"error"`
+	}
+	err = json.NewDecoder(io.LimitReader(response.Body, 1<<16)).Decode(&body)
+	switch {
+	case err == nil && response.StatusCode == http.StatusOK && body.Status == "ok":
+		return nil
+	case err == nil && response.StatusCode == http.StatusServiceUnavailable && body.Error.Type == "unavailable_error":
+		return nil // It is loading its model.
+	}
+	return fmt.Errorf("GET %s/health: %s, which is not llama-server's answer", endpoint, response.Status)
+}
+
+func (c chooser) startLlamaServer(ctx context.Context, program, model string) (*server, error) {
+	if _, err := os.Stat(model); err != nil {
+		return nil, fmt.Errorf("MODEL: %w: give the path of a .gguf file", err)
+	}
+	port, err := freePort("0")
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(c.out, "starting %s with %s\n", program, model)
+	args := []string{"-m", model, "--metrics", "--host", "127.0.0.1", "--port", port}
+	key := c.getenv("LLAMACPP_API_KEY")
+	if key != "" {
+		args = append(args, "--api-key", key)
+	}
+	// Not bound to ctx, which would kill it: stop ends it in order.
+	p, err := startProcess(exec.Command(program, args...)) //nolint:gosec,noctx // The user names the model.
+	if err != nil {
+		return nil, fmt.Errorf("start llama-server: %w", err)
+	}
+	url := "http://127.0.0.1:" + port
+	if err := waitReady(ctx, c.client, p, url+"/health", 5*time.Minute); err != nil {
+		p.stop()
+		return nil, fmt.Errorf("llama-server did not get ready: %w; its last words:\n%s", err, p.output)
+	}
+	return &server{
+		url:    url,
+		what:   "llama-server from PATH with " + model,
+		exited: p.exited,
+		output: p.output,
+		stop:   p.stop,
+	}, nil
+}
+
+func (c chooser) startSimulator() (*server, error) {
+	sim := llamasim.New(llamasim.Options{
+		TokensPerSecond:       60,
+		PromptTokensPerSecond: 600,
+		APIKey:                c.getenv("LLAMACPP_API_KEY"),
+	})
+	url, err := sim.Start("127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("start the simulator: %w", err)
+	}
+	return &server{
+		url:    url,
+		what:   "the built-in simulator, not a real llama-server",
+		output: &tail{},
+		stop:   sim.Close,
+	}, nil
+}

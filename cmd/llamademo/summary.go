@@ -1,0 +1,203 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// sample is what the collector said at one time, added up over the models of a router.
+type sample struct {
+	at                    time.Time
+	state                 string // "" before the first scrape
+	decoded, processed    float64
+	computed, cached      float64
+	processing, deferred  float64
+	idle, prompt, working float64
+	context               float64 // 0 to 1, of the fullest server
+}
+
+func readSample(ctx context.Context, client *http.Client, url string) (sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	response, err := get(ctx, client, url, "")
+	if err != nil {
+		return sample{}, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return sample{}, fmt.Errorf("GET %s: %s", url, response.Status)
+	}
+	return parseSample(response.Body)
+}
+
+func parseSample(r io.Reader) (sample, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(r)
+	if err != nil {
+		return sample{}, fmt.Errorf("read the collector's metrics: %w", err)
+	}
+	// sum adds the series in which the label has the value; an empty label is any.
+	sum := func(family, label, value string) float64 {
+		var total float64
+		for _, m := range families[family].GetMetric() {
+			if label == "" || labelOf(m, label) == value {
+				total += valueOf(m)
+			}
+		}
+		return total
+	}
+	s := sample{
+		decoded:    sum("llamacpp_slots_tokens_decoded_total", "", ""),
+		processed:  sum("llamacpp_slots_tokens_processed_total", "", ""),
+		computed:   sum("llamacpp_tokens_prompt_total", "llamacpp_tokens_source", "computed"),
+		cached:     sum("llamacpp_tokens_prompt_total", "llamacpp_tokens_source", "cached"),
+		processing: sum("llamacpp_requests_processing", "", ""),
+		deferred:   sum("llamacpp_requests_deferred", "", ""),
+		idle:       sum("llamacpp_slots", "llamacpp_slot_state", "idle"),
+		prompt:     sum("llamacpp_slots", "llamacpp_slot_state", "prompt"),
+		working:    sum("llamacpp_slots", "llamacpp_slot_state", "generating"),
+	}
+	for _, m := range families["llamacpp_context_utilization_ratio"].GetMetric() {
+		s.context = max(s.context, valueOf(m))
+	}
+	for _, m := range families["llamacpp_server_status"].GetMetric() {
+		if valueOf(m) == 1 {
+			s.state = labelOf(m, "llamacpp_server_state")
+		}
+	}
+	return s, nil
+}
+
+func labelOf(m *dto.Metric, name string) string {
+	for _, l := range m.GetLabel() {
+		if l.GetName() == name {
+			return l.GetValue()
+		}
+	}
+	return ""
+}
+
+func valueOf(m *dto.Metric) float64 {
+	switch {
+	case m.GetCounter() != nil:
+		return m.GetCounter().GetValue()
+	case m.GetGauge() != nil:
+		return m.GetGauge().GetValue()
+	}
+	return m.GetUntyped().GetValue()
+}
+
+// window is over how many samples a rate is taken: the collector's clocks and
+// this program's differ by up to a clock of 500 ms, which is little of it.
+const window = 4
+
+// history is the latest samples.
+type history struct {
+	samples []sample
+	first   sample
+}
+
+func (h *history) add(s sample) {
+	if s.state == "" {
+		return // The collector has not yet asked the server.
+	}
+	if h.first.state == "" {
+		h.first = s
+	}
+	h.samples = append(h.samples, s)
+	if len(h.samples) > window {
+		h.samples = h.samples[1:]
+	}
+}
+
+// seen says whether there was any sample.
+func (h *history) seen() bool { return len(h.samples) > 0 }
+
+// moved says whether tokens were decoded meanwhile.
+func (h *history) moved() bool {
+	return h.seen() && h.samples[len(h.samples)-1].decoded > h.first.decoded
+}
+
+// summary is what is shown of a history.
+type summary struct {
+	sample
+	decodedRate, promptRate float64 // tokens per second
+	cacheRatio              float64 // of prompt tokens since the server's start; NaN without any
+}
+
+func (h *history) summary() (summary, bool) {
+	if !h.seen() {
+		return summary{}, false
+	}
+	old, now := h.samples[0], h.samples[len(h.samples)-1]
+	s := summary{sample: now, cacheRatio: now.cached / (now.cached + now.computed)}
+	if seconds := now.at.Sub(old.at).Seconds(); seconds > 0 {
+		// A server that restarts begins at 0.
+		s.decodedRate = max(0, now.decoded-old.decoded) / seconds
+		s.promptRate = max(0, now.processed-old.processed) / seconds
+	}
+	return s, true
+}
+
+// fields are the summary in words, in groups that belong together.
+func (s summary) fields() []string {
+	cache := "no prompt yet"
+	if s.cacheRatio == s.cacheRatio { // not NaN
+		cache = fmt.Sprintf("%.0f %% cached", 100*s.cacheRatio)
+	}
+	return []string{
+		"state " + s.state,
+		fmt.Sprintf("decoding %.1f tok/s", s.decodedRate),
+		fmt.Sprintf("prompts %.1f tok/s, %s", s.promptRate, cache),
+		fmt.Sprintf("requests %.0f running %.0f waiting", s.processing, s.deferred),
+		fmt.Sprintf("slots %.0f idle %.0f prompt %.0f generating", s.idle, s.prompt, s.working),
+		fmt.Sprintf("context %.0f %%", 100*s.context),
+	}
+}
+
+// display shows summaries: in place on a terminal, one a line elsewhere.
+type display struct {
+	out     io.Writer
+	inPlace bool
+	drawn   int
+}
+
+func newDisplay(out io.Writer) *display {
+	d := &display{out: out}
+	if f, ok := out.(*os.File); ok {
+		info, err := f.Stat()
+		d.inPlace = err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb" && os.Getenv("CI") == ""
+	}
+	return d
+}
+
+func (d *display) show(s summary, ok bool) {
+	fields := []string{"waiting for the first scrape"}
+	if ok {
+		fields = s.fields()
+	}
+	if !d.inPlace {
+		fmt.Fprintln(d.out, strings.Join(fields, " | "))
+		return
+	}
+	if d.drawn > 0 {
+		fmt.Fprintf(d.out, "\x1b[%dA\x1b[J", d.drawn) // up to the first line, and clear below
+	}
+	for _, field := range fields {
+		name, rest, _ := strings.Cut(field, " ")
+		fmt.Fprintf(d.out, "  %-10s %s\n", name, rest)
+	}
+	d.drawn = len(fields)
+}

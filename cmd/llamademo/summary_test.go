@@ -1,0 +1,114 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const exposition = `# TYPE llamacpp_context_utilization_ratio gauge
+llamacpp_context_utilization_ratio{instance="h:1/a"} 0.25
+llamacpp_context_utilization_ratio{instance="h:1/b"} 0.5
+# TYPE llamacpp_requests_deferred gauge
+llamacpp_requests_deferred{instance="h:1/a"} 2
+# TYPE llamacpp_requests_processing gauge
+llamacpp_requests_processing{instance="h:1/a"} 3
+llamacpp_requests_processing{instance="h:1/b"} 1
+# TYPE llamacpp_server_status gauge
+llamacpp_server_status{instance="h:1/a",llamacpp_server_state="error"} 0
+llamacpp_server_status{instance="h:1/a",llamacpp_server_state="ok"} 1
+# TYPE llamacpp_slots gauge
+llamacpp_slots{llamacpp_slot_state="generating"} 2
+llamacpp_slots{llamacpp_slot_state="idle"} 1
+llamacpp_slots{llamacpp_slot_state="prompt"} 1
+# TYPE llamacpp_slots_tokens_decoded_total counter
+llamacpp_slots_tokens_decoded_total{instance="h:1/a"} 100
+llamacpp_slots_tokens_decoded_total{instance="h:1/b"} 20
+# TYPE llamacpp_slots_tokens_processed_total counter
+llamacpp_slots_tokens_processed_total 1000
+# TYPE llamacpp_tokens_prompt_total counter
+llamacpp_tokens_prompt_total{llamacpp_tokens_source="cached"} 300
+llamacpp_tokens_prompt_total{llamacpp_tokens_source="computed"} 100
+`
+
+func TestParseSample_AddsUpTheModelsOfARouter(t *testing.T) {
+	got, err := parseSample(strings.NewReader(exposition))
+	require.NoError(t, err)
+	assert.Equal(t, sample{
+		state:   "ok",
+		decoded: 120, processed: 1000,
+		computed: 100, cached: 300,
+		processing: 4, deferred: 2,
+		idle: 1, prompt: 1, working: 2,
+		context: 0.5,
+	}, got)
+}
+
+func TestParseSample_RefusesWhatIsNoExposition(t *testing.T) {
+	_, err := parseSample(strings.NewReader("<html>"))
+	assert.ErrorContains(t, err, "read the collector's metrics")
+}
+
+func TestHistory_RatesAreOverTheWindow(t *testing.T) {
+	start := time.Unix(1000, 0)
+	var h history
+	for i := range 10 {
+		h.add(sample{
+			at: start.Add(time.Duration(i) * time.Second), state: "ok",
+			decoded: 50 * float64(i*i), processed: 200 * float64(i), cached: 1, computed: 3,
+		})
+	}
+	s, ok := h.summary()
+	require.True(t, ok)
+	assert.InDelta(t, 50*float64(81-36)/3, s.decodedRate, 1e-9)
+	assert.InDelta(t, 200, s.promptRate, 1e-9)
+	assert.InDelta(t, 0.25, s.cacheRatio, 1e-9)
+	assert.True(t, h.moved())
+}
+
+func TestHistory_ARestartIsNoNegativeRate(t *testing.T) {
+	var h history
+	h.add(sample{at: time.Unix(1, 0), state: "ok", decoded: 500})
+	h.add(sample{at: time.Unix(2, 0), state: "ok", decoded: 10})
+	s, _ := h.summary()
+	assert.Zero(t, s.decodedRate)
+	assert.False(t, h.moved())
+}
+
+func TestHistory_IsEmptyBeforeTheFirstScrape(t *testing.T) {
+	var h history
+	h.add(sample{at: time.Unix(1, 0)})
+	_, ok := h.summary()
+	assert.False(t, ok)
+	assert.False(t, h.seen())
+}
+
+func TestDisplay_PrintsALineASummaryWhereThereIsNoTerminal(t *testing.T) {
+	var out bytes.Buffer
+	d := newDisplay(&out)
+	d.show(summary{}, false)
+	s, err := parseSample(strings.NewReader(exposition))
+	require.NoError(t, err)
+	d.show(summary{sample: s, decodedRate: 12.34, promptRate: 5, cacheRatio: 0.75}, true)
+	assert.Equal(t, "waiting for the first scrape\n"+
+		"state ok | decoding 12.3 tok/s | prompts 5.0 tok/s, 75 % cached | requests 4 running 2 waiting | "+
+		"slots 1 idle 1 prompt 2 generating | context 50 %\n", out.String())
+}
+
+func TestDisplay_RedrawsInPlaceOnATerminal(t *testing.T) {
+	var out bytes.Buffer
+	d := &display{out: &out, inPlace: true}
+	d.show(summary{sample: sample{state: "ok"}}, true)
+	lines := strings.Count(out.String(), "\n")
+	out.Reset()
+	d.show(summary{sample: sample{state: "loading"}}, true)
+	assert.True(t, strings.HasPrefix(out.String(), "\x1b[6A\x1b[J"), "%q", out.String())
+	assert.Equal(t, 6, lines)
+}
