@@ -1,0 +1,303 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamasim
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// router is router mode: one child process for each loaded model.
+type router struct {
+	s    *Server
+	o    RouterOptions
+	mu   sync.Mutex
+	list []*child // by name
+	uses int64
+}
+
+// child is one model of a router.
+type child struct {
+	name   string
+	broken bool
+	o      Options
+
+	e       *engine // nil when unloaded
+	since   time.Time
+	failed  bool
+	port    int
+	lastUse int64
+}
+
+func newRouter(s *Server) *router {
+	rt := &router{s: s, o: *s.o.Router}
+	for _, name := range append(slices.Clone(rt.o.Models), rt.o.Broken...) {
+		o := s.o
+		o.ModelName, o.Router, o.LoadTime, o.Prefix = name, nil, rt.o.LoadTime, ""
+		rt.list = append(rt.list, &child{name: name, broken: slices.Contains(rt.o.Broken, name), o: o})
+	}
+	slices.SortFunc(rt.list, func(a, b *child) int { return strings.Compare(a.name, b.name) })
+	return rt
+}
+
+func (rt *router) engines() []*engine {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.settle()
+	var es []*engine
+	for _, c := range rt.list {
+		if c.e != nil {
+			es = append(es, c.e)
+		}
+	}
+	return es
+}
+
+// settle lets loads that were bound to fail have failed. It needs the lock.
+func (rt *router) settle() {
+	for _, c := range rt.list {
+		if c.e != nil && c.broken && !c.e.loading() {
+			rt.unload(c)
+			c.failed = true
+		}
+	}
+}
+
+// load starts a child and evicts the least recently used one where there are
+// too many. It needs the lock.
+func (rt *router) load(c *child) {
+	loaded := 0
+	var oldest *child
+	for _, other := range rt.list {
+		if other.e != nil {
+			loaded++
+			if oldest == nil || other.lastUse < oldest.lastUse {
+				oldest = other
+			}
+		}
+	}
+	if loaded >= rt.o.MaxLoaded {
+		rt.unload(oldest)
+	}
+	rt.uses++
+	c.e, c.failed, c.lastUse = rt.s.newEngine(&c.o), false, rt.uses
+	c.port = 40000 + int(rt.s.starts.Load())
+}
+
+func (rt *router) unload(c *child) {
+	rt.s.past.Add(c.e.kill())
+	c.e = nil
+}
+
+func (c *child) status() string {
+	switch {
+	case c.e == nil:
+		return "unloaded"
+	case c.e.loading():
+		return "loading"
+	}
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	c.e.advance()
+	if c.e.asleep {
+		return "sleeping"
+	}
+	return "loaded"
+}
+
+func (rt *router) find(name string) *child {
+	i := slices.IndexFunc(rt.list, func(c *child) bool { return c.name == name })
+	if i < 0 {
+		return nil
+	}
+	return rt.list[i]
+}
+
+const badRequest = "invalid_request_error"
+
+// serve answers what the router knows itself and proxies the rest.
+func (rt *router) serve(x *exchange, path string) {
+	get := x.r.Method == http.MethodGet || x.r.Method == http.MethodHead
+	model := x.r.URL.Query().Get("model")
+	switch {
+	case get && (path == "/health" || path == "/v1/health"):
+		x.answer(http.StatusOK, jsonType, `{"status":"ok"}`)
+	case get && (path == "/models" || path == "/v1/models"):
+		x.answer(http.StatusOK, jsonType, rt.modelsJSON())
+	case get && path == "/props" && model == "":
+		x.answer(http.StatusOK, jsonType, fmt.Sprintf(`{"role":"router","max_instances":%d,"models_autoload":%t,"model_alias":"llama-server",`+
+			`"model_path":"none","default_generation_settings":{"params":null,"n_ctx":0},"ui_settings":{},"build_info":%q,"cors_proxy_enabled":false}`,
+			rt.o.MaxLoaded, !rt.o.NoAutoload, rt.s.o.Build))
+	case get && (path == "/metrics" || path == "/slots" || path == "/props" || path == "/lora-adapters"):
+		autoload := !rt.o.NoAutoload
+		switch x.r.URL.Query().Get("autoload") {
+		case "false", "0":
+			autoload = false
+		case "true", "1":
+			autoload = true
+		}
+		rt.proxy(x, path, model, autoload, nil)
+	case x.r.Method == http.MethodPost && (path == "/models/load" || path == "/models/unload"):
+		rt.command(x, path)
+	case x.r.Method == http.MethodPost:
+		if _, ok := flavors[path]; !ok && path != "/tokenize" && path != "/props" {
+			x.notFound()
+			return
+		}
+		body := readBody(x.r)
+		var q struct{ Model string }
+		if err := json.Unmarshal(body, &q); err != nil {
+			x.fail(http.StatusBadRequest, badRequest, "[json.exception.parse_error.101] "+err.Error())
+			return
+		}
+		rt.proxy(x, path, q.Model, !rt.o.NoAutoload, body)
+	case get && (path == "/" || path == "/index.html"):
+		x.answer(http.StatusOK, "text/html", "<!DOCTYPE html>\n")
+	default:
+		x.notFound()
+	}
+}
+
+func (rt *router) command(x *exchange, path string) {
+	var q struct{ Model string }
+	if err := json.Unmarshal(readBody(x.r), &q); err != nil {
+		x.fail(http.StatusBadRequest, badRequest, "[json.exception.parse_error.101] "+err.Error())
+		return
+	}
+	rt.mu.Lock()
+	rt.settle()
+	c := rt.find(q.Model)
+	problem := ""
+	switch {
+	case c == nil:
+		rt.mu.Unlock()
+		x.fail(http.StatusNotFound, "not_found_error", "model is not found")
+		return
+	case path == "/models/load" && c.e != nil:
+		problem = "model is already running"
+	case path == "/models/load":
+		rt.load(c)
+	case c.e == nil:
+		problem = "model is not running"
+	default:
+		rt.unload(c)
+	}
+	rt.mu.Unlock()
+	if problem != "" {
+		x.fail(http.StatusBadRequest, badRequest, problem)
+		return
+	}
+	x.answer(http.StatusOK, jsonType, `{"success":true}`)
+}
+
+// proxy passes a request to a model's child.
+func (rt *router) proxy(x *exchange, path, model string, autoload bool, body []byte) {
+	if model == "" {
+		x.fail(http.StatusBadRequest, badRequest, "model name is missing from the request")
+		return
+	}
+	rt.mu.Lock()
+	rt.settle()
+	c := rt.find(model)
+	if c == nil {
+		rt.mu.Unlock()
+		x.fail(http.StatusBadRequest, badRequest, fmt.Sprintf("model '%s' not found", model))
+		return
+	}
+	if c.e == nil && !autoload {
+		rt.mu.Unlock()
+		x.fail(http.StatusBadRequest, badRequest, "model is not loaded")
+		return
+	}
+	if c.e == nil {
+		rt.load(c)
+	}
+	if body != nil {
+		// Proxied polls did not count as use when the real router evicted.
+		rt.uses++
+		c.lastUse = rt.uses
+	}
+	e := c.e
+	rt.mu.Unlock()
+
+	if e.loading() {
+		if !autoload {
+			rt.proxyLoading(x, e)
+			return
+		}
+		for e.loading() {
+			if !e.sleep(time.Duration(int64(e.o.LoadTime)-e.now()), nil) {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		rt.mu.Lock()
+		rt.settle()
+		failed := c.e != e
+		rt.mu.Unlock()
+		if failed {
+			x.fail(http.StatusInternalServerError, "server_error", fmt.Sprintf("model name=%s failed to load", model))
+			return
+		}
+	}
+	x.proxied = true
+	rt.s.serve(x, e, path, body)
+}
+
+// proxyLoading answers as a child does that is starting: first its port is
+// closed, then it says 503.
+func (rt *router) proxyLoading(x *exchange, e *engine) {
+	h := x.header()
+	h.Set("X-Accel-Buffering", "no")
+	h.Set("Content-Type", jsonType)
+	h.Set("Connection", "close")
+	status, body := http.StatusServiceUnavailable, `{"error":{"message":"Loading model","type":"unavailable_error","code":503}}`
+	if e.now() < int64(e.o.LoadTime)/2 {
+		status, body = http.StatusInternalServerError, "proxy error: Could not establish connection"
+	}
+	x.w.WriteHeader(status)
+	x.flush()
+	x.w.Write([]byte(body)) // an error means that the client left
+}
+
+func (rt *router) modelsJSON() string {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.settle()
+	var b strings.Builder
+	b.WriteString(`{"data":[`)
+	for i, c := range rt.list {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		context := c.o.ContextPerSlot * c.o.Slots
+		path := "/models/" + c.name + ".gguf"
+		args := []string{
+			"/usr/bin/llama-server", "--host", "127.0.0.1", "--metrics", "--port", fmt.Sprint(c.port), "--alias", c.name,
+			"--ctx-size", fmt.Sprint(context), "--model", path, "--parallel", fmt.Sprint(c.o.Slots),
+		}
+		argsJSON, err := json.Marshal(args)
+		if err != nil {
+			panic(err) // strings always marshal
+		}
+		preset := fmt.Sprintf("[%s]\nmetrics = 1\nctx-size = %d\nmodel = %s\nparallel = %d\n\n", c.name, context, path, c.o.Slots)
+		state := c.status()
+		fmt.Fprintf(&b, `{"id":%s,"aliases":[],"tags":[],"object":"model","owned_by":"llamacpp","created":%d,"status":{"value":%q,"args":%s,"preset":%s`,
+			quote(c.name), rt.s.o.Now().Unix(), state, argsJSON, quote(preset))
+		if c.failed {
+			b.WriteString(`,"exit_code":1,"failed":true`)
+		}
+		fmt.Fprintf(&b, `},"architecture":{"input_modalities":["text"],"output_modalities":["text"]},"source":"models_dir","can_remove":false,"context_length":%d`, context)
+		if state == "loaded" || state == "sleeping" {
+			fmt.Fprintf(&b, `,"meta":%s`, c.e.metaJSON())
+		}
+		b.WriteByte('}')
+	}
+	b.WriteString(`],"object":"list"}`)
+	return b.String()
+}

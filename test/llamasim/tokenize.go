@@ -1,0 +1,37 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamasim
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"
+)
+
+func (s *Server) tokenize(x *exchange, e *engine, body []byte) {
+	if body == nil {
+		body = readBody(x.r)
+	}
+	var q struct {
+		Content    string
+		AddSpecial bool `json:"add_special"`
+	}
+	if err := json.Unmarshal(body, &q); err != nil {
+		x.fail(http.StatusBadRequest, "invalid_request_error", "[json.exception.parse_error.101] "+err.Error())
+		return
+	}
+	if !e.active(true) {
+		panic(http.ErrAbortHandler)
+	}
+	tokens := tinygguf.Tokenize(q.Content, q.AddSpecial)
+	if tokens == nil {
+		tokens = []int32{}
+	}
+	b, err := json.Marshal(map[string]any{"tokens": tokens})
+	if err != nil {
+		panic(err) // numbers always marshal
+	}
+	x.answer(http.StatusOK, jsonType, string(b))
+}
