@@ -1,0 +1,141 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacppreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/configopaque"
+	"go.opentelemetry.io/collector/config/configoptional"
+	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
+)
+
+const (
+	defaultEndpoint        = "http://localhost:8080"
+	defaultTimeout         = 10 * time.Second
+	defaultMaxResponseSize = 4 << 20
+	defaultServiceName     = "llama-server"
+)
+
+// Config is the configuration of one receiver, which watches one server.
+type Config struct {
+	// ClientConfig are the settings of the HTTP client: endpoint, tls, auth,
+	// headers, proxy_url and so on. The endpoint is llama-server's base URL,
+	// http://localhost:8080 by default, with its path if it has one. The timeout,
+	// 10s by default, ends a single read; a read may take longer than a scrape's
+	// interval.
+	ClientConfig confighttp.ClientConfig `mapstructure:",squash"`
+
+	// APIKey is llama-server's --api-key, sent as a bearer token. It cannot be
+	// combined with auth.
+	APIKey configopaque.String `mapstructure:"api_key"`
+
+	// MaxResponseSize is the largest answer read, in bytes; 4 MiB by default.
+	MaxResponseSize int64 `mapstructure:"max_response_size"`
+
+	// ServiceName is the resource attribute service.name; "llama-server" by
+	// default.
+	ServiceName string `mapstructure:"service_name"`
+
+	// ForwardUnknown passes on the metric families that this receiver does not
+	// know, e.g. those of a newer build, under llamacpp.<name with dots>. True by
+	// default.
+	ForwardUnknown bool `mapstructure:"forward_unknown"`
+
+	// ResourceAttributes switches resource attributes on and off.
+	ResourceAttributes metadata.ResourceAttributesConfig `mapstructure:"resource_attributes"`
+
+	// Scrapers are those to run, each with its own clock. Without the section all
+	// run; with it, those that it names.
+	Scrapers ScrapersConfig `mapstructure:"scrapers"`
+}
+
+// ScrapersConfig holds one section a scraper.
+type ScrapersConfig struct {
+	// Server reads /metrics, /health, /props and /models, every second by default.
+	Server configoptional.Optional[serverscraper.Config] `mapstructure:"server"`
+	// Slots reads /slots, every 500 ms by default.
+	Slots configoptional.Optional[slotsscraper.Config] `mapstructure:"slots"`
+}
+
+func newDefaultConfig() *Config {
+	client := confighttp.NewDefaultClientConfig()
+	client.Endpoint = defaultEndpoint
+	client.Timeout = defaultTimeout
+	// An idle connection holds one of the server's few HTTP threads.
+	client.MaxIdleConns = 1
+	client.MaxIdleConnsPerHost = 1
+	return &Config{
+		ClientConfig:       client,
+		MaxResponseSize:    defaultMaxResponseSize,
+		ServiceName:        defaultServiceName,
+		ForwardUnknown:     true,
+		ResourceAttributes: metadata.DefaultResourceAttributesConfig(),
+		Scrapers: ScrapersConfig{
+			Server: configoptional.Some(serverscraper.NewDefaultConfig()),
+			Slots:  configoptional.Some(slotsscraper.NewDefaultConfig()),
+		},
+	}
+}
+
+var (
+	_ confmap.Unmarshaler = (*Config)(nil)
+	_ confmap.Validator   = (*Config)(nil)
+)
+
+// Unmarshal implements confmap.Unmarshaler: a section scrapers switches off the
+// scrapers that it does not name.
+func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
+	if conf.IsSet("scrapers") {
+		cfg.Scrapers = ScrapersConfig{
+			Server: configoptional.Default(serverscraper.NewDefaultConfig()),
+			Slots:  configoptional.Default(slotsscraper.NewDefaultConfig()),
+		}
+	}
+	return conf.Unmarshal(cfg)
+}
+
+// Validate implements confmap.Validator.
+func (cfg *Config) Validate() error {
+	var errs []error
+	if cfg.ClientConfig.Endpoint == "" {
+		errs = append(errs, fmt.Errorf("endpoint is empty: set it to llama-server's address, e.g. %s", defaultEndpoint))
+	} else if _, err := llamaserver.ParseBase(cfg.ClientConfig.Endpoint); err != nil {
+		errs = append(errs, fmt.Errorf("endpoint: %w", err))
+	}
+	if cfg.ClientConfig.Timeout <= 0 {
+		errs = append(errs, errors.New("timeout: must be positive, or a read of a server that hangs would never end"))
+	}
+	if cfg.ClientConfig.Compression.IsCompressed() {
+		errs = append(errs, errors.New("compression: not supported, as nothing is sent that could be compressed; leave it out"))
+	}
+	if cfg.MaxResponseSize <= 0 {
+		errs = append(errs, errors.New("max_response_size: must be positive"))
+	}
+	if cfg.APIKey != "" && cfg.ClientConfig.Auth.HasValue() {
+		errs = append(errs, errors.New("api_key and auth: both would set the Authorization header; keep one of them"))
+	}
+	if _, ok := cfg.ClientConfig.Headers.Get("Authorization"); ok && cfg.APIKey != "" {
+		errs = append(errs, errors.New("api_key and headers: both would set the Authorization header; keep one of them"))
+	}
+	if strings.ContainsAny(string(cfg.APIKey), "\r\n") {
+		errs = append(errs, errors.New("api_key: has a line break in it; cut it off where the key is read from"))
+	}
+	if cfg.ServiceName == "" {
+		errs = append(errs, errors.New("service_name: must not be empty; to leave the attribute out, disable resource_attributes::service.name"))
+	}
+	if !cfg.Scrapers.Server.HasValue() && !cfg.Scrapers.Slots.HasValue() {
+		errs = append(errs, errors.New("scrapers: names none; name server, slots or both, or leave the section out to run all"))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,236 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package llamaserver is a typed client of the endpoints with which
+// llama.cpp's llama-server tells of itself: /metrics, /slots, /health, /props
+// and /models. It only reads, and knows no OpenTelemetry.
+//
+// The answers of /slots, /props and /models hold prompts, generated text, chat
+// templates and command lines. None of them leaves this package: its parsers
+// pick out the fields that the exported types have and drop the rest.
+//
+// Old and future builds are read as far as they go: a missing field is told
+// apart from a zero, an unknown one is passed over.
+package llamaserver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Client asks one server. It is safe for concurrent use.
+type Client struct {
+	base    url.URL
+	http    *http.Client
+	key     string
+	maxBody int64
+	dials   atomic.Uint64
+	trace   *httptrace.ClientTrace
+}
+
+// New returns a client of the server at base, an absolute http or https URL
+// that may have a path (llama-server's --api-prefix, or a reverse proxy's).
+// A non-empty key is sent as a bearer token. An answer of more than maxBody
+// bytes is refused. Redirects are not followed, since the key would go along.
+func New(base string, client *http.Client, key string, maxBody int64) (*Client, error) {
+	u, err := ParseBase(base)
+	if err != nil {
+		return nil, err
+	}
+	h := *client
+	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c := &Client{base: *u, http: &h, key: key, maxBody: maxBody}
+	c.trace = &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if !i.Reused {
+			c.dials.Add(1)
+		}
+	}}
+	return c, nil
+}
+
+// ParseBase reads the base URL of a server. Its errors say what a right one
+// looks like.
+func ParseBase(base string) (*url.URL, error) {
+	const want = "want http://host:port or https://host:port, with a path if the server has a prefix"
+	u, err := url.Parse(base)
+	switch {
+	case err != nil:
+		var e *url.Error
+		if errors.As(err, &e) { // its text would repeat the address, password included
+			err = e.Err
+		}
+		return nil, fmt.Errorf("%w: %s", err, want)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("scheme %q: %s", u.Scheme, want)
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("no host: %s", want)
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("query or fragment: %s", want)
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	u.RawPath = strings.TrimRight(u.RawPath, "/")
+	return u, nil
+}
+
+// Dials counts the connections opened so far. As long as it does not change,
+// all answers came over a connection that existed before, and so from the same
+// process where the server is reached directly: a connection does not outlive
+// the process behind it.
+func (c *Client) Dials() uint64 { return c.dials.Load() }
+
+// CloseIdle closes the connection that waits for the next call.
+func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
+
+// Health reads /health. It returns nil when the server can take requests, and
+// an Error with reason Loading when its model is being loaded. The endpoint
+// needs no key and never waits for the decode loop; it says nothing about
+// being busy or asleep.
+func (c *Client) Health(ctx context.Context) error {
+	a, err := c.get(ctx, "/health", "", checkHealth)
+	if err == nil {
+		a.free()
+	}
+	return err
+}
+
+// Metrics reads /metrics, in router mode those of one loaded model.
+func (c *Client) Metrics(ctx context.Context, model string) (*Metrics, error) {
+	a, err := c.get(ctx, "/metrics", model, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer a.free()
+	m, err := ParseMetrics(a.body.Bytes())
+	if err != nil {
+		return nil, a.malformed(err)
+	}
+	m.Process = a.header.Get("Process-Start-Time-Unix")
+	return m, nil
+}
+
+// Slots reads /slots, in router mode those of one loaded model. Beware: it
+// wakes a sleeping server, and counts as activity that keeps one awake.
+func (c *Client) Slots(ctx context.Context, model string) ([]Slot, error) {
+	a, err := c.get(ctx, "/slots", model, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer a.free()
+	s, err := ParseSlots(a.body.Bytes())
+	if err != nil {
+		return nil, a.malformed(err)
+	}
+	return s, nil
+}
+
+// Props reads /props, in router mode those of the router, or of one loaded
+// model. It neither wakes a sleeping server nor keeps one awake.
+func (c *Client) Props(ctx context.Context, model string) (*Props, error) {
+	a, err := c.get(ctx, "/props", model, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer a.free()
+	p, err := ParseProps(a.body.Bytes())
+	if err != nil {
+		return nil, a.malformed(err)
+	}
+	return p, nil
+}
+
+// Models reads /models, which in router mode lists every model and its state.
+// It loads none.
+func (c *Client) Models(ctx context.Context) ([]Model, error) {
+	a, err := c.get(ctx, "/models", "", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer a.free()
+	m, err := ParseModels(a.body.Bytes())
+	if err != nil {
+		return nil, a.malformed(err)
+	}
+	return m, nil
+}
+
+type answer struct {
+	url    string
+	header http.Header
+	body   *bytes.Buffer
+}
+
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+func (a *answer) free() { bodies.Put(a.body) }
+
+func (a *answer) malformed(err error) error {
+	return &Error{URL: a.url, Status: http.StatusOK, Reason: Malformed, Err: err}
+}
+
+// get returns the answer to one GET. A status other than 200, and a body that
+// check refuses, are errors.
+func (c *Client) get(ctx context.Context, path, model string, check func([]byte) error) (*answer, error) {
+	u := c.base
+	u.Path += path
+	if u.RawPath != "" {
+		u.RawPath += path
+	}
+	if model != "" {
+		// A router would otherwise load a model that it has unloaded since it
+		// was listed, and maybe throw out another.
+		u.RawQuery = url.Values{"model": {model}, "autoload": {"false"}}.Encode()
+	}
+	shown := u
+	shown.User = nil
+	a := &answer{url: shown.String()}
+
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, c.trace), http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		return nil, &Error{URL: a.url, Reason: NoAnswer, Err: err}
+	}
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, noAnswer(a.url, err)
+	}
+	defer resp.Body.Close()
+
+	a.header = resp.Header
+	a.body = bodies.Get().(*bytes.Buffer)
+	a.body.Reset()
+	if n := resp.ContentLength; n > 0 && n <= c.maxBody {
+		a.body.Grow(int(n) + bytes.MinRead) // read whole without growing again
+	}
+	_, err = a.body.ReadFrom(io.LimitReader(resp.Body, c.maxBody+1))
+	switch {
+	case err != nil:
+		err = noAnswer(a.url, fmt.Errorf("answer cut short: %w", err))
+	case int64(a.body.Len()) > c.maxBody:
+		err = &Error{
+			URL: a.url, Status: resp.StatusCode, Reason: TooLarge,
+			Err: fmt.Errorf("answer of more than %d bytes: raise max_response_size if this is a llama-server", c.maxBody),
+		}
+	case resp.StatusCode != http.StatusOK:
+		err = refused(a.url, resp, a.body.Bytes())
+	case check != nil:
+		if e := check(a.body.Bytes()); e != nil {
+			err = a.malformed(e)
+		}
+	}
+	if err != nil {
+		a.free()
+		return nil, err
+	}
+	return a, nil
+}

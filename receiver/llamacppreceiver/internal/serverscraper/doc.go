@@ -1,0 +1,9 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:generate go tool -modfile=../../../../tools/go.mod mdatagen metadata.yaml
+// A scraper is no component of its own, which is what this file tests.
+//go:generate rm generated_component_test.go
+
+// Package serverscraper turns /metrics, /health, /props and /models into metrics.
+package serverscraper // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper"

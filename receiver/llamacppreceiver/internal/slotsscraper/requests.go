@@ -1,0 +1,100 @@
+package slotsscraper // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
+
+import (
+	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+)
+
+// requests follows the requests in the slots of one process from read to read.
+// What happened between two reads is taken to have happened in the middle, so a
+// duration is right to ± the interval.
+type requests struct {
+	running []request
+	// seen is when the slots were last known: read, or known to be idle.
+	seen   time.Time
+	ended  int64
+	total  histogram
+	prompt histogram
+}
+
+type request struct {
+	slot      int
+	task      int64
+	began     time.Time // zero when it was there before we were
+	generates bool      // its prompt is done
+}
+
+func newRequests() requests {
+	return requests{
+		total: histogram{
+			name: "llamacpp.request.duration",
+			description: "How long requests held a slot. An estimate, to ± the interval, of requests that were seen to start and to end; " +
+				"those shorter than the interval are missed.",
+		},
+		prompt: histogram{
+			name: "llamacpp.request.prompt.duration",
+			description: "How long requests held a slot before their first token. An estimate, to ± the interval, of requests that were seen to start " +
+				"and to generate; those shorter than the interval are missed.",
+		},
+	}
+}
+
+// update takes in what the slots held at a time. gap is the longest time since
+// the last update that leaves anything to be told of what was between.
+func (q *requests) update(now time.Time, slots []llamaserver.Slot, gap time.Duration) {
+	if !q.seen.IsZero() && now.Before(q.seen) {
+		return
+	}
+	between := time.Time{}
+	if !q.seen.IsZero() && now.Sub(q.seen) <= gap {
+		between = q.seen.Add(now.Sub(q.seen) / 2)
+	}
+	q.seen = now
+
+	kept := q.running[:0]
+	for _, r := range q.running {
+		s := holding(slots, r)
+		if s == nil {
+			q.ended++
+			if !r.began.IsZero() && !between.IsZero() {
+				q.total.record(between.Sub(r.began).Seconds())
+			}
+			continue
+		}
+		if !r.generates && s.Decoded > 0 {
+			r.generates = true
+			if !r.began.IsZero() && !between.IsZero() {
+				q.prompt.record(between.Sub(r.began).Seconds())
+			}
+		}
+		kept = append(kept, r)
+	}
+	known := len(kept)
+	for _, s := range slots {
+		if s.Busy && !contains(kept[:known], s) {
+			// A request that generates already had its prompt between the reads:
+			// how long it took cannot be told.
+			kept = append(kept, request{slot: s.ID, task: s.Task, began: between, generates: s.Decoded > 0})
+		}
+	}
+	q.running = kept
+}
+
+func holding(slots []llamaserver.Slot, r request) *llamaserver.Slot {
+	for i := range slots {
+		if s := &slots[i]; s.Busy && s.ID == r.slot && s.Task == r.task {
+			return s
+		}
+	}
+	return nil
+}
+
+func contains(rs []request, s llamaserver.Slot) bool {
+	for _, r := range rs {
+		if r.slot == s.ID && r.task == s.Task {
+			return true
+		}
+	}
+	return false
+}

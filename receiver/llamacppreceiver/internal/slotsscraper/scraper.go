@@ -1,0 +1,271 @@
+package slotsscraper // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver"
+	"go.opentelemetry.io/collector/scraper/scrapererror"
+	"go.uber.org/multierr"
+	"go.uber.org/zap"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/livecount"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
+)
+
+// Server is what the scraper needs of a watch.Server.
+type Server interface {
+	LookAtSlots(ctx context.Context, always bool, interval, patience time.Duration) []watch.SlotsView
+}
+
+// Resource makes the resource of the server ("") or of one of its models.
+// props is nil when nothing is known of it yet.
+type Resource func(model string, props *llamaserver.Props) pcommon.Resource
+
+// Scraper turns looks at a server's slots into metrics.
+type Scraper struct {
+	server   Server
+	resource Resource
+	cfg      Config
+	log      *zap.Logger
+	mb       *metadata.MetricsBuilder
+	scope    pcommon.InstrumentationScope
+	trackers map[string]*tracker // by model
+	warned   bool
+}
+
+// tracker is what is remembered of one server, or model, from look to look.
+type tracker struct {
+	start     time.Time       // of all counters: they restart with the server
+	snapshot  *watch.Snapshot // the last one taken in; nil without /metrics
+	decoded   livecount.Counter
+	processed livecount.Counter
+	requests  requests
+	context   int64 // of all slots together, in tokens
+	slots     int64
+	buffer    []livecount.Request
+}
+
+// New returns a scraper of the server's slots.
+func New(cfg *Config, set receiver.Settings, server Server, resource Resource) *Scraper {
+	scope := pcommon.NewInstrumentationScope()
+	scope.SetName(metadata.ScopeName)
+	scope.SetVersion(set.BuildInfo.Version)
+	return &Scraper{
+		server: server, resource: resource, cfg: *cfg, log: set.Logger,
+		mb:       metadata.NewMetricsBuilder(metadata.MetricsBuilderConfig{Metrics: cfg.Metrics.MetricsConfig}, set),
+		scope:    scope,
+		trackers: map[string]*tracker{},
+	}
+}
+
+// Scrape looks at the slots once. What could not be read is a partial error
+// beside the metrics of the rest.
+func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
+	now := time.Now()
+	interval := s.cfg.ControllerConfig.CollectionInterval
+	views := s.server.LookAtSlots(ctx, s.cfg.Poll == PollAlways, interval, interval)
+
+	out := pmetric.NewMetrics()
+	var errs error
+	failed := 0
+	for _, v := range views {
+		if v.Err != nil {
+			errs = multierr.Append(errs, v.Err)
+			failed++
+		}
+		t := s.trackers[v.Model]
+		if t == nil {
+			t = &tracker{start: now, requests: newRequests()}
+			s.trackers[v.Model] = t
+		}
+		t.takeIn(now, v, 3*interval)
+		s.emit(now, t, v, out)
+		s.warn(v)
+	}
+	s.drop(views)
+	if errs != nil {
+		return out, scrapererror.NewPartialScrapeError(errs, failed)
+	}
+	return out, nil
+}
+
+// warn says once that nothing will come, and what to do.
+func (s *Scraper) warn(v watch.SlotsView) {
+	if !v.NoMetrics || s.cfg.Poll == PollAlways || s.warned {
+		return
+	}
+	s.warned = true
+	s.log.Warn("not reading /slots: without /metrics it cannot be told when that does not keep the server awake; " +
+		"start llama-server with --metrics, or set scrapers::slots::poll to always")
+}
+
+// drop forgets the models that a router has unloaded. A server that is only
+// down for a moment is not forgotten.
+func (s *Scraper) drop(views []watch.SlotsView) {
+	if len(views) == 0 {
+		return
+	}
+	for model := range s.trackers {
+		if !hasModel(views, model) {
+			delete(s.trackers, model)
+		}
+	}
+}
+
+func hasModel(views []watch.SlotsView, model string) bool {
+	for _, v := range views {
+		if v.Model == model {
+			return true
+		}
+	}
+	return false
+}
+
+// takeIn brings the tracker up to date.
+func (t *tracker) takeIn(now time.Time, v watch.SlotsView, gap time.Duration) {
+	switch s := v.Snapshot; {
+	case s == nil && t.snapshot != nil && v.NoMetrics:
+		t.restart(now)
+	case s != nil && (t.snapshot == nil || t.snapshot.Process != s.Process):
+		t.restart(s.Since)
+	}
+	if p := v.Props; p != nil && p.Slots > 0 {
+		t.slots = int64(p.Slots)
+		t.context = t.slots * int64(max(p.Context, 0))
+	}
+	if s := v.Snapshot; s != nil && s != t.snapshot {
+		t.snapshot = s
+		total(&t.decoded, s, "tokens_predicted_total")
+		total(&t.processed, s, "prompt_tokens_total")
+		if s.Idle && v.Reading == nil {
+			t.requests.update(s.Ended, nil, gap)
+		}
+	}
+	r := v.Reading
+	if r == nil {
+		return
+	}
+	t.slots, t.context = int64(len(r.Slots)), 0
+	for _, s := range r.Slots {
+		t.context += int64(s.Context)
+	}
+	t.requests.update(r.Ended, r.Slots, gap)
+	// The total takes a request's tokens in at its end, and its prompt at the
+	// first token.
+	t.buffer = t.buffer[:0]
+	for _, s := range r.Slots {
+		if s.Busy && s.Decoded >= 0 {
+			t.buffer = append(t.buffer, livecount.Request{Slot: s.ID, Task: s.Task, Count: s.Decoded})
+		}
+	}
+	t.decoded.Running(r.Began, t.buffer)
+	t.buffer = t.buffer[:0]
+	for _, s := range r.Slots {
+		if s.Busy && s.Decoded == 0 && s.Processed >= 0 {
+			t.buffer = append(t.buffer, livecount.Request{Slot: s.ID, Task: s.Task, Count: s.Processed})
+		}
+	}
+	t.processed.Running(r.Began, t.buffer)
+}
+
+// restart begins anew, for another process of the server.
+func (t *tracker) restart(start time.Time) {
+	t.start, t.snapshot = start, nil
+	t.decoded.Reset()
+	t.processed.Reset()
+	t.requests = newRequests()
+}
+
+func total(c *livecount.Counter, s *watch.Snapshot, name string) {
+	if v, ok := s.Value(name); ok {
+		c.Total(livecount.Total{Value: v, Began: s.Began, Ended: s.Ended, Idle: s.Idle})
+	}
+}
+
+func (s *Scraper) emit(at time.Time, t *tracker, v watch.SlotsView, out pmetric.Metrics) {
+	now := pcommon.NewTimestampFromTime(at)
+	startTime := min(pcommon.NewTimestampFromTime(t.start), now)
+	s.mb.Reset(metadata.WithStartTime(startTime))
+	if t.snapshot != nil || v.Reading != nil {
+		s.mb.RecordLlamacppSlotsTokensDecodedDataPoint(now, t.decoded.Value())
+		s.mb.RecordLlamacppSlotsTokensProcessedDataPoint(now, t.processed.Value())
+	}
+	if !t.requests.seen.IsZero() {
+		s.mb.RecordLlamacppRequestsObservedDataPoint(now, t.requests.ended)
+	}
+	switch {
+	case v.Reading != nil:
+		s.recordSlots(now, t, v.Reading.Slots)
+	case v.Snapshot != nil && v.Snapshot.Idle && t.slots > 0:
+		s.recordSlots(now, t, nil)
+	}
+	md := s.mb.Emit(metadata.WithResource(s.resource(v.Model, v.Props)))
+	s.addHistograms(now, startTime, t, v, md)
+	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
+}
+
+// recordSlots records what the slots hold; those that are not listed are idle.
+func (s *Scraper) recordSlots(now pcommon.Timestamp, t *tracker, slots []llamaserver.Slot) {
+	var prompt, generating, tokens int64
+	told := true
+	for _, slot := range slots {
+		if !slot.Busy {
+			continue
+		}
+		if slot.Decoded > 0 {
+			generating++
+		} else {
+			prompt++
+		}
+		told = told && slot.Tokens >= 0
+		tokens += max(slot.Tokens, 0)
+		s.recordSlot(now, slot)
+	}
+	s.mb.RecordLlamacppSlotsDataPoint(now, t.slots-prompt-generating, metadata.AttributeLlamacppSlotStateIdle)
+	s.mb.RecordLlamacppSlotsDataPoint(now, prompt, metadata.AttributeLlamacppSlotStatePrompt)
+	s.mb.RecordLlamacppSlotsDataPoint(now, generating, metadata.AttributeLlamacppSlotStateGenerating)
+	if told {
+		s.mb.RecordLlamacppContextUsageDataPoint(now, tokens)
+		if t.context > 0 {
+			s.mb.RecordLlamacppContextUtilizationDataPoint(now, float64(tokens)/float64(t.context))
+		}
+	}
+}
+
+func (s *Scraper) recordSlot(now pcommon.Timestamp, slot llamaserver.Slot) {
+	id := int64(slot.ID)
+	if slot.Decoded >= 0 {
+		s.mb.RecordLlamacppSlotTokensDecodedDataPoint(now, slot.Decoded, id)
+	}
+	if slot.Remaining >= 0 {
+		s.mb.RecordLlamacppSlotTokensRemainingDataPoint(now, slot.Remaining, id)
+	}
+	if slot.Tokens >= 0 {
+		s.mb.RecordLlamacppSlotContextUsageDataPoint(now, slot.Tokens, id)
+	}
+}
+
+// addHistograms adds what mdatagen cannot declare to the one resource in md.
+func (s *Scraper) addHistograms(now, start pcommon.Timestamp, t *tracker, v watch.SlotsView, md pmetric.Metrics) {
+	total, prompt := s.cfg.Metrics.RequestDuration.Enabled, s.cfg.Metrics.RequestPromptDuration.Enabled
+	if t.requests.seen.IsZero() || !total && !prompt {
+		return
+	}
+	if md.ResourceMetrics().Len() == 0 { // every declared metric is disabled
+		rm := md.ResourceMetrics().AppendEmpty()
+		s.resource(v.Model, v.Props).MoveTo(rm.Resource())
+		s.scope.CopyTo(rm.ScopeMetrics().AppendEmpty().Scope())
+	}
+	metrics := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
+	if total {
+		t.requests.total.emit(start, now, metrics)
+	}
+	if prompt {
+		t.requests.prompt.emit(start, now, metrics)
+	}
+}

@@ -1,0 +1,394 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package watch is one llama-server as all scrapers of a receiver see it. It
+// decides what to ask and when, so that watching changes nothing:
+//
+//   - at most one read of an endpoint is under way, and reads take turns on one
+//     connection, since each holds one of the server's few HTTP threads;
+//   - /slots, which wakes a sleeping server and keeps it awake, is asked only
+//     while /metrics shows activity;
+//   - in router mode only models that are loaded are asked.
+//
+// Slow is not down: a read may take longer than the scrape that started it; the
+// next one finds it still under way, and in the meantime /health decides.
+//
+// It also tells one process of a server from the next, so that no counter
+// continues from one into the other, and it logs each change of the server's
+// condition once, not at every scrape.
+package watch // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+)
+
+// State is the condition of a server, or of one model of a router.
+type State int
+
+const (
+	Unreachable  State = iota // nothing answers
+	Error                     // something answers, but not as llama-server does
+	Unauthorized              // the API key is missing or wrong
+	Loading                   // the model is being loaded
+	Sleeping                  // idle, with the model unloaded
+	OK
+)
+
+func (s State) String() string {
+	return [...]string{"unreachable", "error", "unauthorized", "loading", "sleeping", "ok"}[s]
+}
+
+const (
+	// propsAge is how often /props is asked of a server in use: what it says
+	// changes with a restart, which is noticed otherwise.
+	propsAge = time.Minute
+	// idlePropsAge is how often it is asked of one that may fall asleep.
+	idlePropsAge = 5 * time.Second
+)
+
+// Server is one llama-server, or router, behind one base URL.
+type Server struct {
+	client  *llamaserver.Client
+	log     *zap.Logger
+	timeout time.Duration
+	life    context.Context
+	end     context.CancelFunc
+	wg      sync.WaitGroup
+	line    chan struct{} // holds a token while the connection is in use
+
+	health call[struct{}]
+	models call[[]llamaserver.Model]
+
+	looking sync.Mutex // held by a look
+
+	mu       sync.Mutex
+	looked   time.Time // when the last look began
+	known    bool      // a look has come to a result
+	state    State
+	router   bool
+	self     *target
+	children map[string]*target
+	failing  map[string]llamaserver.Reason // what has been logged, by endpoint
+}
+
+// New returns a Server that asks through client and gives up on a read after
+// timeout.
+func New(client *llamaserver.Client, timeout time.Duration, log *zap.Logger) *Server {
+	s := &Server{
+		client: client, log: log, timeout: timeout,
+		line:     make(chan struct{}, 1),
+		children: map[string]*target{},
+		failing:  map[string]llamaserver.Reason{},
+	}
+	s.life, s.end = context.WithCancel(context.Background())
+	s.health = call[struct{}]{server: s, fetch: func(ctx context.Context, r *reading[struct{}]) error {
+		err := client.Health(ctx)
+		r.ended = time.Now()
+		return err
+	}}
+	s.models = call[[]llamaserver.Model]{server: s, fetch: func(ctx context.Context, r *reading[[]llamaserver.Model]) (err error) {
+		r.value, err = client.Models(ctx)
+		r.ended = time.Now()
+		return err
+	}}
+	s.self = newTarget(s, "")
+	return s
+}
+
+// End ends all reads that are under way, and with them the looks that wait for
+// one.
+func (s *Server) End() { s.end() }
+
+// Wait waits for the reads that End has ended. There must be no further look.
+func (s *Server) Wait() {
+	s.wg.Wait()
+	s.client.CloseIdle()
+}
+
+// View is what one look found out about the server, or about one model of a
+// router.
+type View struct {
+	Model string // "" for the server itself
+	State State
+	Props *llamaserver.Props // last known; nil before the first
+	// Snapshot is the answer of /metrics; nil where none came in time.
+	Snapshot  *Snapshot
+	Responses []Response
+	// Err is what could not be read although the server is there.
+	Err error
+}
+
+// Response is how long the server took for one endpoint, or has taken so far.
+type Response struct {
+	Path     string
+	Duration time.Duration
+}
+
+// Observation is the result of one look.
+type Observation struct {
+	Server View
+	// Models are the router's; nil when the server is none.
+	Models []llamaserver.Model
+	// Children are the router's models that run, or are starting.
+	Children []View
+}
+
+// Look asks the server how it is. It returns within patience, also when the
+// server does not answer: what is still under way then, the next look may find
+// done. After End it is false, and the observation worth nothing.
+func (s *Server) Look(ctx context.Context, patience time.Duration) (Observation, bool) {
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	o := s.look(ctx, patience)
+	return o, s.life.Err() == nil
+}
+
+func (s *Server) look(ctx context.Context, patience time.Duration) Observation {
+	now := time.Now()
+	deadline := now.Add(patience)
+	s.mu.Lock()
+	s.looked = now
+	router := s.router
+	s.mu.Unlock()
+
+	var o Observation
+	if !router {
+		o.Server = s.lookAtServer(ctx, now, deadline)
+		router = s.isRouter()
+	}
+	if router {
+		o = s.lookAtRouter(ctx, now, deadline)
+	}
+	s.settle(o.Server)
+	return o
+}
+
+func (s *Server) isRouter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.router
+}
+
+func (s *Server) setRouter(is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.router = is
+}
+
+func (s *Server) lastState() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+func (s *Server) lookAtServer(ctx context.Context, now, deadline time.Time) View {
+	t := s.self
+	v := View{Props: t.lastProps()}
+	if p := v.Props; p != nil && p.MetricsWake() && !t.active() {
+		t.readProps(ctx, deadline, &v)
+		if v.Props.Sleeping {
+			v.State = Sleeping
+			t.settle(v.State)
+			return v
+		}
+	}
+
+	r := t.metrics.join()
+	answered := judge(ctx, s, r, "/metrics", now, deadline, &v)
+	if answered && llamaserver.ReasonOf(r.err) == llamaserver.NeedsModel {
+		s.setRouter(true)
+		return v
+	}
+	if answered && r.err == nil {
+		v.Snapshot = r.value
+	}
+	if v.State == OK && t.propsDue(now) {
+		t.readProps(ctx, deadline, &v)
+		switch {
+		case v.Props == nil:
+		case v.Props.Router:
+			s.setRouter(true)
+		case v.Props.Sleeping:
+			v.State = Sleeping
+		}
+	} else if v.State == OK && v.Props != nil && v.Props.Sleeping {
+		v.State = Sleeping
+	}
+	t.settle(v.State)
+	return v
+}
+
+func (s *Server) lookAtRouter(ctx context.Context, now, deadline time.Time) Observation {
+	var o Observation
+	v := &o.Server
+	v.Props = s.self.lastProps()
+	r := s.models.join()
+	answered := judge(ctx, s, r, "/models", now, deadline, v)
+	if v.State == OK && s.self.propsDue(now) {
+		s.self.readProps(ctx, deadline, v)
+		if v.Props != nil && !v.Props.Router { // another server took its place
+			s.setRouter(false)
+			return o
+		}
+	}
+	s.self.settle(v.State)
+	if !answered || r.err != nil {
+		return o
+	}
+	o.Models = r.value
+	for _, t := range s.adopt(r.value) {
+		if v, ok := t.look(ctx, now, deadline); ok {
+			o.Children = append(o.Children, v)
+		}
+	}
+	return o
+}
+
+// adopt makes the children agree with the router's list and returns those that
+// run or are starting.
+func (s *Server) adopt(models []llamaserver.Model) []*target {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ts []*target
+	for _, m := range models {
+		var state State
+		switch m.State {
+		case llamaserver.ModelLoaded:
+			state = OK
+		case llamaserver.ModelLoading:
+			state = Loading
+		case llamaserver.ModelSleeping:
+			state = Sleeping
+		default:
+			continue
+		}
+		t := s.children[m.ID]
+		if t == nil {
+			t = newTarget(s, m.ID)
+			s.children[m.ID] = t
+		}
+		t.settle(state)
+		ts = append(ts, t)
+	}
+	for id, t := range s.children {
+		if !slices.Contains(ts, t) {
+			delete(s.children, id)
+			delete(s.failing, "/metrics of "+id)
+			delete(s.failing, "/slots of "+id)
+		}
+	}
+	return ts
+}
+
+// judge waits for the answer to r, the server's main one, writes into the view
+// what it says of the server's state, and tells whether it came. Where it is
+// late or an error, /health has the last word.
+func judge[T any](ctx context.Context, s *Server, r *reading[T], path string, now, deadline time.Time, v *View) (answered bool) {
+	answered = r.wait(ctx, now.Add(deadline.Sub(now)/2))
+	if !answered {
+		v.State, v.Err = s.askHealth(ctx, deadline, nil, v)
+		answered = r.wait(ctx, deadline)
+	} else if r.err != nil {
+		v.State, v.Err = s.askHealth(ctx, deadline, r.err, v)
+	}
+	if answered && r.err == nil {
+		v.State, v.Err = OK, nil
+	}
+	v.Responses = append(v.Responses, Response{path, r.took()})
+	if answered {
+		s.note(path, v.State, v.Err)
+	}
+	return answered
+}
+
+// askHealth tells the server's state when its main answer was err, or is late
+// (nil). The error that it returns is the one that says most.
+func (s *Server) askHealth(ctx context.Context, deadline time.Time, err error, v *View) (State, error) {
+	switch llamaserver.ReasonOf(err) {
+	case llamaserver.Loading:
+		return Loading, nil
+	case llamaserver.Unauthorized: // /health is open to all
+		return Unauthorized, err
+	case llamaserver.NeedsModel:
+		return OK, nil
+	}
+	h := s.health.join()
+	answered := h.wait(ctx, deadline)
+	v.Responses = append(v.Responses, Response{"/health", h.took()})
+	switch {
+	case !answered && err == nil:
+		return s.lastState(), nil // one stall is noise: nothing is known to have changed
+	case !answered:
+		return stateOf(err), err
+	case h.err == nil:
+		return OK, err
+	case llamaserver.ReasonOf(h.err) == llamaserver.Loading:
+		return Loading, nil
+	case err != nil && stateOf(h.err) == Error:
+		return Error, err
+	}
+	return stateOf(h.err), h.err
+}
+
+func stateOf(err error) State {
+	switch llamaserver.ReasonOf(err) {
+	case llamaserver.NoAnswer, llamaserver.Late:
+		return Unreachable
+	case llamaserver.Unauthorized:
+		return Unauthorized
+	case llamaserver.Loading:
+		return Loading
+	}
+	return Error
+}
+
+// settle remembers the outcome of a look and logs it when it is news.
+func (s *Server) settle(v View) {
+	s.mu.Lock()
+	first, before := !s.known, s.state
+	s.known, s.state = true, v.State
+	s.mu.Unlock()
+	if !first && before == v.State || s.life.Err() != nil {
+		return
+	}
+	fields := []zap.Field{zap.String("state", v.State.String())}
+	if !first {
+		fields = append(fields, zap.String("before", before.String()))
+	}
+	if p := v.Props; p != nil && v.State == OK {
+		fields = append(fields, zap.String("build", p.Build), zap.Bool("router", p.Router))
+	}
+	switch v.State {
+	case OK, Sleeping, Loading:
+		s.log.Info("llama-server", fields...)
+	default:
+		s.log.Warn("llama-server", append(fields, zap.Error(v.Err))...)
+	}
+}
+
+// note logs that an endpoint of a server that is otherwise there begins to fail,
+// fails in another way, or works again.
+func (s *Server) note(endpoint string, state State, err error) {
+	if state != OK || s.life.Err() != nil {
+		return // said by settle
+	}
+	reason := llamaserver.ReasonOf(err)
+	s.mu.Lock()
+	before := s.failing[endpoint]
+	s.failing[endpoint] = reason
+	s.mu.Unlock()
+	switch {
+	case reason == before:
+	case err != nil:
+		s.log.Warn("cannot read "+endpoint, zap.Error(err))
+	default:
+		s.log.Info("can read " + endpoint + " again")
+	}
+}

@@ -1,0 +1,158 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacppreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/receiver"
+	"go.opentelemetry.io/collector/scraper"
+	"go.opentelemetry.io/collector/scraper/scraperhelper"
+	"go.uber.org/multierr"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
+)
+
+type llamacppReceiver struct {
+	cfg         *Config
+	set         receiver.Settings
+	next        consumer.Metrics
+	server      *watch.Server // nil until Start
+	controllers []receiver.Metrics
+}
+
+func newReceiver(cfg *Config, set receiver.Settings, next consumer.Metrics) *llamacppReceiver {
+	return &llamacppReceiver{cfg: cfg, set: set, next: next}
+}
+
+// Start makes the client and starts each scraper's clock.
+func (r *llamacppReceiver) Start(ctx context.Context, host component.Host) error {
+	// Without providers, as instrumentation of every call would cost as much as
+	// all that we do with the answer; the scrapes are instrumented anyway.
+	telemetry := r.set.TelemetrySettings
+	telemetry.TracerProvider, telemetry.MeterProvider = nil, nil
+	var extensions map[component.ID]component.Component
+	if host != nil {
+		extensions = host.GetExtensions()
+	}
+	httpClient, err := r.cfg.ClientConfig.ToClient(ctx, extensions, telemetry)
+	if err != nil {
+		return err
+	}
+	httpClient.Timeout = 0 // the watch has a timer of its own
+	client, err := llamaserver.New(r.cfg.ClientConfig.Endpoint, httpClient, string(r.cfg.APIKey), r.cfg.MaxResponseSize)
+	if err != nil {
+		return fmt.Errorf("endpoint: %w", err)
+	}
+	r.server = watch.New(client, r.cfg.ClientConfig.Timeout, r.set.Logger)
+	if err := r.addControllers(); err != nil {
+		return err
+	}
+	for _, c := range r.controllers {
+		if err := c.Start(ctx, host); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Shutdown ends the calls under way, then the clocks.
+func (r *llamacppReceiver) Shutdown(ctx context.Context) error {
+	if r.server == nil {
+		return nil
+	}
+	r.server.End()
+	var errs error
+	for _, c := range r.controllers {
+		errs = multierr.Append(errs, c.Shutdown(ctx))
+	}
+	r.server.Wait()
+	return errs
+}
+
+func (r *llamacppReceiver) addControllers() error {
+	resource, err := newResource(r.cfg)
+	if err != nil {
+		return err
+	}
+	phase := phase(r.cfg.ClientConfig.Endpoint)
+	if cfg := r.cfg.Scrapers.Server.Get(); cfg != nil {
+		s := serverscraper.New(cfg, r.set, r.server, resource.of, r.cfg.ForwardUnknown)
+		c := cfg.ControllerConfig
+		c.InitialDelay += offset(phase, c.CollectionInterval)
+		if err := r.addController("server", c, s.Scrape); err != nil {
+			return err
+		}
+	}
+	if cfg := r.cfg.Scrapers.Slots.Get(); cfg != nil {
+		s := slotsscraper.New(cfg, r.set, r.server, resource.of)
+		c := cfg.ControllerConfig
+		c.InitialDelay += offset(phase, c.CollectionInterval) + afterServer
+		if err := r.addController("slots", c, s.Scrape); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *llamacppReceiver) addController(name string, cfg scraperhelper.ControllerConfig, scrape scraper.ScrapeMetricsFunc) error {
+	s, err := scraper.NewMetrics(scrape)
+	if err != nil {
+		return err
+	}
+	set := r.set
+	set.Logger = withoutRepeats(set.Logger)
+	c, err := scraperhelper.NewMetricsController(&cfg, set, r.next, scraperhelper.AddMetricsScraper(component.MustNewType(name), s))
+	if err != nil {
+		return err
+	}
+	r.controllers = append(r.controllers, c)
+	return nil
+}
+
+// afterServer is how long after /metrics /slots is read, when both are due: long
+// enough for the answer, so that both share one connection, and so short that
+// few requests end in between.
+const afterServer = 10 * time.Millisecond
+
+// phase is a number in [0, 1) that spreads the clocks of many servers, so that
+// they do not all tick at once.
+func phase(endpoint string) float64 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(endpoint))
+	return float64(h.Sum32()) / (1 << 32)
+}
+
+// offset is where in the interval the clock ticks. It is the same moment for all
+// intervals that divide a second, and comes within the first one.
+func offset(phase float64, interval time.Duration) time.Duration {
+	return time.Duration(phase*float64(time.Second)) % interval
+}
+
+// withoutRepeats drops the line that scraperhelper logs at every scrape that
+// fails: the watch logs a failure once, when it begins.
+func withoutRepeats(log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core { return quietCore{c} }))
+}
+
+type quietCore struct{ zapcore.Core }
+
+func (c quietCore) With(fields []zapcore.Field) zapcore.Core { return quietCore{c.Core.With(fields)} }
+
+func (c quietCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if e.Message == "Error scraping metrics" {
+		return ce
+	}
+	return c.Core.Check(e, ce)
+}

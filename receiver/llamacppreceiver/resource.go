@@ -1,0 +1,74 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacppreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
+
+import (
+	"net"
+	"strconv"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
+)
+
+// resource says who a server is.
+type resource struct {
+	attributes       metadata.ResourceAttributesConfig
+	service, address string
+	instance         string
+	port             int64
+}
+
+func newResource(cfg *Config) (*resource, error) {
+	u, err := llamaserver.ParseBase(cfg.ClientConfig.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	n, err := strconv.ParseInt(port, 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	return &resource{
+		attributes: cfg.ResourceAttributes,
+		service:    cfg.ServiceName,
+		address:    u.Hostname(),
+		port:       n,
+		instance:   net.JoinHostPort(u.Hostname(), port) + u.Path,
+	}, nil
+}
+
+// of makes the resource of the server ("") or of one of its models. props is nil
+// when nothing is known of it yet.
+func (r *resource) of(model string, props *llamaserver.Props) pcommon.Resource {
+	rb := metadata.NewResourceBuilder(r.attributes)
+	rb.SetServiceName(r.service)
+	rb.SetServerAddress(r.address)
+	rb.SetServerPort(r.port)
+	instance, name := r.instance, model
+	if model != "" {
+		instance += "/" + model
+	}
+	rb.SetServiceInstanceID(instance)
+	if props != nil {
+		if name == "" {
+			name = props.ModelName
+		}
+		setUnlessEmpty(rb.SetServiceVersion, props.Build)
+		setUnlessEmpty(rb.SetLlamacppModelFtype, props.ModelType)
+		setUnlessEmpty(rb.SetLlamacppModelPath, props.ModelPath)
+	}
+	setUnlessEmpty(rb.SetLlamacppModelName, name)
+	return rb.Emit()
+}
+
+func setUnlessEmpty(set func(string), value string) {
+	if value != "" {
+		set(value)
+	}
+}
