@@ -71,7 +71,7 @@ func (q *request) task(f flavor) (*task, string) {
 		t.text = b.String()
 	} else {
 		if q.Prompt == nil {
-			return nil, `"prompt" is missing`
+			return nil, "[json.exception.out_of_range.403] key 'prompt' not found"
 		}
 		var text string
 		if err := json.Unmarshal(q.Prompt, &text); err != nil {
@@ -163,6 +163,10 @@ func (x *exchange) stream(e *engine, f flavor, q *request, t *task) {
 		}
 		if sent == 0 {
 			x.startStream()
+			if x.flush() != nil { // makes it chunked, however short
+				e.leave(t)
+				return
+			}
 			if f == chat {
 				x.event(e.chunk(f, p, `{"role":"assistant","content":null}`, "null", ""))
 			}
@@ -189,12 +193,15 @@ func (x *exchange) finishStream(e *engine, f flavor, q *request, p progress) {
 	case native:
 		x.event(e.finalJSON(f, p))
 	default:
-		last := timings
-		if q.StreamOptions.IncludeUsage {
+		last, usage := timings, f == chat && q.StreamOptions.IncludeUsage
+		if f == openAI {
+			last = `,"usage":` + p.usage() + timings
+		}
+		if usage {
 			last = ""
 		}
 		x.event(e.chunk(f, p, `{}`, `"length"`, last))
-		if q.StreamOptions.IncludeUsage {
+		if usage {
 			x.event(fmt.Sprintf(`{"choices":[],%s,"usage":%s%s}`, e.chunkTail(f, p), p.usage(), timings))
 		}
 		x.event("[DONE]")

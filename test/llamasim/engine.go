@@ -234,6 +234,7 @@ func (e *engine) launch(t *task) bool {
 	}
 	s := &e.slots[best]
 	if t.nPrompt >= e.o.ContextPerSlot {
+		s.last, s.lastUsed = t, e.t
 		e.end(t, errContext{t.nPrompt, e.o.ContextPerSlot})
 		return true
 	}

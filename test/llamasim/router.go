@@ -175,9 +175,11 @@ func (rt *router) command(x *exchange, path string) {
 	c := rt.find(q.Model)
 	problem := ""
 	switch {
+	case c == nil && path == "/models/unload":
+		problem = "model is not found"
 	case c == nil:
 		rt.mu.Unlock()
-		x.fail(http.StatusNotFound, "not_found_error", "model is not found")
+		x.notFound()
 		return
 	case path == "/models/load" && c.e != nil:
 		problem = "model is already running"

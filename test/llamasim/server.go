@@ -261,7 +261,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Server", "llama.cpp")
 	h.Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
 	x := &exchange{w: w, r: r, conn: c}
-	if c.answers.Add(1) >= 100 {
+	if c.answers.Add(1) >= 100 || r.Close {
 		h.Set("Connection", "close")
 	}
 	s.misbehave(x, fault, unfault, func(x *exchange) { s.route(x, e, rt) })
@@ -418,12 +418,11 @@ func (x *exchange) answer(status int, contentType, body string) {
 	h.Set("Content-Type", contentType)
 	if x.proxied {
 		h.Set("X-Accel-Buffering", "no")
-		h.Set("Connection", "close")
 	} else {
 		h.Set("Content-Length", strconv.Itoa(len(body)))
 	}
-	if status < 400 && (x.proxied || h.Get("Connection") == "") {
-		h.Set("Keep-Alive", "timeout=5, max=100")
+	if status < 400 {
+		x.keepAlive()
 	}
 	if x.r.Method == http.MethodHead {
 		h.Set("Accept-Ranges", "bytes")
@@ -455,12 +454,21 @@ func (x *exchange) startStream() {
 	h := x.header()
 	h.Set("X-Accel-Buffering", "no")
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("Keep-Alive", "timeout=5, max=100")
+	x.keepAlive()
+	x.conn.closeAfter.Store(true)
+	x.w.WriteHeader(http.StatusOK)
+}
+
+// keepAlive announces that the connection stays open, unless it does not. A
+// router's proxied answer says both: the child's announcement is passed on.
+func (x *exchange) keepAlive() {
+	h := x.header()
+	if h.Get("Connection") == "" {
+		h.Set("Keep-Alive", "timeout=5, max=100")
+	}
 	if x.proxied {
 		h.Set("Connection", "close")
 	}
-	x.conn.closeAfter.Store(true)
-	x.w.WriteHeader(http.StatusOK)
 }
 
 func (x *exchange) event(data string) { fmt.Fprintf(x.w, "data: %s\n\n", data) }

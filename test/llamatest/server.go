@@ -179,8 +179,13 @@ func (s *Server) prepareRouter() error {
 			return fmt.Errorf("models of llama-server: %w", err)
 		}
 	}
+	// What a download that was cut short leaves: a good header, too few weights.
+	var b bytes.Buffer
+	if _, err := tinygguf.Tiny.WriteTo(&b); err != nil {
+		return err
+	}
 	for _, id := range r.Broken {
-		if err := os.WriteFile(filepath.Join(dir, id+".gguf"), []byte("GGUF\x03\x00\x00\x00"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, id+".gguf"), b.Bytes()[:b.Len()/2], 0o644); err != nil {
 			return fmt.Errorf("models of llama-server: %w", err)
 		}
 	}
