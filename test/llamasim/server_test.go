@@ -438,3 +438,67 @@ func TestRouter_LoadsEvictsAndFails(t *testing.T) {
 	assert.Equal(t, "router", gjson.Get(body, "role").String())
 	assert.Zero(t, s.Decoded())
 }
+
+func TestServer_OldBuildWakesForMetrics(t *testing.T) {
+	s, url := start(t, Options{Build: Old, SleepAfter: time.Hour, WakeTime: time.Millisecond})
+	assert.True(t, s.Sleep())
+	assert.True(t, s.Sleeping())
+	get(t, url+"/metrics")
+	assert.False(t, s.Sleeping())
+}
+
+func TestServer_BlockedEndpointsWaitForTheBatch(t *testing.T) {
+	c := newClock()
+	s, url := start(t, Options{BlockDuringDecode: true, PromptTokensPerSecond: 100, Now: c.Now})
+	s.e.post(&task{nPrompt: 1000, nPredict: 1})
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		if r, err := client.Get(url + "/metrics"); err == nil {
+			r.Body.Close()
+		}
+	}()
+	require.Eventually(t, func() bool { return s.Hits("/metrics") == 1 }, 10*time.Second, time.Millisecond)
+	status, _ := get(t, url+"/health")
+	assert.Equal(t, 200, status, "health never waits")
+	select {
+	case <-answered:
+		t.Error("answered during the batch")
+	case <-time.After(50 * time.Millisecond):
+	}
+	c.Add(10 * time.Second)
+	<-answered
+}
+
+func TestServer_LargeCountersLoseDigits(t *testing.T) {
+	s, url := start(t, Options{TokensPerSecond: 5000})
+	s.SetCounters(1_234_567, 999_792)
+	assert.Equal(t, "1.23457e+06", metric(t, url, "tokens_predicted_total"))
+	assert.Equal(t, "999792", metric(t, url, "prompt_tokens_total"))
+	post(t, url+"/completion", `{"prompt":"the","n_predict":3}`)
+	assert.Equal(t, "1.23457e+06", metric(t, url, "tokens_predicted_total"))
+	assert.EqualValues(t, 1_234_570, s.Predicted())
+}
+
+func TestServer_UsersTextShowsOnlyWithSlotsDebug(t *testing.T) {
+	for _, debug := range []bool{false, true} {
+		_, url := start(t, Options{SlotsDebug: debug, TokensPerSecond: 5000})
+		post(t, url+"/completion", `{"prompt":"the secret of","n_predict":3}`)
+		_, body := get(t, url+"/slots")
+		assert.Equal(t, debug, strings.Contains(body, "secret"))
+		assert.True(t, json.Valid([]byte(body)))
+	}
+}
+
+func BenchmarkServer_Metrics(b *testing.B) {
+	s := New(Options{})
+	defer s.Close()
+	s.AddLoad(Load{Concurrency: 6})
+	b.ReportAllocs()
+	for b.Loop() {
+		s.e.mu.Lock()
+		s.e.advance()
+		s.e.metricsText()
+		s.e.mu.Unlock()
+	}
+}

@@ -221,6 +221,33 @@ func TestSameAnswers(t *testing.T) {
 	compare(t, r.URL(), sim, watch...)
 }
 
+func TestSameConnections(t *testing.T) {
+	r := llamatest.Start(t, llamatest.Options{Slots: 1})
+	_, sim := startSim(t, llamasim.Options{Slots: 1})
+	closes := func(url string) (at []int) {
+		tr := &http.Transport{MaxConnsPerHost: 1}
+		defer tr.CloseIdleConnections()
+		for i := range 250 {
+			path := "/health"
+			if i == 30 {
+				path = "/nope" // errors close
+			}
+			answer, err := (&http.Client{Transport: tr}).Get(url + path)
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, answer.Body)
+			require.NoError(t, err)
+			answer.Body.Close()
+			if answer.Close {
+				at = append(at, i)
+			}
+		}
+		return at
+	}
+	want := closes(r.URL())
+	assert.Equal(t, []int{30, 130, 230}, want)
+	assert.Equal(t, want, closes(sim))
+}
+
 func TestSameWithAKey(t *testing.T) {
 	r := llamatest.Start(t, llamatest.Options{Slots: 1, APIKey: "A,B"})
 	_, sim := startSim(t, llamasim.Options{Slots: 1, APIKey: "A,B"})
@@ -356,6 +383,59 @@ func TestSameWhenAClientLeaves(t *testing.T) {
 		assert.True(t, slot.Get("next_token.0.has_next_token").Bool(), "a cancelled request leaves has_next_token true")
 	}
 	compare(t, r.URL(), sim, get("/metrics"), get("/slots"))
+}
+
+func TestSameWhileBusy(t *testing.T) {
+	r := llamatest.Start(t, llamatest.Options{Model: tinygguf.Slow, Slots: 1, Context: 4096})
+	_, sim := startSim(t, llamasim.Options{Slots: 1, ContextPerSlot: 4096, TokensPerSecond: 100})
+	servers := []*llamatest.Client{r.Client(), {BaseURL: sim}}
+	waitFor := func(name, value string) {
+		t.Helper()
+		for _, c := range servers {
+			require.Eventually(t, func() bool { return counters(t, c.BaseURL, name)[name] == value }, time.Minute, 10*time.Millisecond, "%s %s", c.BaseURL, name)
+		}
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, leave := context.WithCancel(within(t))
+	defer leave()
+	send := func(q llamatest.Request) {
+		for _, c := range servers {
+			wg.Go(func() { c.Complete(ctx, q) }) // ends when it is left
+		}
+	}
+	send(llamatest.Request{PromptWords: 5, MaxTokens: -1, Stream: true})
+	waitFor("requests_processing", "1")
+	waitFor("prompt_tokens_total", "6")
+	compare(t, r.URL(), sim, get("/slots"), get("/metrics"), get("/props"), get("/health"), get("/slots?fail_on_no_slot=1"))
+	for _, c := range servers {
+		slot := gjson.Get(get("/slots").send(t, c.BaseURL).body, "0")
+		decoded := slot.Get("next_token.0.n_decoded").Int()
+		assert.Positive(t, decoded)
+		assert.Equal(t, 6+decoded, slot.Get("n_prompt_tokens").Int())
+		assert.EqualValues(t, 6, slot.Get("n_prompt_tokens_processed").Int())
+		assert.True(t, slot.Get("next_token.0.has_next_token").Bool())
+		n := counters(t, c.BaseURL, "tokens_predicted_total", "n_decode_total")
+		assert.Equal(t, "0", n["tokens_predicted_total"], "counted only at the end")
+		assert.NotEqual(t, "0", n["n_decode_total"])
+	}
+
+	send(llamatest.Request{PromptWords: 5, Seed: 1, MaxTokens: 2, Stream: true})
+	waitFor("requests_deferred", "1")
+	send(llamatest.Request{PromptWords: 5, Seed: 2, MaxTokens: 60})
+	waitFor("requests_deferred", "2")
+	// The stream is noticed to have been left, and the one that was not streamed
+	// runs to its end.
+	leave()
+	waitFor("requests_processing", "0")
+	waitFor("requests_deferred", "0")
+	compare(t, r.URL(), sim, get("/slots"), get("/metrics"))
+	for _, c := range servers {
+		slot := gjson.Get(get("/slots").send(t, c.BaseURL).body, "0")
+		assert.EqualValues(t, 6+60-1, slot.Get("n_prompt_tokens").Int())
+		assert.False(t, slot.Get("next_token.0.has_next_token").Bool())
+		assert.Equal(t, "16", counters(t, c.BaseURL, "prompt_tokens_total")["prompt_tokens_total"])
+	}
 }
 
 func TestSameWhileLoading(t *testing.T) {
