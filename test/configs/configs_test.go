@@ -1,0 +1,228 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package configs holds the configurations that are shipped against the binary
+// that `make build` leaves: each is accepted, and some are run.
+package configs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+)
+
+const root = "../.."
+
+// binary is the collector that make build built.
+func binary(tb testing.TB) string {
+	tb.Helper()
+	path, err := filepath.Abs(filepath.Join(root, "bin", "otelcol-llamacpp"))
+	require.NoError(tb, err)
+	_, err = os.Stat(path)
+	require.NoError(tb, err, "run make build first")
+	return path
+}
+
+// environment is what the examples ask of it: files that exist, and secrets.
+func environment(tb testing.TB) []string {
+	tb.Helper()
+	dir := tb.TempDir()
+	key := filepath.Join(dir, "key")
+	require.NoError(tb, os.WriteFile(key, []byte("secret"), 0o600))
+	ca := filepath.Join(dir, "ca.pem")
+	require.NoError(tb, os.WriteFile(ca, certificate(tb), 0o600))
+	return append(os.Environ(),
+		"LLAMACPP_API_KEY=secret", "LLAMACPP_API_KEY_FILE="+key, "LLAMACPP_CA_FILE="+ca,
+		"QUEUE_DIRECTORY="+filepath.Join(dir, "queue"))
+}
+
+// validate runs `otelcol-llamacpp validate` over the files and returns what it prints.
+func validate(tb testing.TB, program string, files ...string) (string, error) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
+	defer cancel()
+	args := []string{"validate"}
+	for _, file := range files {
+		args = append(args, "--config", file)
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = environment(tb)
+	output, err := cmd.CombinedOutput()
+	return string(output), err
+}
+
+func TestShippedConfigurationsAreAccepted(t *testing.T) {
+	program := binary(t)
+	base := filepath.Join(root, "collector-config.yaml")
+	sets := map[string][]string{"collector-config.yaml": {base}}
+	for _, pattern := range []string{"*.yaml", "*/config.yaml"} {
+		files, err := filepath.Glob(filepath.Join(root, "examples", pattern))
+		require.NoError(t, err)
+		for _, file := range files {
+			sets[filepath.ToSlash(file)] = []string{file}
+		}
+	}
+	require.Greater(t, len(sets), 7)
+	delete(sets, root+"/examples/kubernetes-rbac.yaml")
+	// Goes on top of another.
+	otlpOut := root + "/examples/otlp-out.yaml"
+	require.Contains(t, sets, otlpOut)
+	sets[otlpOut] = []string{base, otlpOut}
+
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			output, err := validate(t, program, sets[name]...)
+			require.NoError(t, err, output)
+			assert.NotContains(t, output, "warn", "deprecated settings and unset variables")
+		})
+	}
+}
+
+func TestReadmeSnippetsAreAccepted(t *testing.T) {
+	program := binary(t)
+	fence := regexp.MustCompile("(?ms)^ *```ya?ml\n(.*?)\n *```")
+	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md"} {
+		text, err := os.ReadFile(filepath.Join(root, readme))
+		require.NoError(t, err)
+		for i, match := range fence.FindAllSubmatch(text, -1) {
+			snippet := completed(t, match[1])
+			if snippet == nil {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%d", readme, i), func(t *testing.T) {
+				file := filepath.Join(t.TempDir(), "config.yaml")
+				require.NoError(t, os.WriteFile(file, snippet, 0o600))
+				output, err := validate(t, program, file)
+				require.NoError(t, err, "%s\n%s", output, snippet)
+			})
+		}
+	}
+}
+
+// completed is a snippet with what it leaves out for the reader to imagine: a
+// pipeline over its receivers, and the parts that the pipelines name. It is nil
+// for YAML that is no collector configuration.
+func completed(tb testing.TB, snippet []byte) []byte {
+	tb.Helper()
+	var config map[string]any
+	require.NoError(tb, yaml.Unmarshal(snippet, &config), "%s", snippet)
+	section := func(name string) map[string]any {
+		s, ok := config[name].(map[string]any)
+		if !ok {
+			s = map[string]any{}
+			config[name] = s
+		}
+		return s
+	}
+	if config["receivers"] == nil && config["service"] == nil {
+		return nil
+	}
+	service := section("service")
+	if service["pipelines"] == nil {
+		service["pipelines"] = map[string]any{"metrics": map[string]any{
+			"receivers": slices.Sorted(maps.Keys(section("receivers"))),
+			"exporters": []string{"debug"},
+		}}
+		service["extensions"] = slices.Sorted(maps.Keys(section("extensions")))
+	}
+	for _, p := range service["pipelines"].(map[string]any) {
+		for kind, names := range p.(map[string]any) {
+			list, ok := names.([]any)
+			if !ok {
+				continue
+			}
+			for _, name := range list {
+				if part := section(kind); part[name.(string)] == nil {
+					part[name.(string)] = stub(name.(string))
+				}
+			}
+		}
+	}
+	if exporters := section("exporters"); exporters["debug"] == nil {
+		exporters["debug"] = nil
+	}
+	data, err := yaml.Marshal(config)
+	require.NoError(tb, err)
+	return data
+}
+
+// stub is a valid configuration of a component that a snippet only names.
+func stub(name string) map[string]any {
+	kind, _, _ := strings.Cut(name, "/")
+	switch kind {
+	case "memory_limiter":
+		return map[string]any{"check_interval": "1s", "limit_mib": 100}
+	case "otlp_grpc", "otlp_http":
+		return map[string]any{"endpoint": "http://localhost:4317"}
+	case "prometheus":
+		return map[string]any{"endpoint": "localhost:9464"}
+	case "otlp":
+		return map[string]any{"protocols": map[string]any{"grpc": nil}}
+	}
+	return nil
+}
+
+func TestWrongConfigurationsAreExplained(t *testing.T) {
+	program := binary(t)
+	for name, test := range map[string]struct {
+		receiver string
+		want     []string
+	}{
+		"no scheme":        {"endpoint: localhost:8080", []string{"endpoint", "http://"}},
+		"unknown scraper":  {"scrapers: {server: {}, slot: {}}", []string{"scrapers", "slot"}},
+		"unknown poll":     {"scrapers: {slots: {poll: sometimes}}", []string{"poll", "sometimes", "active", "always"}},
+		"no interval":      {"scrapers: {server: {collection_interval: 0s}}", []string{"collection_interval"}},
+		"unknown setting":  {"end_point: http://localhost:8080", []string{"end_point"}},
+		"no answer fits":   {"max_response_size: -1", []string{"max_response_size"}},
+		"unknown metric":   {"scrapers: {server: {metrics: {llamacpp.nothing: {enabled: true}}}}", []string{"llamacpp.nothing"}},
+		"nothing to watch": {"scrapers: {}", []string{"scrapers"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.yaml")
+			require.NoError(t, os.WriteFile(file, completed(t, []byte("receivers:\n  llamacpp: {"+test.receiver+"}\n")), 0o600))
+			output, err := validate(t, program, file)
+			require.Error(t, err, "it was accepted")
+			for _, want := range test.want {
+				assert.Contains(t, output, want)
+			}
+			t.Log(strings.TrimSpace(output))
+		})
+	}
+}
+
+// The manifest of the example builds, and what it builds accepts the example's configuration.
+func TestAddToYourCollector(t *testing.T) {
+	dir := filepath.Join(root, "examples", "add-to-your-collector")
+	tools, err := filepath.Abs(filepath.Join(root, "tools", "go.mod"))
+	require.NoError(t, err)
+	out := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "tool", "-modfile="+tools, "builder", "--config", "builder-config.yaml")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "dist.output_path="+out)
+	output, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+
+	printed, err := validate(t, filepath.Join(out, "my-collector"), filepath.Join(dir, "config.yaml"))
+	require.NoError(t, err, printed)
+}
+
+func TestVersionNamesTheCommit(t *testing.T) {
+	output, err := exec.CommandContext(t.Context(), binary(t), "--version").Output()
+	require.NoError(t, err)
+	assert.Regexp(t, `^otelcol-llamacpp version \d+\.\d+\.\d+(-dev)?(\+|$)`, string(bytes.TrimSpace(output)))
+}

@@ -1,0 +1,184 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
+)
+
+// certificate is a valid certificate in PEM.
+func certificate(tb testing.TB) []byte {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(tb, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(tb, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// freePort is a port that nobody listens on now.
+func freePort(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(tb, err)
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	require.NoError(tb, err)
+	return port
+}
+
+// start runs the collector with the files, on ports of its own, until the test
+// ends. It returns the URL of its Prometheus endpoint.
+func start(tb testing.TB, env []string, files ...string) string {
+	tb.Helper()
+	var args []string
+	for _, file := range files {
+		args = append(args, "--config", filepath.Join(root, file))
+	}
+	port := freePort(tb)
+	cmd := exec.Command(binary(tb), args...)
+	cmd.Env = append(environment(tb),
+		"PROMETHEUS_PORT="+port, "HEALTH_CHECK_PORT="+freePort(tb), "TELEMETRY_PORT="+freePort(tb))
+	cmd.Env = append(cmd.Env, env...)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	require.NoError(tb, cmd.Start())
+	tb.Cleanup(func() {
+		assert.NoError(tb, cmd.Process.Signal(syscall.SIGTERM))
+		timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		defer timer.Stop()
+		assert.NoError(tb, cmd.Wait())
+		if tb.Failed() {
+			tb.Logf("the collector's log:\n%s", output.String())
+		}
+	})
+	return "http://localhost:" + port + "/metrics"
+}
+
+// eventuallyServes waits until a line of the Prometheus endpoint has all the parts.
+func eventuallyServes(tb testing.TB, url string, parts ...string) {
+	tb.Helper()
+	require.Eventually(tb, func() bool {
+		response, err := http.Get(url)
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			return false
+		}
+	lines:
+		for line := range strings.Lines(string(body)) {
+			for _, part := range parts {
+				if !strings.Contains(line, part) {
+					continue lines
+				}
+			}
+			return true
+		}
+		return false
+	}, 40*time.Second, 200*time.Millisecond, "no line with %q at %s", parts, url)
+}
+
+func simulator(tb testing.TB) string {
+	tb.Helper()
+	sim := llamasim.New(llamasim.Options{})
+	address, err := sim.Start("127.0.0.1:0")
+	require.NoError(tb, err)
+	tb.Cleanup(sim.Close)
+	return address
+}
+
+func TestCollectorConfig_ServesPrometheus(t *testing.T) {
+	server := simulator(t)
+	metrics := start(t, []string{"LLAMACPP_ENDPOINT=" + server}, "collector-config.yaml")
+	eventuallyServes(t, metrics, "llamacpp_server_status{", `llamacpp_server_state="ok"`, "} 1")
+	eventuallyServes(t, metrics, "llamacpp_slots_tokens_decoded_total{", `instance="`+strings.TrimPrefix(server, "http://")+`"`)
+}
+
+func TestOTLPOut_KeepsDataWhileTheBackendIsAway(t *testing.T) {
+	var away atomic.Bool
+	var refused atomic.Int64
+	away.Store(true)
+	received := make(chan string, 1000)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if away.Load() {
+			refused.Add(1)
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		body := io.Reader(r.Body)
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			unzipped, err := gzip.NewReader(body)
+			if err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			body = unzipped
+		}
+		data, err := io.ReadAll(body)
+		if err == nil {
+			select {
+			case received <- r.URL.Path + string(data):
+			default:
+			}
+		}
+	}))
+	defer backend.Close()
+
+	queue := filepath.Join(t.TempDir(), "queue")
+	start(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "OTLP_ENDPOINT=" + backend.URL, "QUEUE_DIRECTORY=" + queue},
+		"collector-config.yaml", "examples/otlp-out.yaml")
+	require.Eventually(t, func() bool { return refused.Load() > 0 }, 30*time.Second, 50*time.Millisecond)
+	files, err := os.ReadDir(queue)
+	require.NoError(t, err)
+	assert.NotEmpty(t, files, "the queue is on disk")
+
+	away.Store(false)
+	select {
+	case got := <-received:
+		assert.True(t, strings.HasPrefix(got, "/v1/metrics"))
+		assert.Contains(t, got, "llamacpp.server.status")
+	case <-time.After(40 * time.Second):
+		t.Fatal("nothing came after the backend was back")
+	}
+}
+
+// A real llama-server is found by its process's name alone.
+func TestDiscoverHost_FindsALlamaServerThatNobodyNamed(t *testing.T) {
+	server := llamatest.Start(t, llamatest.Options{})
+	address, err := url.Parse(server.URL())
+	require.NoError(t, err)
+	metrics := start(t, []string{"DISCOVERY_INTERVAL=1s"}, "examples/discover-host.yaml")
+	eventuallyServes(t, metrics, "llamacpp_server_status{", `llamacpp_server_state="ok"`, ":"+address.Port()+`"`, "} 1")
+	eventuallyServes(t, metrics, "llamacpp_slots_tokens_decoded_total{", ":"+address.Port()+`"`)
+}
