@@ -5,6 +5,7 @@ package llamasim
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -134,8 +135,8 @@ func (x *exchange) complete(e *engine, f flavor, body []byte) {
 }
 
 func (x *exchange) failTask(err error) {
-	c, ok := err.(errContext)
-	if !ok {
+	var c errContext
+	if !errors.As(err, &c) {
 		x.fail(http.StatusInternalServerError, "server_error", err.Error())
 		return
 	}

@@ -144,6 +144,9 @@ func TestFault_HangConnectHangsOpenConnectionsToo(t *testing.T) {
 	require.NoError(t, err)
 	r.Body.Close()
 	s.SetFault("", HangConnect)
-	_, err = kept.Get(url + "/health")
+	r, err = kept.Get(url + "/health")
+	if err == nil {
+		r.Body.Close()
+	}
 	assert.ErrorContains(t, err, "Timeout exceeded")
 }

@@ -29,7 +29,6 @@ type child struct {
 	o      Options
 
 	e       *engine // nil when unloaded
-	since   time.Time
 	failed  bool
 	port    int
 	lastUse int64

@@ -59,7 +59,10 @@ func TestServer_LivesDiesAndComesBack(t *testing.T) {
 	assert.Contains(t, body, "llamacpp:tokens_predicted_total 0\n")
 
 	s.Kill()
-	_, err = oneShot.Get(s.URL() + "/health")
+	r, err := oneShot.Get(s.URL() + "/health")
+	if err == nil {
+		r.Body.Close()
+	}
 	require.ErrorContains(t, err, "refused")
 	assert.Contains(t, s.LogTail(4000), "listening on")
 }

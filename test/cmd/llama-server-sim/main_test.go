@@ -20,7 +20,9 @@ func TestRun_FleetAnswersAndEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	out, in := io.Pipe()
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, []string{"--port", "0", "-fleet", "3", "-load", "2", "-np", "2"}, in, io.Discard) }()
+	go func() {
+		ended <- run(ctx, []string{"--port", "0", "-fleet", "3", "-load", "2", "-np", "2"}, in, io.Discard)
+	}()
 	sc := bufio.NewScanner(out)
 	for range 3 {
 		require.True(t, sc.Scan())
