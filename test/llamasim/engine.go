@@ -382,7 +382,11 @@ func (e *engine) end(t *task, err error) {
 	t.finished, t.err, t.endT = true, err, e.t
 	e.lastActive = e.t
 	if t.load != nil {
-		e.arrive(arrival{at: e.t + int64(t.load.ThinkTime), load: *t.load})
+		pause := t.load.ThinkTime
+		if err != nil {
+			pause = max(pause, time.Second) // a refusal takes no time
+		}
+		e.arrive(arrival{at: e.t + int64(pause), load: *t.load})
 	}
 	e.notify()
 }

@@ -205,6 +205,15 @@ func TestEngine_LoadIsTheSameHoweverOftenOneLooks(t *testing.T) {
 	assert.Greater(t, p1, int64(5000))
 }
 
+func TestEngine_LoadThatDoesNotFitIsRefused(t *testing.T) {
+	c := newClock()
+	s := New(Options{ContextPerSlot: 50, Now: c.Now})
+	defer s.Close()
+	s.AddLoad(Load{Concurrency: 1, PromptTokens: 50})
+	c.Add(time.Minute)
+	assert.Zero(t, s.Decoded())
+}
+
 func TestServer_StreamGivesEveryTokenAndCloses(t *testing.T) {
 	s, url := start(t, Options{TokensPerSecond: 2000})
 	r, err := client.Post(url+"/completion", "application/json", strings.NewReader(`{"prompt":"the of and","n_predict":20,"stream":true}`))
