@@ -149,9 +149,6 @@ func (t *target) active() bool {
 func (t *target) settle(state State) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if state == OK && t.state != OK {
-		t.propsRead = time.Time{} // may be another server by now
-	}
 	t.state = state
 }
 
