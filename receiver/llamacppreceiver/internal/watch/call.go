@@ -6,6 +6,7 @@ package watch // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/lla
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,7 +17,7 @@ type call[T any] struct {
 	fetch  func(ctx context.Context, r *reading[T]) error
 
 	mu    sync.Mutex
-	under *reading[T] // nil when none is under way
+	under *reading[T] // the read under way, or the last one
 }
 
 // reading is one read of an endpoint. All but asked is set when done is closed.
@@ -26,14 +27,19 @@ type reading[T any] struct {
 	value        T
 	err          error
 	done         chan struct{}
+	seen         atomic.Bool // by somebody who waited for it
 }
 
-// join returns the read that is under way, a new one if there is none.
+// missed is how long a read stays of use that ended between two looks.
+const missed = time.Second
+
+// join returns the read that is under way, or that ended when nobody waited;
+// a new one if there is neither.
 func (c *call[T]) join() *reading[T] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.under != nil {
-		return c.under
+	if r := c.under; r != nil && (!r.isDone() || !r.seen.Load() && time.Since(r.ended) < missed) {
+		return r
 	}
 	r := &reading[T]{asked: time.Now(), done: make(chan struct{})}
 	c.under = r
@@ -48,9 +54,6 @@ func (c *call[T]) read(r *reading[T]) {
 	r.err = c.fetch(ctx, r)
 	cancel()
 	leave()
-	c.mu.Lock()
-	c.under = nil
-	c.mu.Unlock()
 	close(r.done)
 }
 
@@ -69,15 +72,15 @@ func (c *call[T]) since(ctx context.Context, t, deadline time.Time) (*reading[T]
 
 // wait waits for the read's end and tells whether it came before the deadline.
 func (r *reading[T]) wait(ctx context.Context, deadline time.Time) bool {
-	select {
-	case <-r.done:
+	if r.isDone() {
+		r.seen.Store(true)
 		return true
-	default:
 	}
 	t := time.NewTimer(time.Until(deadline))
 	defer t.Stop()
 	select {
 	case <-r.done:
+		r.seen.Store(true)
 		return true
 	case <-t.C:
 	case <-ctx.Done():
@@ -87,11 +90,18 @@ func (r *reading[T]) wait(ctx context.Context, deadline time.Time) bool {
 
 // took is how long the server needed to answer, or has needed so far.
 func (r *reading[T]) took() time.Duration {
+	if r.isDone() {
+		return r.ended.Sub(r.began)
+	}
+	return time.Since(r.asked)
+}
+
+func (r *reading[T]) isDone() bool {
 	select {
 	case <-r.done:
-		return r.ended.Sub(r.began)
+		return true
 	default:
-		return time.Since(r.asked)
+		return false
 	}
 }
 

@@ -293,51 +293,67 @@ func (s *Server) adopt(models []llamaserver.Model) []*target {
 func judge[T any](ctx context.Context, s *Server, r *reading[T], path string, now, deadline time.Time, v *View) (answered bool) {
 	answered = r.wait(ctx, now.Add(deadline.Sub(now)/2))
 	if !answered {
-		v.State, v.Err = s.askHealth(ctx, deadline, nil, v)
+		s.askHealth(ctx, deadline, nil, v)
 		answered = r.wait(ctx, deadline)
-	} else if r.err != nil {
-		v.State, v.Err = s.askHealth(ctx, deadline, r.err, v)
 	}
-	if answered && r.err == nil {
+	sure := true
+	switch {
+	case answered && r.err == nil:
 		v.State, v.Err = OK, nil
+	case answered:
+		sure = s.askHealth(ctx, deadline, r.err, v)
 	}
 	v.Responses = append(v.Responses, Response{path, r.took()})
-	if answered {
-		s.note(path, v.State, v.Err)
+	if answered && sure && v.State == OK {
+		s.note(path, v.Err)
 	}
 	return answered
 }
 
-// askHealth tells the server's state when its main answer was err, or is late
-// (nil). The error that it returns is the one that says most.
-func (s *Server) askHealth(ctx context.Context, deadline time.Time, err error, v *View) (State, error) {
+// askHealth writes the server's state into the view when its main answer was
+// err, or is late (nil), with the error that says most. It is false when /health
+// is late as well.
+func (s *Server) askHealth(ctx context.Context, deadline time.Time, err error, v *View) (sure bool) {
+	v.Err = err
 	switch llamaserver.ReasonOf(err) {
 	case llamaserver.Loading:
-		return Loading, nil
+		v.State, v.Err = Loading, nil
+		return true
 	case llamaserver.Unauthorized: // /health is open to all
-		return Unauthorized, err
+		v.State = Unauthorized
+		return true
 	case llamaserver.NeedsModel:
-		return OK, nil
+		v.State, v.Err = OK, nil
+		return true
 	}
 	h := s.health.join()
 	answered := h.wait(ctx, deadline)
-	v.Responses = append(v.Responses, Response{"/health", h.took()})
-	switch {
-	case !answered && err == nil:
-		return s.lastState(), nil // one stall is noise: nothing is known to have changed
-	case !answered:
-		return stateOf(err), err
-	case h.err == nil:
-		return OK, err
-	case llamaserver.ReasonOf(h.err) == llamaserver.Loading:
-		return Loading, nil
-	case err != nil && stateOf(h.err) == Error:
-		return Error, err
+	v.Responses = append(slices.DeleteFunc(v.Responses, ofHealth), Response{"/health", h.took()})
+	if !answered { // one stall is noise: nothing is known to have changed
+		v.State = s.lastState()
+		return false
 	}
-	return stateOf(h.err), h.err
+	v.State = stateOf(h.err)
+	switch v.State {
+	case OK:
+	case Loading:
+		v.Err = nil
+	case Error:
+		if err == nil { // else it says more of what answers there
+			v.Err = h.err
+		}
+	default:
+		v.Err = h.err
+	}
+	return true
 }
 
+func ofHealth(r Response) bool { return r.Path == "/health" }
+
 func stateOf(err error) State {
+	if err == nil {
+		return OK
+	}
 	switch llamaserver.ReasonOf(err) {
 	case llamaserver.NoAnswer, llamaserver.Late:
 		return Unreachable
@@ -375,9 +391,9 @@ func (s *Server) settle(v View) {
 
 // note logs that an endpoint of a server that is otherwise there begins to fail,
 // fails in another way, or works again.
-func (s *Server) note(endpoint string, state State, err error) {
-	if state != OK || s.life.Err() != nil {
-		return // said by settle
+func (s *Server) note(endpoint string, err error) {
+	if s.life.Err() != nil {
+		return
 	}
 	reason := llamaserver.ReasonOf(err)
 	s.mu.Lock()

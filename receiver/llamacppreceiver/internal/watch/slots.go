@@ -100,7 +100,7 @@ func (t *target) lookAtSlots(ctx context.Context, always bool, deadline time.Tim
 	if llamaserver.ReasonOf(r.err) == llamaserver.NotLoaded {
 		return v
 	}
-	t.server.note(t.endpoint("/slots"), OK, r.err)
+	t.server.note(t.endpoint("/slots"), r.err)
 	if r.err != nil {
 		v.Err = r.err
 		return v

@@ -179,7 +179,7 @@ func (t *target) readProps(ctx context.Context, deadline time.Time, v *View) {
 	if !done {
 		return
 	}
-	t.server.note(t.endpoint("/props"), OK, r.err)
+	t.server.note(t.endpoint("/props"), r.err)
 	if r.err != nil {
 		v.Err = multierr.Append(v.Err, r.err)
 		return
@@ -220,7 +220,7 @@ func (t *target) look(ctx context.Context, now, deadline time.Time) (View, bool)
 			v.Err = r.err
 		}
 		if done {
-			t.server.note(t.endpoint("/metrics"), OK, r.err)
+			t.server.note(t.endpoint("/metrics"), r.err)
 		}
 	}
 	if v.Props == nil || t.propsDue(now) && v.State == OK {
