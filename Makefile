@@ -112,7 +112,7 @@ lint: prerequisites generate-check ## Check formatting, modules, generated files
 	@! git grep -nIE '(proxy|sum)[.]golang|registry[.]npmjs|(deb|ftp|snapshot)[.]debian' -- . ':!*go.sum' \
 		|| { echo "name no package registry's host: leave it to GOPROXY, sources.list and the like" >&2; exit 1; }
 	$(STEP) "go vet"
-	@go vet ./...
+	@for module in . $(SIDE_MODULES); do (cd "$$module" && go vet ./...); done
 	$(STEP) "golangci-lint"
 	@$(TOOL) golangci-lint run ./...
 
