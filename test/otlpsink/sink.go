@@ -1,0 +1,127 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package otlpsink is an OTLP/HTTP backend for tests: it keeps every metric
+// point that arrives and answers questions about them.
+package otlpsink
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+)
+
+// Sink is a backend on a port of its own.
+type Sink struct {
+	server *httptest.Server
+
+	mu     sync.Mutex
+	points Points
+	bodies [][]byte
+	broken []string
+}
+
+// Start runs a sink until the end of the test. A failed test shows what has
+// arrived.
+func Start(tb testing.TB) *Sink {
+	tb.Helper()
+	s := &Sink{}
+	s.server = httptest.NewServer(http.HandlerFunc(s.serve))
+	tb.Cleanup(func() {
+		s.server.Close()
+		for _, b := range s.broken {
+			tb.Error(b)
+		}
+		if tb.Failed() {
+			tb.Logf("metrics that arrived:\n%s", s.Points().Describe())
+		}
+	})
+	return s
+}
+
+// URL is what an OTLP/HTTP exporter takes as its endpoint.
+func (s *Sink) URL() string { return s.server.URL }
+
+func (s *Sink) serve(w http.ResponseWriter, r *http.Request) {
+	answer, err := s.take(r)
+	if err != nil {
+		s.mu.Lock()
+		s.broken = append(s.broken, fmt.Sprintf("%s %s: %v", r.Method, r.URL, err))
+		s.mu.Unlock()
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-protobuf")
+	w.Write(answer)
+}
+
+func (s *Sink) take(r *http.Request) ([]byte, error) {
+	if r.URL.Path != "/v1/metrics" {
+		return nil, fmt.Errorf("not the path of OTLP metrics")
+	}
+	body := io.Reader(r.Body)
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		var err error
+		if body, err = gzip.NewReader(body); err != nil {
+			return nil, err
+		}
+	}
+	b, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	request := pmetricotlp.NewExportRequest()
+	if err := request.UnmarshalProto(b); err != nil {
+		return nil, err
+	}
+	points := read(request.Metrics(), time.Now())
+	s.mu.Lock()
+	s.points = append(s.points, points...)
+	s.bodies = append(s.bodies, b)
+	s.mu.Unlock()
+	return pmetricotlp.NewExportResponse().MarshalProto()
+}
+
+// Points are all points so far that match, in the order in which they arrived.
+func (s *Sink) Points(match ...Match) Points {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.points.Where(match...)
+}
+
+// Holds tells whether the text stands anywhere in what has arrived: in a name,
+// a description, an attribute.
+func (s *Sink) Holds(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.bodies, func(b []byte) bool { return bytes.Contains(b, []byte(text)) })
+}
+
+// Eventually waits until the condition holds, and ends the test where it does
+// not within the time.
+func Eventually(tb testing.TB, within time.Duration, holds func() bool, what string, args ...any) {
+	tb.Helper()
+	for end := time.Now().Add(within); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("not within %s: %s", within, fmt.Sprintf(what, args...))
+		}
+	}
+}
+
+func texts(m pcommon.Map) map[string]string {
+	out := make(map[string]string, m.Len())
+	for k, v := range m.All() {
+		out[k] = v.AsString()
+	}
+	return out
+}
