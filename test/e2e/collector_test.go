@@ -1,0 +1,254 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
+)
+
+// collector is the built binary at work, with its exports and its log.
+type collector struct {
+	*otlpsink.Sink
+	t testing.TB
+
+	mu  sync.Mutex
+	log []logLine
+}
+
+// logLine is one line of the collector's log.
+type logLine struct {
+	Level     string `json:"level"`
+	Message   string `json:"msg"`
+	Component string `json:"otelcol.component.id"`
+	State     string `json:"state"`
+	// Text is the whole line.
+	Text string `json:"-"`
+}
+
+// config is the collector's configuration; %s are the receivers, indented by
+// two, the exporter's endpoint, and the receivers' names. Every point is sent at
+// once, and no log line is left out for being frequent.
+const config = `
+receivers:
+%s
+exporters:
+  otlp_http:
+    endpoint: %s
+    timeout: 5s
+    sending_queue: {enabled: false}
+    retry_on_failure: {enabled: false}
+service:
+  pipelines:
+    metrics: {receivers: [%s], exporters: [otlp_http]}
+  telemetry:
+    logs: {level: info, encoding: json, sampling: {enabled: false}}
+    metrics: {level: none}
+`
+
+// watch runs a collector with one receiver of a server; settings are further
+// lines of its section.
+func watch(t testing.TB, endpoint string, settings ...string) *collector {
+	t.Helper()
+	return run(t, receiver("llamacpp", endpoint, settings...))
+}
+
+func receiver(id, endpoint string, settings ...string) string {
+	section := fmt.Sprintf("  %s:\n    endpoint: %s\n", id, endpoint)
+	for line := range strings.Lines(strings.Join(settings, "\n")) {
+		section += "    " + strings.TrimRight(line, "\n") + "\n"
+	}
+	return section
+}
+
+// run runs a collector until the end of the test. Whatever the test is about,
+// counters have to behave as counters, and the collector has to end well.
+func run(t testing.TB, receivers ...string) *collector {
+	t.Helper()
+	c := &collector{t: t, Sink: otlpsink.Start(t)}
+	var ids []string
+	for _, r := range receivers {
+		id, _, _ := strings.Cut(strings.TrimSpace(r), ":\n")
+		ids = append(ids, id)
+	}
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	text := fmt.Sprintf(config, strings.Join(receivers, ""), c.URL(), strings.Join(ids, ", "))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+
+	cmd := exec.Command(binary(t), "--config", path)
+	cmd.SysProcAttr = sysProcAttr()
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		c.readLog(stderr)
+	}()
+	t.Cleanup(func() {
+		assert.NoError(t, cmd.Process.Signal(syscall.SIGTERM), "the collector has ended by itself")
+		timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+		<-read
+		assert.NoError(t, cmd.Wait())
+		timer.Stop()
+		assert.Empty(t, c.Points().Faults())
+		if t.Failed() {
+			t.Logf("the collector's log:\n%s", c.text())
+		}
+	})
+	return c
+}
+
+// binary is what make build left.
+func binary(t testing.TB) string {
+	t.Helper()
+	path, err := filepath.Abs(cmp.Or(os.Getenv("OTELCOL_BINARY"), "../../bin/otelcol-llamacpp"))
+	require.NoError(t, err)
+	_, err = os.Stat(path)
+	require.NoError(t, err, "run make build, or set OTELCOL_BINARY")
+	return path
+}
+
+func (c *collector) readLog(r io.Reader) {
+	in := bufio.NewReader(r)
+	for {
+		text, err := in.ReadBytes('\n')
+		if len(text) > 0 {
+			line := logLine{Text: string(bytes.TrimSpace(text))}
+			if json.Unmarshal(text, &line) != nil { // a panic, say
+				line.Level = "?"
+			}
+			c.mu.Lock()
+			c.log = append(c.log, line)
+			c.mu.Unlock()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// lines are the log lines of one receiver that hold all the texts.
+func (c *collector) lines(id string, texts ...string) []logLine {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []logLine
+next:
+	for _, l := range c.log {
+		for _, text := range texts {
+			if !strings.Contains(l.Text, text) {
+				continue next
+			}
+		}
+		if l.Component == id {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// states are the states of the server that a receiver has logged, in order.
+func (c *collector) states(id string) []string {
+	var out []string
+	for _, l := range c.lines(id) {
+		if l.State != "" {
+			out = append(out, l.State)
+		}
+	}
+	return out
+}
+
+// complaints are a receiver's log lines above info.
+func (c *collector) complaints(id string) []string {
+	var out []string
+	for _, l := range c.lines(id) {
+		if l.Level != "info" {
+			out = append(out, l.Text)
+		}
+	}
+	return out
+}
+
+func (c *collector) text() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var b strings.Builder
+	for _, l := range c.log {
+		b.WriteString(l.Text + "\n")
+	}
+	return b.String()
+}
+
+// patience is for what takes a second or two on a machine that is not busy.
+const patience = 40 * time.Second
+
+// eventually waits for something to be seen.
+func (c *collector) eventually(holds func() bool, what string, args ...any) {
+	c.t.Helper()
+	otlpsink.Eventually(c.t, patience, holds, what, args...)
+}
+
+// await waits until the last value of a metric is the one given.
+func (c *collector) await(value float64, metric string, match ...otlpsink.Match) {
+	c.t.Helper()
+	match = append(match, otlpsink.Metric(metric))
+	c.eventually(func() bool { return c.Points(match...).LastIs(value) }, "%s is %v", metric, value)
+}
+
+// awaitState waits until the server, or a model of a router, is in a state.
+func (c *collector) awaitState(state string, match ...otlpsink.Match) {
+	c.t.Helper()
+	c.eventually(func() bool { return c.state(match...) == state }, "the state is %s", state)
+}
+
+// state is the last state of a server; "" before the first.
+func (c *collector) state(match ...otlpsink.Match) string {
+	var state string
+	var at time.Time
+	for _, p := range c.Points(append(match, otlpsink.Metric("llamacpp.server.status"))...) {
+		if p.Value == 1 && !p.Time.Before(at) {
+			state, at = p.Attributes["llamacpp.server.state"], p.Time
+		}
+	}
+	return state
+}
+
+// awaitScrapes waits until the server has been looked at n more times.
+func (c *collector) awaitScrapes(n int, match ...otlpsink.Match) {
+	c.t.Helper()
+	match = append(match, inState("ok"))
+	before := len(c.Points(match...))
+	c.eventually(func() bool { return len(c.Points(match...)) >= before+n }, "the server is looked at %d more times", n)
+}
+
+// inState chooses the points that tell whether a server is in a state.
+func inState(state string) otlpsink.Match {
+	return func(p otlpsink.Point) bool {
+		return p.Metric == "llamacpp.server.status" && p.Attributes["llamacpp.server.state"] == state
+	}
+}
+
+// slots chooses the points that tell how many slots are in a state.
+func slots(state string) otlpsink.Match {
+	return func(p otlpsink.Point) bool {
+		return p.Metric == "llamacpp.slots" && p.Attributes["llamacpp.slot.state"] == state
+	}
+}
