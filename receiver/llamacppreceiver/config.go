@@ -73,8 +73,10 @@ func newDefaultConfig() *Config {
 	client.Endpoint = defaultEndpoint
 	client.Timeout = defaultTimeout
 	// An idle connection holds one of the server's few HTTP threads.
-	client.MaxIdleConns = 1
-	client.MaxIdleConnsPerHost = 1
+	keepalive := confighttp.NewDefaultKeepaliveClientConfig()
+	keepalive.MaxIdleConns = 1
+	keepalive.MaxIdleConnsPerHost = 1
+	client.Keepalive = configoptional.Some(keepalive)
 	return &Config{
 		ClientConfig:       client,
 		MaxResponseSize:    defaultMaxResponseSize,
@@ -96,6 +98,11 @@ var (
 // Unmarshal implements confmap.Unmarshaler: a section scrapers switches off the
 // scrapers that it does not name.
 func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
+	// The Unmarshal that comes with the embedded ClientConfig lets unknown keys
+	// pass, and a misspelt scraper would silently be off.
+	if err := conf.Unmarshal(&keys{}); err != nil {
+		return err
+	}
 	if conf.IsSet("scrapers") {
 		cfg.Scrapers = ScrapersConfig{
 			Server: configoptional.Default(serverscraper.NewDefaultConfig()),
@@ -104,6 +111,23 @@ func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
 	}
 	return conf.Unmarshal(cfg)
 }
+
+// keys are those of Config, for a strict look at them alone.
+type keys struct {
+	clientKeys         `mapstructure:",squash"`
+	APIKey             any `mapstructure:"api_key"`
+	MaxResponseSize    any `mapstructure:"max_response_size"`
+	ServiceName        any `mapstructure:"service_name"`
+	ForwardUnknown     any `mapstructure:"forward_unknown"`
+	ResourceAttributes any `mapstructure:"resource_attributes"`
+	Scrapers           struct {
+		Server any `mapstructure:"server"`
+		Slots  any `mapstructure:"slots"`
+	} `mapstructure:"scrapers"`
+}
+
+// clientKeys is a ClientConfig without its methods.
+type clientKeys confighttp.ClientConfig
 
 // Validate implements confmap.Validator.
 func (cfg *Config) Validate() error {

@@ -181,8 +181,10 @@ func (s *Server) unlisten() {
 		return
 	}
 	h := s.http
+	s.ln.Close() // an error means that a socket was closed already
 	s.http, s.ln = nil, nil
-	h.Close() // an error means that a socket was closed already
+	// Close waits for the gate, which may be waiting for the lock.
+	s.serving.Go(func() { h.Close() })
 	s.connMu.Lock()
 	left := slices.Collect(maps.Keys(s.conns))
 	s.connMu.Unlock()

@@ -96,6 +96,15 @@ func (s *Scraper) forward(now, start pcommon.Timestamp, v watch.View, md pmetric
 		}
 		forwardFamily(f, now, start, metrics.AppendEmpty())
 	}
+	if found {
+		metrics.RemoveIf(hasNoPoint)
+	}
+}
+
+// hasNoPoint tells whether a metric is empty because no value was a number.
+func hasNoPoint(m pmetric.Metric) bool {
+	return m.Type() == pmetric.MetricTypeGauge && m.Gauge().DataPoints().Len() == 0 ||
+		m.Type() == pmetric.MetricTypeSum && m.Sum().DataPoints().Len() == 0
 }
 
 func (s *Scraper) metricsOf(md pmetric.Metrics, v watch.View) pmetric.MetricSlice {

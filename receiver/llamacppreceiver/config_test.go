@@ -1,0 +1,114 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacppreceiver
+
+import (
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/confmaptest"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
+)
+
+func load(t *testing.T, id string) *Config {
+	t.Helper()
+	all, err := confmaptest.LoadConf(filepath.Join("testdata", "config.yaml"))
+	require.NoError(t, err)
+	sub, err := all.Sub(id)
+	require.NoError(t, err)
+	cfg := newDefaultConfig()
+	require.NoError(t, sub.Unmarshal(cfg))
+	require.NoError(t, confmap.Validate(cfg))
+	return cfg
+}
+
+func TestConfig_EmptyRunsEverything(t *testing.T) {
+	cfg := load(t, "llamacpp")
+	assert.Equal(t, "http://localhost:8080", cfg.ClientConfig.Endpoint)
+	assert.Equal(t, 10*time.Second, cfg.ClientConfig.Timeout)
+	require.True(t, cfg.Scrapers.Server.HasValue())
+	require.True(t, cfg.Scrapers.Slots.HasValue())
+	assert.Equal(t, time.Second, cfg.Scrapers.Server.Get().ControllerConfig.CollectionInterval)
+	assert.Equal(t, 500*time.Millisecond, cfg.Scrapers.Slots.Get().ControllerConfig.CollectionInterval)
+	assert.Equal(t, slotsscraper.PollActive, cfg.Scrapers.Slots.Get().Poll)
+}
+
+func TestConfig_EverySettingIsRead(t *testing.T) {
+	cfg := load(t, "llamacpp/all")
+	assert.Equal(t, "https://gpu-1:8443/llama", cfg.ClientConfig.Endpoint)
+	assert.EqualValues(t, "secret", cfg.APIKey)
+	assert.NotContains(t, cfg.APIKey.String(), "secret")
+	assert.EqualValues(t, 1000000, cfg.MaxResponseSize)
+	assert.Equal(t, "chat", cfg.ServiceName)
+	assert.False(t, cfg.ForwardUnknown)
+	assert.True(t, cfg.ResourceAttributes.LlamacppModelPath.Enabled)
+	assert.True(t, cfg.ResourceAttributes.LlamacppModelName.Enabled)
+	server, slots := cfg.Scrapers.Server.Get(), cfg.Scrapers.Slots.Get()
+	assert.Equal(t, 5*time.Second, server.ControllerConfig.CollectionInterval)
+	assert.False(t, server.MetricsBuilderConfig.Metrics.LlamacppServerResponseDuration.Enabled)
+	assert.True(t, server.MetricsBuilderConfig.Metrics.LlamacppServerStatus.Enabled)
+	assert.Equal(t, slotsscraper.PollAlways, slots.Poll)
+	assert.True(t, slots.Metrics.LlamacppSlotTokensDecoded.Enabled)
+	assert.False(t, slots.Metrics.RequestDuration.Enabled)
+	assert.True(t, slots.Metrics.RequestPromptDuration.Enabled)
+}
+
+func TestConfig_LeavingAScraperOutTurnsItOff(t *testing.T) {
+	cfg := load(t, "llamacpp/server_only")
+	assert.True(t, cfg.Scrapers.Server.HasValue())
+	assert.False(t, cfg.Scrapers.Slots.HasValue())
+	cfg = load(t, "llamacpp/slots_only")
+	assert.False(t, cfg.Scrapers.Server.HasValue())
+	assert.True(t, cfg.Scrapers.Slots.HasValue())
+}
+
+func TestConfig_WrongSettingsNameTheCure(t *testing.T) {
+	type m = map[string]any
+	for want, in := range map[string]m{
+		`endpoint: scheme "localhost": want http://host:port`: {"endpoint": "localhost:8080"},
+		"endpoint is empty":                              {"endpoint": ""},
+		"timeout: must be positive":                      {"timeout": "0s"},
+		"compression: not supported":                     {"compression": "gzip"},
+		"max_response_size: must be positive":            {"max_response_size": 0},
+		"api_key and auth: both would set":               {"api_key": "k", "auth": m{"authenticator": "bearertokenauth"}},
+		"api_key and headers: both would set":            {"api_key": "k", "headers": m{"Authorization": "x"}},
+		"api_key: has a line break":                      {"api_key": "k\n"},
+		"service_name: must not be empty":                {"service_name": ""},
+		"scrapers: names none":                           {"scrapers": m{}},
+		`"poll": "sometimes": want "active" or "always"`: {"scrapers": m{"slots": m{"poll": "sometimes"}}},
+		`"collection_interval": requires positive value`: {"scrapers": m{"server": m{"collection_interval": "0s"}}},
+		"has invalid keys: gpus":                         {"scrapers": m{"gpus": m{}}},
+		"has invalid keys: api_kye":                      {"api_kye": "k"},
+		"has invalid keys: llamacpp.slot.tokens":         {"scrapers": m{"slots": m{"metrics": m{"llamacpp.slot.tokens": m{"enabled": true}}}}},
+	} {
+		t.Run(want, func(t *testing.T) {
+			cfg := newDefaultConfig()
+			err := confmap.NewFromStringMap(in).Unmarshal(cfg)
+			if err == nil {
+				err = confmap.Validate(cfg)
+			}
+			assert.ErrorContains(t, err, want)
+		})
+	}
+}
+
+// A setting that is missed in keys would be refused.
+func TestConfig_StrictLookKnowsEverySetting(t *testing.T) {
+	of := func(v any) (names []string) {
+		for f := range reflect.TypeOf(v).Fields() {
+			if name := f.Tag.Get("mapstructure"); name != ",squash" {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	assert.ElementsMatch(t, of(Config{}), of(keys{}))
+	assert.ElementsMatch(t, of(ScrapersConfig{}), of(keys{}.Scrapers))
+}
