@@ -133,8 +133,9 @@ func (ps Points) Total() float64 {
 }
 
 // Faults says where counters do not behave as counters: where one goes back
-// without a new start time, a start time goes back or lies after its point, or a
-// series has two points for one time.
+// without a new start time; where a start time goes back, lies after its point or
+// before the last point of what counted earlier; where a series has two points
+// for one time.
 func (ps Points) Faults() []string {
 	var faults []string
 	for series, points := range ps.series() {
@@ -162,6 +163,8 @@ func (ps Points) Faults() []string {
 				say("start went back from %s", clock(before.Start))
 			case p.Start.Equal(before.Start) && p.Value < before.Value:
 				say("went back from %v to %v", before.Value, p.Value)
+			case p.Start.After(before.Start) && p.Start.Before(before.Time):
+				say("started again at a time of the series before, which has a point at %s", clock(before.Time))
 			}
 		}
 	}

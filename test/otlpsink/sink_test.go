@@ -85,14 +85,15 @@ func TestPoints_FaultsOfCounters(t *testing.T) {
 		start, at int
 		value     int64
 	}{
-		"went back from 7 to 6": {0, 2, 6},
-		"start went back":       {-1, 2, 8},
-		"start after the point": {3, 2, 0},
-		"not later than":        {0, 1, 7},
+		"went back from 7 to 6": {0, 3, 6},
+		"start went back":       {-1, 3, 8},
+		"start after the point": {4, 3, 0},
+		"started again":         {1, 3, 0},
+		"not later than":        {0, 2, 7},
 	} {
 		t.Run(want, func(t *testing.T) {
 			s := Start(t)
-			export(t, s, 0, 1, 7)
+			export(t, s, 0, 2, 7)
 			export(t, s, last.start, last.at, last.value)
 			faults := s.Points().Faults()
 			require.Len(t, faults, 1)
