@@ -86,11 +86,11 @@ func (r *llamacppReceiver) addControllers() error {
 	if err != nil {
 		return err
 	}
-	phase := phase(r.cfg.ClientConfig.Endpoint)
+	delay := phase(r.cfg.ClientConfig.Endpoint)
 	if cfg := r.cfg.Scrapers.Server.Get(); cfg != nil {
 		s := serverscraper.New(cfg, r.set, r.server, resource.of, r.cfg.ForwardUnknown)
 		c := cfg.ControllerConfig
-		c.InitialDelay += offset(phase, c.CollectionInterval)
+		c.InitialDelay += delay % c.CollectionInterval
 		if err := r.addController("server", c, s.Scrape); err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (r *llamacppReceiver) addControllers() error {
 	if cfg := r.cfg.Scrapers.Slots.Get(); cfg != nil {
 		s := slotsscraper.New(cfg, r.set, r.server, resource.of)
 		c := cfg.ControllerConfig
-		c.InitialDelay += offset(phase, c.CollectionInterval) + afterServer
+		c.InitialDelay += delay%c.CollectionInterval + afterServer
 		if err := r.addController("slots", c, s.Scrape); err != nil {
 			return err
 		}
@@ -126,18 +126,13 @@ func (r *llamacppReceiver) addController(name string, cfg scraperhelper.Controll
 // few requests end in between.
 const afterServer = 10 * time.Millisecond
 
-// phase is a number in [0, 1) that spreads the clocks of many servers, so that
-// they do not all tick at once.
-func phase(endpoint string) float64 {
+// phase is a part of a second that spreads the clocks of many servers, so that
+// they do not all tick at once. Taken modulo an interval, all intervals that
+// divide a second tick at the same moment.
+func phase(endpoint string) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(endpoint))
-	return float64(h.Sum32()) / (1 << 32)
-}
-
-// offset is where in the interval the clock ticks. It is the same moment for all
-// intervals that divide a second, and comes within the first one.
-func offset(phase float64, interval time.Duration) time.Duration {
-	return time.Duration(phase*float64(time.Second)) % interval
+	return time.Duration(h.Sum32()) % time.Second
 }
 
 // withoutRepeats drops the line that scraperhelper logs at every scrape that
