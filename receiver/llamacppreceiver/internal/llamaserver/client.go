@@ -81,6 +81,13 @@ func ParseBase(base string) (*url.URL, error) {
 	return u, nil
 }
 
+// Address is the base URL without credentials.
+func (c *Client) Address() string {
+	shown := c.base
+	shown.User = nil
+	return shown.String()
+}
+
 // Dials counts the connections opened so far. As long as it does not change,
 // all answers came over a connection that existed before, and so from the same
 // process where the server is reached directly: a connection does not outlive

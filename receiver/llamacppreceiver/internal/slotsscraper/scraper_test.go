@@ -321,7 +321,7 @@ func TestScrape_UnloadedModelIsForgotten(t *testing.T) {
 func TestScrape_RecordedTimelineOfTheRealServer(t *testing.T) {
 	file, err := os.Open(filepath.Join("..", "llamaserver", "testdata", "recorded", "timeline", "prompt_generate_cancel.jsonl"))
 	require.NoError(t, err)
-	defer file.Close()
+	defer func() { assert.NoError(t, file.Close()) }()
 	f := newFixture(NewDefaultConfig())
 	var lastDecoded, lastProcessed float64
 	var last map[string]json.Number

@@ -82,7 +82,7 @@ type Server struct {
 // timeout.
 func New(client *llamaserver.Client, timeout time.Duration, log *zap.Logger) *Server {
 	s := &Server{
-		client: client, log: log, timeout: timeout,
+		client: client, log: log.With(zap.String("endpoint", client.Address())), timeout: timeout,
 		line:     make(chan struct{}, 1),
 		children: map[string]*target{},
 		failing:  map[string]llamaserver.Reason{},
@@ -383,9 +383,9 @@ func (s *Server) settle(v View) {
 	}
 	switch v.State {
 	case OK, Sleeping, Loading:
-		s.log.Info("llama-server", fields...)
+		s.log.Info("llama-server is "+v.State.String(), fields...)
 	default:
-		s.log.Warn("llama-server", append(fields, zap.Error(v.Err))...)
+		s.log.Warn("llama-server is "+v.State.String(), append(fields, zap.Error(v.Err))...)
 	}
 }
 

@@ -213,7 +213,7 @@ func TestLook_OneStallOfEverythingIsNoise(t *testing.T) {
 	}
 	f.sim.ClearFault("")
 	f.until(t, OK)
-	assert.Len(t, f.said("llama-server"), 1, "the line of the start")
+	assert.Len(t, f.said("llama-server is"), 1, "the line of the start")
 }
 
 func TestLook_LoadingThenOK(t *testing.T) {
