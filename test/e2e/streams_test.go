@@ -76,6 +76,7 @@ func TestStreams_LiveCountAndExactTotals(t *testing.T) {
 			checkLive(t, c, users)
 			assert.Zero(t, c.Points(otlpsink.Metric("llamacpp.requests.deferred")).Max())
 			c.await(float64(n), "llamacpp.requests.observed")
+			c.await(float64(n), "llamacpp.request.duration")
 		})
 	}
 }
@@ -119,11 +120,11 @@ func TestStreams_ShortOnesAreCountedToo(t *testing.T) {
 }
 
 func TestLongPrompt_ProgressIsSeenBeforeItIsDone(t *testing.T) {
-	s := llamatest.Start(t, llamatest.Options{Model: slow, Args: []string{"-b", "128"}})
-	c := watch(t, s.URL(), "scrapers: {server: , slots: {collection_interval: 200ms}}")
+	s := llamatest.Start(t, llamatest.Options{Model: slow, Context: 4 * 4096, Args: []string{"-b", "128"}})
+	c := watch(t, s.URL())
 	c.awaitState("ok")
 	users := clientsOf(t, s)
-	users.start(llamatest.Request{PromptWords: 1600, MaxTokens: 150, Stream: true})
+	users.start(llamatest.Request{PromptWords: 2000, MaxTokens: 400, Stream: true})
 	processed := otlpsink.Metric("llamacpp.slots.tokens.processed")
 	c.eventually(func() bool { return c.Points(processed).Max() > 0 }, "the prompt makes progress")
 	assert.Zero(t, users.received(time.Now()), "before the first token")
@@ -137,9 +138,9 @@ func TestLongPrompt_ProgressIsSeenBeforeItIsDone(t *testing.T) {
 	for _, p := range c.Points(processed) {
 		steps[p.Value] = true
 	}
-	assert.Greater(t, len(steps), 3, "batch by batch: %v", steps)
+	assert.Greater(t, len(steps), 2, "batch by batch: %v", steps)
 	assert.Greater(t, c.Points(otlpsink.Metric("llamacpp.context.usage")).Max(), 1000.0, "in tokens")
-	c.await(1601, "llamacpp.slots.tokens.processed")
+	c.await(2001, "llamacpp.slots.tokens.processed")
 	c.await(1, "llamacpp.request.prompt.duration")
 	c.await(1, "llamacpp.request.duration")
 }
