@@ -49,14 +49,13 @@ func clientsOf(t testing.TB, s *llamatest.Server) *clients {
 }
 
 // send makes a request and waits for its end.
-func (c *clients) send(q llamatest.Request) llamatest.Result {
+func (c *clients) send(q llamatest.Request) {
 	c.t.Helper()
 	r, err := c.client.Complete(c.t.Context(), q)
 	require.NoError(c.t, err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.results = append(c.results, r)
-	return r
 }
 
 // start makes a request without waiting for its end.
