@@ -149,8 +149,10 @@ func (cfg *Config) Validate() error {
 	if cfg.APIKey != "" && cfg.ClientConfig.Auth.HasValue() {
 		errs = append(errs, errors.New("api_key and auth: both would set the Authorization header; keep one of them"))
 	}
-	if _, ok := cfg.ClientConfig.Headers.Get("Authorization"); ok && cfg.APIKey != "" {
-		errs = append(errs, errors.New("api_key and headers: both would set the Authorization header; keep one of them"))
+	for name := range cfg.ClientConfig.Headers.Iter {
+		if cfg.APIKey != "" && strings.EqualFold(name, "Authorization") {
+			errs = append(errs, errors.New("api_key and headers: both would set the Authorization header; keep one of them"))
+		}
 	}
 	if strings.ContainsAny(string(cfg.APIKey), "\r\n") {
 		errs = append(errs, errors.New("api_key: has a line break in it; cut it off where the key is read from"))

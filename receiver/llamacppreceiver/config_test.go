@@ -78,7 +78,7 @@ func TestConfig_WrongSettingsNameTheCure(t *testing.T) {
 		"compression: not supported":                     {"compression": "gzip"},
 		"max_response_size: must be positive":            {"max_response_size": 0},
 		"api_key and auth: both would set":               {"api_key": "k", "auth": m{"authenticator": "bearertokenauth"}},
-		"api_key and headers: both would set":            {"api_key": "k", "headers": m{"Authorization": "x"}},
+		"api_key and headers: both would set":            {"api_key": "k", "headers": m{"authorization": "x"}},
 		"api_key: has a line break":                      {"api_key": "k\n"},
 		"service_name: must not be empty":                {"service_name": ""},
 		"scrapers: names none":                           {"scrapers": m{}},
