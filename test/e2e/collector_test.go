@@ -198,7 +198,7 @@ func (c *collector) text() string {
 }
 
 // patience is for what takes a second or two on a machine that is not busy.
-const patience = 40 * time.Second
+const patience = 90 * time.Second
 
 // eventually waits for something to be seen.
 func (c *collector) eventually(holds func() bool, what string, args ...any) {

@@ -145,12 +145,13 @@ func TestNoMetrics_SaysSoOnce(t *testing.T) {
 
 func TestNoMetrics_SlotsAreReadOnRequest(t *testing.T) {
 	s := llamatest.Start(t, llamatest.Options{NoMetrics: true, Model: slow})
-	c := watch(t, s.URL(), "scrapers: {server: , slots: {poll: always}}")
+	c := watch(t, s.URL(), "scrapers: {server: , slots: {poll: always, collection_interval: 250ms}}")
 	c.awaitState("ok")
 	c.await(4, "llamacpp.slots", slots("idle"))
 
 	users := clientsOf(t, s)
-	users.start(llamatest.Request{PromptWords: 5, MaxTokens: 400, Stream: true})
+	users.start(llamatest.Request{PromptWords: 400, MaxTokens: 400, Stream: true})
+	c.eventually(func() bool { return c.Points(slots("prompt")).Max() == 1 }, "a slot works on a prompt")
 	c.eventually(func() bool { return c.Points(slots("generating")).Max() == 1 }, "a slot generates")
 	c.eventually(func() bool { return users.finished() == 1 }, "the stream ends")
 	c.await(4, "llamacpp.slots", slots("idle"))
@@ -158,6 +159,10 @@ func TestNoMetrics_SlotsAreReadOnRequest(t *testing.T) {
 	decoded := c.Points(otlpsink.Metric("llamacpp.slots.tokens.decoded")).Max()
 	assert.Positive(t, decoded)
 	assert.LessOrEqual(t, decoded, 400.0, "an estimate from below")
+	// How long requests took can only be told where no reading is missed.
+	c.await(1, "llamacpp.requests.observed")
+	c.await(1, "llamacpp.request.duration")
+	c.await(1, "llamacpp.request.prompt.duration")
 	assert.Len(t, c.lines("llamacpp", "start llama-server with --metrics"), 1)
 	assert.Len(t, c.complaints("llamacpp"), 1)
 }

@@ -76,14 +76,13 @@ func TestStreams_LiveCountAndExactTotals(t *testing.T) {
 			checkLive(t, c, users)
 			assert.Zero(t, c.Points(otlpsink.Metric("llamacpp.requests.deferred")).Max())
 			c.await(float64(n), "llamacpp.requests.observed")
-			c.await(float64(n), "llamacpp.request.duration")
 		})
 	}
 }
 
 func TestStreams_MoreThanSlotsWaitInTheQueue(t *testing.T) {
-	// Each stream holds one of the server's HTTP threads, some 8 by default:
-	// more requests than that do not even get into the queue.
+	// Each stream holds one of the server's HTTP threads: with the default number
+	// of some 8 the others do not get into the queue at once.
 	s := llamatest.Start(t, llamatest.Options{Model: slow, Args: []string{"--threads-http", "32"}})
 	c := watch(t, s.URL())
 	c.awaitState("ok")
@@ -124,7 +123,7 @@ func TestLongPrompt_ProgressIsSeenBeforeItIsDone(t *testing.T) {
 	c := watch(t, s.URL())
 	c.awaitState("ok")
 	users := clientsOf(t, s)
-	users.start(llamatest.Request{PromptWords: 2000, MaxTokens: 400, Stream: true})
+	users.start(llamatest.Request{PromptWords: 2000, MaxTokens: 30, Stream: true})
 	processed := otlpsink.Metric("llamacpp.slots.tokens.processed")
 	c.eventually(func() bool { return c.Points(processed).Max() > 0 }, "the prompt makes progress")
 	assert.Zero(t, users.received(time.Now()), "before the first token")
@@ -141,8 +140,6 @@ func TestLongPrompt_ProgressIsSeenBeforeItIsDone(t *testing.T) {
 	assert.Greater(t, len(steps), 2, "batch by batch: %v", steps)
 	assert.Greater(t, c.Points(otlpsink.Metric("llamacpp.context.usage")).Max(), 1000.0, "in tokens")
 	c.await(2001, "llamacpp.slots.tokens.processed")
-	c.await(1, "llamacpp.request.prompt.duration")
-	c.await(1, "llamacpp.request.duration")
 }
 
 func TestCancelledStream_CountsAsFarAsTheServerCounts(t *testing.T) {
