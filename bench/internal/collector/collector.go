@@ -1,0 +1,171 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package collector runs the built distribution as a process of its own.
+package collector
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/template"
+	"time"
+)
+
+// Config is what the collector is to do.
+type Config struct {
+	Servers []string // base URLs, each watched by a receiver at the default clocks
+	// OTLP is the base URL to export to over HTTP, in batches of a second. Where
+	// it is empty, all is dropped by the debug exporter.
+	OTLP string
+}
+
+var text = template.Must(template.New("").Parse(`
+receivers:
+{{- range $i, $url := .Servers}}
+  llamacpp/{{$i}}: {endpoint: "{{$url}}"}
+{{- end}}
+processors:
+  memory_limiter: {check_interval: 1s, limit_mib: 1000, spike_limit_mib: 200}
+exporters:
+{{- if .OTLP}}
+  otlp_http:
+    endpoint: {{.OTLP}}
+    sending_queue: {sizer: items, queue_size: 1000000, batch: {flush_timeout: 1s, min_size: 10000}}
+{{- else}}
+  debug: {verbosity: basic, sampling_initial: 1, sampling_thereafter: 1000000}
+{{- end}}
+extensions:
+  pprof: {endpoint: "{{.PProf}}"}
+service:
+  extensions: [pprof]
+  pipelines:
+    metrics:
+      receivers: [{{range $i, $url := .Servers}}{{if $i}}, {{end}}llamacpp/{{$i}}{{end}}]
+      processors: [memory_limiter]
+      exporters: [{{if .OTLP}}otlp_http{{else}}debug{{end}}]
+  telemetry:
+    metrics:
+      readers: [pull: {exporter: {prometheus: {host: 127.0.0.1, port: {{.Telemetry}}}}}]
+`))
+
+// Collector is a running collector.
+type Collector struct {
+	PID int
+
+	cmd    *exec.Cmd
+	dir    string
+	log    *bytes.Buffer
+	pprof  string
+	exited chan struct{}
+}
+
+// Start starts the binary and waits until it runs.
+func Start(binary string, c Config) (_ *Collector, err error) {
+	col := &Collector{log: &bytes.Buffer{}, exited: make(chan struct{})}
+	if col.dir, err = os.MkdirTemp("", "bench-"); err != nil {
+		return nil, err
+	}
+	var ports [2]int
+	for i := range ports {
+		if ports[i], err = freePort(); err != nil {
+			return nil, err
+		}
+	}
+	col.pprof = fmt.Sprintf("127.0.0.1:%d", ports[0])
+	var b bytes.Buffer
+	if err := text.Execute(&b, struct {
+		Config
+		PProf     string
+		Telemetry int
+	}{c, col.pprof, ports[1]}); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(col.dir, "config.yaml")
+	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+		return nil, err
+	}
+	col.cmd = exec.Command(binary, "--config", path)
+	col.cmd.Stdout, col.cmd.Stderr = col.log, col.log
+	if err := col.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%w: build it first: make build", err)
+	}
+	col.PID = col.cmd.Process.Pid
+	go func() {
+		_ = col.cmd.Wait() // how it ended does not matter: it was told to, or the log says why
+		close(col.exited)
+	}()
+	for {
+		if col.Profile("cmdline", os.DevNull) == nil {
+			return col, nil
+		}
+		select {
+		case <-col.exited:
+			return nil, fmt.Errorf("the collector ended at its start:\n%s", col.log)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Stop ends the collector.
+func (c *Collector) Stop() error {
+	err := c.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-c.exited:
+	case <-time.After(30 * time.Second):
+		err = errors.Join(err, errors.New("the collector does not end"), c.cmd.Process.Kill())
+		<-c.exited
+	}
+	return errors.Join(err, os.RemoveAll(c.dir))
+}
+
+// Signal sends the process a signal.
+func (c *Collector) Signal(s os.Signal) error { return c.cmd.Process.Signal(s) }
+
+// Warnings are the lines of the log above level info. Only for a collector
+// that has ended.
+func (c *Collector) Warnings() []string {
+	var out []string
+	for line := range strings.Lines(c.log.String()) {
+		if strings.Contains(line, "\twarn\t") || strings.Contains(line, "\terror\t") {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// Profile writes a profile of the collector to a file: "heap", or
+// "profile?seconds=10" for CPU time.
+func (c *Collector) Profile(what, file string) error {
+	q, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+c.pprof+"/debug/pprof/"+what, http.NoBody)
+	if err != nil {
+		return err
+	}
+	r, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	_, err = f.ReadFrom(r.Body)
+	return errors.Join(err, f.Close())
+}
+
+func freePort() (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
