@@ -47,7 +47,7 @@ func whole(r func(*metadata.MetricsBuilder, pcommon.Timestamp, int64)) record {
 	return func(mb *metadata.MetricsBuilder, now pcommon.Timestamp, v float64) { r(mb, now, int64(v)) }
 }
 
-func (s *Scraper) recordFamilies(now pcommon.Timestamp, v watch.View) {
+func (s *Scraper) recordFamilies(now pcommon.Timestamp, v watch.View, of *series) {
 	for name, record := range families {
 		if record == nil {
 			continue
@@ -59,9 +59,8 @@ func (s *Scraper) recordFamilies(now pcommon.Timestamp, v watch.View) {
 	drafted, ok1 := v.Snapshot.Value("spec_decode_num_draft_tokens_total")
 	accepted, ok2 := v.Snapshot.Value("spec_decode_num_accepted_tokens_total")
 	if ok1 && ok2 {
-		c := s.rejected[v.Model].raise(v.Snapshot.Process, int64(drafted-accepted))
-		s.rejected[v.Model] = c
-		s.mb.RecordLlamacppSpeculativeTokensDataPoint(now, c.value, metadata.AttributeLlamacppSpeculativeOutcomeRejected)
+		of.rejected.raise(v.Snapshot.Process, int64(drafted-accepted))
+		s.mb.RecordLlamacppSpeculativeTokensDataPoint(now, of.rejected.value, metadata.AttributeLlamacppSpeculativeOutcomeRejected)
 	}
 }
 
@@ -72,11 +71,11 @@ type heldCounter struct {
 	value   int64
 }
 
-func (c heldCounter) raise(process int, value int64) heldCounter {
+func (c *heldCounter) raise(process int, value int64) {
 	if c.process != process {
-		return heldCounter{process, max(value, 0)}
+		*c = heldCounter{process: process}
 	}
-	return heldCounter{process, max(c.value, value)}
+	c.value = max(c.value, value)
 }
 
 // forward adds the families that are not in the catalogue to the one resource

@@ -32,7 +32,13 @@ type Scraper struct {
 	forwardUnknown bool
 	mb             *metadata.MetricsBuilder
 	scope          pcommon.InstrumentationScope
-	rejected       map[string]heldCounter // speculative tokens, by model
+	series         map[string]*series // by model
+}
+
+// series is what is remembered of one server, or model, from scrape to scrape.
+type series struct {
+	stream   watch.Stream
+	rejected heldCounter // speculative tokens
 }
 
 // New returns a scraper of the server. forwardUnknown passes on the families
@@ -47,14 +53,14 @@ func New(cfg *Config, set receiver.Settings, server Server, resource Resource, f
 		forwardUnknown: forwardUnknown,
 		mb:             metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, set),
 		scope:          scope,
-		rejected:       map[string]heldCounter{},
+		series:         map[string]*series{},
 	}
 }
 
 // Scrape looks at the server once. What could not be read is a partial error
 // beside the metrics of the rest.
 func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
-	now := pcommon.NewTimestampFromTime(time.Now())
+	now := time.Now()
 	o, ok := s.server.Look(ctx, s.interval)
 	out := pmetric.NewMetrics()
 	if !ok {
@@ -62,7 +68,7 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	}
 	var errs error
 	failed := 0
-	s.recordModels(now, o.Models)
+	s.recordModels(pcommon.NewTimestampFromTime(now), o.Models)
 	for _, v := range append([]watch.View{o.Server}, o.Children...) {
 		if v.Err != nil {
 			errs = multierr.Append(errs, v.Err)
@@ -70,9 +76,9 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 		}
 		s.emit(now, v, out)
 	}
-	for model := range s.rejected {
+	for model := range s.series {
 		if !present(o, model) {
-			delete(s.rejected, model)
+			delete(s.series, model)
 		}
 	}
 	if errs != nil {
@@ -94,11 +100,14 @@ func present(o watch.Observation, model string) bool {
 }
 
 // emit adds all metrics of one view, and so of one resource.
-func (s *Scraper) emit(now pcommon.Timestamp, v watch.View, out pmetric.Metrics) {
-	start := now
-	if v.Snapshot != nil {
-		start = min(pcommon.NewTimestampFromTime(v.Snapshot.Since), now)
+func (s *Scraper) emit(at time.Time, v watch.View, out pmetric.Metrics) {
+	of := s.series[v.Model]
+	if of == nil {
+		of = &series{}
+		s.series[v.Model] = of
 	}
+	now := pcommon.NewTimestampFromTime(at)
+	start := pcommon.NewTimestampFromTime(of.stream.At(at, v.Snapshot))
 	s.mb.Reset(metadata.WithStartTime(start))
 
 	s.recordState(now, v.State)
@@ -114,7 +123,7 @@ func (s *Scraper) emit(now pcommon.Timestamp, v watch.View, out pmetric.Metrics)
 		}
 	}
 	if v.Snapshot != nil {
-		s.recordFamilies(now, v)
+		s.recordFamilies(now, v, of)
 	}
 	md := s.mb.Emit(metadata.WithResource(s.resource(v.Model, v.Props)))
 	if v.Snapshot != nil && s.forwardUnknown {

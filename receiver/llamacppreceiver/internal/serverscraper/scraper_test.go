@@ -64,7 +64,7 @@ func snapshot(t *testing.T, text []byte) *watch.Snapshot {
 	t.Helper()
 	m, err := llamaserver.ParseMetrics(text)
 	require.NoError(t, err)
-	return &watch.Snapshot{Metrics: m, Process: 1, Since: time.Now().Add(-time.Minute), Began: time.Now(), Ended: time.Now()}
+	return &watch.Snapshot{Metrics: m, Process: 1, Began: time.Now(), Ended: time.Now()}
 }
 
 func props(t *testing.T, name string) *llamaserver.Props {
@@ -212,12 +212,22 @@ func TestScrape_RejectedTokensDoNotGoBackWhenPrintedNumbersAreRounded(t *testing
 }
 
 func TestScrape_StartTimeIsTheProcesss(t *testing.T) {
-	s := snapshot(t, recorded(t, "idle/metrics_after"))
-	all, err := scrapes(t, NewDefaultConfig(), true, watch.Observation{Server: watch.View{State: watch.OK, Snapshot: s}})
+	view := func(process int, since time.Time) watch.Observation {
+		s := snapshot(t, recorded(t, "idle/metrics_after"))
+		s.Process, s.Since = process, since
+		return watch.Observation{Server: watch.View{State: watch.OK, Snapshot: s}}
+	}
+	down := watch.Observation{Server: watch.View{State: watch.Unreachable}}
+	all, err := scrapes(t, NewDefaultConfig(), true, view(1, time.Time{}), view(1, time.Time{}), down, view(2, time.Now().Add(-time.Hour)))
 	require.NoError(t, err)
-	p := find(t, all[0], "llamacpp.tokens.predicted", "")
-	assert.Equal(t, pcommon.NewTimestampFromTime(s.Since), p.StartTimestamp())
-	assert.Greater(t, p.Timestamp(), p.StartTimestamp())
+	first := find(t, all[0], "llamacpp.tokens.predicted", "")
+	assert.Equal(t, first.Timestamp(), first.StartTimestamp(), "nobody knows when it started")
+	again := find(t, all[1], "llamacpp.tokens.predicted", "")
+	assert.Equal(t, first.StartTimestamp(), again.StartTimestamp())
+	between := find(t, all[2], "llamacpp.server.status", "unreachable")
+	assert.Equal(t, first.StartTimestamp(), between.StartTimestamp())
+	next := find(t, all[3], "llamacpp.tokens.predicted", "")
+	assert.Equal(t, between.Timestamp(), next.StartTimestamp(), "not before the last point of the process before")
 }
 
 // find returns the point of a sum that has an attribute of the value.

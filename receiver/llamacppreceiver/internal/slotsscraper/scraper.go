@@ -40,7 +40,7 @@ type Scraper struct {
 
 // tracker is what is remembered of one server, or model, from look to look.
 type tracker struct {
-	start     time.Time       // of all counters: they restart with the server
+	stream    watch.Stream
 	snapshot  *watch.Snapshot // the last one taken in; nil without /metrics
 	decoded   livecount.Counter
 	processed livecount.Counter
@@ -80,7 +80,7 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 		}
 		t := s.trackers[v.Model]
 		if t == nil {
-			t = &tracker{start: now, requests: newRequests()}
+			t = &tracker{requests: newRequests()}
 			s.trackers[v.Model] = t
 		}
 		t.takeIn(now, v, 3*interval)
@@ -130,9 +130,10 @@ func hasModel(views []watch.SlotsView, model string) bool {
 func (t *tracker) takeIn(now time.Time, v watch.SlotsView, gap time.Duration) {
 	switch s := v.Snapshot; {
 	case s == nil && t.snapshot != nil && v.NoMetrics:
-		t.restart(now)
+		t.restart()
+		t.stream.Restart(now)
 	case s != nil && (t.snapshot == nil || t.snapshot.Process != s.Process):
-		t.restart(s.Since)
+		t.restart()
 	}
 	if p := v.Props; p != nil && p.Slots > 0 {
 		t.slots = int64(p.Slots)
@@ -174,8 +175,8 @@ func (t *tracker) takeIn(now time.Time, v watch.SlotsView, gap time.Duration) {
 }
 
 // restart begins anew, for another process of the server.
-func (t *tracker) restart(start time.Time) {
-	t.start, t.snapshot = start, nil
+func (t *tracker) restart() {
+	t.snapshot = nil
 	t.decoded.Reset()
 	t.processed.Reset()
 	t.requests = newRequests()
@@ -189,8 +190,8 @@ func total(c *livecount.Counter, s *watch.Snapshot, name string) {
 
 func (s *Scraper) emit(at time.Time, t *tracker, v watch.SlotsView, out pmetric.Metrics) {
 	now := pcommon.NewTimestampFromTime(at)
-	startTime := min(pcommon.NewTimestampFromTime(t.start), now)
-	s.mb.Reset(metadata.WithStartTime(startTime))
+	start := pcommon.NewTimestampFromTime(t.stream.At(at, t.snapshot))
+	s.mb.Reset(metadata.WithStartTime(start))
 	if t.snapshot != nil || v.Reading != nil {
 		s.mb.RecordLlamacppSlotsTokensDecodedDataPoint(now, t.decoded.Value())
 		s.mb.RecordLlamacppSlotsTokensProcessedDataPoint(now, t.processed.Value())
@@ -205,7 +206,7 @@ func (s *Scraper) emit(at time.Time, t *tracker, v watch.SlotsView, out pmetric.
 		s.recordSlots(now, t, nil)
 	}
 	md := s.mb.Emit(metadata.WithResource(s.resource(v.Model, v.Props)))
-	s.addHistograms(now, startTime, t, v, md)
+	s.addHistograms(now, start, t, v, md)
 	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
 }
 

@@ -75,6 +75,7 @@ type Server struct {
 	router   bool
 	self     *target
 	children map[string]*target
+	listed   time.Time                     // when the router's models were last listed
 	failing  map[string]llamaserver.Reason // what has been logged, by endpoint
 }
 
@@ -98,7 +99,7 @@ func New(client *llamaserver.Client, timeout time.Duration, log *zap.Logger) *Se
 		r.ended = time.Now()
 		return err
 	}}
-	s.self = newTarget(s, "")
+	s.self = newTarget(s, "", time.Time{})
 	return s
 }
 
@@ -243,7 +244,7 @@ func (s *Server) lookAtRouter(ctx context.Context, now, deadline time.Time) Obse
 		return o
 	}
 	o.Models = r.value
-	for _, t := range s.adopt(r.value) {
+	for _, t := range s.adopt(r.value, now) {
 		if v, ok := t.look(ctx, now, deadline); ok {
 			o.Children = append(o.Children, v)
 		}
@@ -253,7 +254,7 @@ func (s *Server) lookAtRouter(ctx context.Context, now, deadline time.Time) Obse
 
 // adopt makes the children agree with the router's list and returns those that
 // run or are starting.
-func (s *Server) adopt(models []llamaserver.Model) []*target {
+func (s *Server) adopt(models []llamaserver.Model, now time.Time) []*target {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var ts []*target
@@ -271,7 +272,7 @@ func (s *Server) adopt(models []llamaserver.Model) []*target {
 		}
 		t := s.children[m.ID]
 		if t == nil {
-			t = newTarget(s, m.ID)
+			t = newTarget(s, m.ID, s.listed)
 			s.children[m.ID] = t
 		}
 		t.settle(state)
@@ -284,6 +285,7 @@ func (s *Server) adopt(models []llamaserver.Model) []*target {
 			delete(s.failing, "/slots of "+id)
 		}
 	}
+	s.listed = now
 	return ts
 }
 

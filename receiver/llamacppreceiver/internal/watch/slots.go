@@ -100,11 +100,15 @@ func (t *target) lookAtSlots(ctx context.Context, always bool, deadline time.Tim
 	if llamaserver.ReasonOf(r.err) == llamaserver.NotLoaded {
 		return v
 	}
-	t.server.note(t.endpoint("/slots"), r.err)
 	if r.err != nil {
 		v.Err = r.err
+		if t.missed(r.err) {
+			t.server.note(t.endpoint("/slots"), r.err)
+		}
 		return v
 	}
+	t.missed(nil)
+	t.server.note(t.endpoint("/slots"), nil)
 	v.Reading = r.value
 	t.confirm(ctx, deadline, &v)
 	return v
@@ -132,4 +136,19 @@ func (t *target) confirm(ctx context.Context, deadline time.Time, v *SlotsView) 
 	if before == nil || before.Process != last.Process {
 		v.Reading = nil
 	}
+}
+
+// missed tells whether a failure is one of /slots: when no answer comes, the
+// server may have gone, which the next look at it says.
+func (t *target) missed(err error) bool {
+	const patience = 3 // reads
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch llamaserver.ReasonOf(err) {
+	case llamaserver.NoAnswer, llamaserver.Late:
+		t.misses++
+		return t.misses >= patience
+	}
+	t.misses = 0
+	return true
 }

@@ -21,9 +21,9 @@ type Snapshot struct {
 	// Process counts the processes that were seen behind the address; it
 	// changes when the server has been restarted.
 	Process int
-	// Since is a time at which the process's counters were at zero: the last
-	// read of the process before. For the first process, whose start nobody
-	// saw, it is the first read.
+	// Since is a time at which the process's counters were at zero: when the
+	// process before was last read, or a router's model was last seen unloaded.
+	// It is zero when nobody saw the process start.
 	Since time.Time
 	// Active tells whether requests run or wait, or have run since the answer
 	// before.
@@ -47,14 +47,16 @@ type target struct {
 	state      State
 	snapshot   *Snapshot // the last one
 	processes  int       // seen so far
+	absent     time.Time // when the model was last seen unloaded
+	misses     int       // reads of /slots in a row that got no answer
 	off        bool      // /metrics is switched off
 	propsValue *llamaserver.Props
 	propsRead  time.Time
 	propsFor   int // the process that they are of
 }
 
-func newTarget(s *Server, model string) *target {
-	t := &target{server: s, model: model}
+func newTarget(s *Server, model string, absent time.Time) *target {
+	t := &target{server: s, model: model, absent: absent}
 	t.metrics = call[*Snapshot]{server: s, fetch: t.fetchMetrics}
 	t.slots = call[*SlotsReading]{server: s, fetch: func(ctx context.Context, r *reading[*SlotsReading]) error {
 		slots, err := s.client.Slots(ctx, model)
@@ -82,7 +84,7 @@ func (t *target) fetchMetrics(ctx context.Context, r *reading[*Snapshot]) error 
 	if err != nil {
 		return err
 	}
-	s := &Snapshot{Metrics: m, Began: r.began, Ended: r.ended, Since: r.began, dials: t.server.client.Dials()}
+	s := &Snapshot{Metrics: m, Began: r.began, Ended: r.ended, dials: t.server.client.Dials()}
 	processing, known := m.Value("requests_processing")
 	deferred, _ := m.Value("requests_deferred")
 	s.Idle = known && processing == 0 && deferred == 0
@@ -90,6 +92,7 @@ func (t *target) fetchMetrics(ctx context.Context, r *reading[*Snapshot]) error 
 	switch before := t.snapshot; {
 	case before == nil:
 		t.processes++
+		s.Since = t.absent
 	case before.Metrics.Process != m.Process || wentBack(before.Metrics, m):
 		t.processes++
 		s.Since = before.Ended

@@ -250,7 +250,8 @@ func TestLook_RestartStartsNewCounters(t *testing.T) {
 			f.until(t, OK)
 			after := f.lookOnce(t).Server.Snapshot
 			assert.NotEqual(t, before.Process, after.Process)
-			assert.True(t, after.Since.After(before.Since))
+			assert.Zero(t, before.Since, "nobody saw the first one start")
+			assert.False(t, after.Since.IsZero())
 			assert.False(t, after.Since.After(after.Began), "the new counters were at zero when the old ones were last read")
 		})
 	}
@@ -296,6 +297,7 @@ func TestLook_RouterModelsAreWatchedAndNeverLoaded(t *testing.T) {
 	assert.Equal(t, "a", o.Children[0].Model)
 	assert.Equal(t, OK, o.Children[0].State)
 	assert.Equal(t, 4, o.Children[0].Props.Slots)
+	assert.False(t, o.Children[0].Snapshot.Since.IsZero(), "it was seen unloaded before")
 
 	views := f.LookAtSlots(t.Context(), true, time.Hour, patience)
 	require.Len(t, views, 1)
