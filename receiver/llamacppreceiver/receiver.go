@@ -96,8 +96,12 @@ func (r *llamacppReceiver) addControllers() error {
 		}
 	}
 	if cfg := r.cfg.Scrapers.Slots.Get(); cfg != nil {
-		s := slotsscraper.New(cfg, r.set, r.server, resource.of)
 		c := cfg.ControllerConfig
+		between := 2 * c.CollectionInterval // what it reads /metrics at when nobody else does
+		if server := r.cfg.Scrapers.Server.Get(); server != nil {
+			between = min(between, server.ControllerConfig.CollectionInterval)
+		}
+		s := slotsscraper.New(cfg, r.set, r.server, resource.of, between)
 		c.InitialDelay += delay%c.CollectionInterval + afterServer
 		if err := r.addController("slots", c, s.Scrape); err != nil {
 			return err

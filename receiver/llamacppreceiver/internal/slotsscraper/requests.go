@@ -8,7 +8,7 @@ import (
 
 // requests follows the requests in the slots of one process from read to read.
 // What happened between two reads is taken to have happened in the middle, so a
-// duration is right to ± the interval.
+// duration is right to ± the interval between the reads.
 type requests struct {
 	running []request
 	// seen is when the slots were last known: read, or known to be idle.
@@ -29,12 +29,12 @@ func newRequests() requests {
 	return requests{
 		total: histogram{
 			name: "llamacpp.request.duration",
-			description: "How long requests held a slot. An estimate, to ± the interval, of requests that were seen to start and to end; " +
+			description: "How long requests held a slot. An estimate, to ± the scrapers' intervals, of requests that were seen to start and to end; " +
 				"those shorter than the interval are missed.",
 		},
 		prompt: histogram{
 			name: "llamacpp.request.prompt.duration",
-			description: "How long requests held a slot before their first token. An estimate, to ± the interval, of requests that were seen to start " +
+			description: "How long requests held a slot before their first token. An estimate, to ± the scrapers' intervals, of requests that were seen to start " +
 				"and to generate; those shorter than the interval are missed.",
 		},
 	}

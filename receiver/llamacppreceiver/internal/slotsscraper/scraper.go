@@ -34,6 +34,7 @@ type Scraper struct {
 	log      *zap.Logger
 	mb       *metadata.MetricsBuilder
 	scope    pcommon.InstrumentationScope
+	gap      time.Duration       // the longest time between two looks that tells what was in between
 	trackers map[string]*tracker // by model
 	warned   bool
 }
@@ -50,8 +51,9 @@ type tracker struct {
 	buffer    []livecount.Request
 }
 
-// New returns a scraper of the server's slots.
-func New(cfg *Config, set receiver.Settings, server Server, resource Resource) *Scraper {
+// New returns a scraper of the server's slots. between is the time between two
+// reads of /metrics, by whomever, which tell when no slot is busy.
+func New(cfg *Config, set receiver.Settings, server Server, resource Resource, between time.Duration) *Scraper {
 	scope := pcommon.NewInstrumentationScope()
 	scope.SetName(metadata.ScopeName)
 	scope.SetVersion(set.BuildInfo.Version)
@@ -59,6 +61,7 @@ func New(cfg *Config, set receiver.Settings, server Server, resource Resource) *
 		server: server, resource: resource, cfg: *cfg, log: set.Logger,
 		mb:       metadata.NewMetricsBuilder(metadata.MetricsBuilderConfig{Metrics: cfg.Metrics.MetricsConfig}, set),
 		scope:    scope,
+		gap:      2 * (between + cfg.ControllerConfig.CollectionInterval), // one of each may fail
 		trackers: map[string]*tracker{},
 	}
 }
@@ -83,7 +86,7 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 			t = &tracker{requests: newRequests()}
 			s.trackers[v.Model] = t
 		}
-		t.takeIn(now, v, 3*interval)
+		t.takeIn(now, v, s.gap)
 		s.emit(now, t, v, out)
 		s.warn(v)
 	}

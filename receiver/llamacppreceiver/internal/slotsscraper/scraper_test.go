@@ -58,7 +58,7 @@ func newFixture(cfg Config) *fixture {
 	set := receivertest.NewNopSettings(receivertest.NopType)
 	set.Logger = zap.New(core)
 	s := &script{}
-	return &fixture{New(&cfg, set, s, resourceOf), s, logs}
+	return &fixture{New(&cfg, set, s, resourceOf, time.Second), s, logs}
 }
 
 func (f *fixture) scrape(t *testing.T, views ...watch.SlotsView) pmetric.Metrics {
@@ -256,6 +256,19 @@ func TestScrape_DurationsOfRequestsSeenToStartAndToEnd(t *testing.T) {
 	require.True(t, ok)
 	assert.EqualValues(t, 1, prompt.Histogram().DataPoints().At(0).Count(), "only of 7 was the prompt seen")
 	assert.InDelta(t, 1.25-0.25, prompt.Histogram().DataPoints().At(0).Sum(), 1e-6)
+}
+
+func TestScrape_RequestThatStartsBetweenTwoReadsOfMetricsIsTimed(t *testing.T) {
+	f := newFixture(NewDefaultConfig())
+	f.scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, true)})
+	running := totals(1, 1, 0, 0, false)
+	f.scrape(t, watch.SlotsView{Snapshot: running}) // /slots is late
+	f.scrape(t, watch.SlotsView{Snapshot: running, Reading: reading(1.5, busy(0, 7, 5, 1))})
+	md := f.scrape(t, watch.SlotsView{Snapshot: running, Reading: reading(2, idle(0))})
+	m, ok := metric(md, "llamacpp.request.duration")
+	require.True(t, ok)
+	assert.EqualValues(t, 1, m.Histogram().DataPoints().At(0).Count())
+	assert.InDelta(t, 1.75-0.75, m.Histogram().DataPoints().At(0).Sum(), 1e-6)
 }
 
 func TestScrape_DurationOverALongGapIsNotGuessed(t *testing.T) {
