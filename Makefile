@@ -79,7 +79,7 @@ fuzz: prerequisites ## Run every fuzz target (FUZZTIME=10s each)
 	@grep -rEo --include='*_test.go' --exclude-dir=_build '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file target; do \
 		package=$${file%/*} target=$${target#func }; \
 		echo "fuzz $$package $$target $(FUZZTIME)"; \
-		output=$$(go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" 2>&1 </dev/null) || { echo "$$output" >&2; exit 1; }; \
+		output=$$(go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$$package" 2>&1 </dev/null) || { echo "$$output" >&2; exit 1; }; \
 	done
 
 .PHONY: bench

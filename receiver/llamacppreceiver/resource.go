@@ -6,6 +6,7 @@ package llamacppreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/r
 import (
 	"net"
 	"strconv"
+	"sync"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
@@ -19,6 +20,15 @@ type resource struct {
 	service, address string
 	instance         string
 	port             int64
+
+	mu   sync.Mutex
+	made map[string]made // by model
+}
+
+// made is the resource that was made of some properties.
+type made struct {
+	props    *llamaserver.Props
+	resource pcommon.Resource
 }
 
 func newResource(cfg *Config) (*resource, error) {
@@ -39,13 +49,25 @@ func newResource(cfg *Config) (*resource, error) {
 		service:    cfg.ServiceName,
 		address:    u.Hostname(),
 		port:       n,
-		instance:   net.JoinHostPort(u.Hostname(), port) + u.Path,
+		made:       map[string]made{}, instance: net.JoinHostPort(u.Hostname(), port) + u.Path,
 	}, nil
 }
 
 // of makes the resource of the server ("") or of one of its models. props is nil
 // when nothing is known of it yet.
+// The caller must not change it.
 func (r *resource) of(model string, props *llamaserver.Props) pcommon.Resource {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m, ok := r.made[model]
+	if !ok || m.props != props {
+		m = made{props, r.make(model, props)}
+		r.made[model] = m
+	}
+	return m.resource
+}
+
+func (r *resource) make(model string, props *llamaserver.Props) pcommon.Resource {
 	rb := metadata.NewResourceBuilder(r.attributes)
 	rb.SetServiceName(r.service)
 	rb.SetServerAddress(r.address)

@@ -35,6 +35,7 @@ type Client struct {
 	maxBody int64
 	dials   atomic.Uint64
 	trace   *httptrace.ClientTrace
+	parser  metricsParser
 }
 
 // New returns a client of the server at base, an absolute http or https URL
@@ -116,7 +117,7 @@ func (c *Client) Metrics(ctx context.Context, model string) (*Metrics, error) {
 		return nil, err
 	}
 	defer a.free()
-	m, err := ParseMetrics(a.body.Bytes())
+	m, err := c.parser.parse(a.body.Bytes())
 	if err != nil {
 		return nil, a.malformed(err)
 	}

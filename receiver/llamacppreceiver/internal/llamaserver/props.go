@@ -40,7 +40,8 @@ func (p *Props) MetricsWake() bool {
 
 var errNotProps = errors.New("not the properties of a llama-server: is endpoint its address?")
 
-// ParseProps reads a body of /props: a JSON object.
+// ParseProps reads a body of /props: a JSON object. What it returns keeps nothing
+// of the rest of the body alive.
 func ParseProps(body []byte) (*Props, error) {
 	if !gjson.ValidBytes(body) {
 		return nil, errNotProps
@@ -56,13 +57,13 @@ func ParseProps(body []byte) (*Props, error) {
 		case "role":
 			p.Router = v.Str == "router"
 		case "build_info":
-			p.Build = v.Str
+			p.Build = strings.Clone(v.Str)
 		case "model_alias":
-			alias = v.Str
+			alias = strings.Clone(v.Str)
 		case "model_path":
-			p.ModelPath = v.Str
+			p.ModelPath = strings.Clone(v.Str)
 		case "model_ftype":
-			p.ModelType = v.Str
+			p.ModelType = strings.Clone(v.Str)
 		case "total_slots":
 			p.Slots = int(count(v))
 		case "default_generation_settings":
@@ -122,7 +123,7 @@ func ParseModels(body []byte) ([]Model, error) {
 	}
 	var models []Model
 	data.ForEach(func(_, v gjson.Result) bool {
-		m := Model{ID: v.Get("id").String(), State: ModelState(v.Get("status.value").String())}
+		m := Model{ID: strings.Clone(v.Get("id").String()), State: ModelState(strings.Clone(v.Get("status.value").String()))}
 		if m.State == ModelUnloaded && v.Get("status.failed").Bool() {
 			m.State = ModelFailed
 		}

@@ -109,7 +109,7 @@ func hasNoPoint(m pmetric.Metric) bool {
 func (s *Scraper) metricsOf(md pmetric.Metrics, v watch.View) pmetric.MetricSlice {
 	if md.ResourceMetrics().Len() == 0 { // every declared metric is disabled
 		rm := md.ResourceMetrics().AppendEmpty()
-		s.resource(v.Model, v.Props).MoveTo(rm.Resource())
+		s.resource(v.Model, v.Props).CopyTo(rm.Resource())
 		s.scope.CopyTo(rm.ScopeMetrics().AppendEmpty().Scope())
 	}
 	return md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()

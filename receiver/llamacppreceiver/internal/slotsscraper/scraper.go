@@ -262,7 +262,7 @@ func (s *Scraper) addHistograms(now, start pcommon.Timestamp, t *tracker, v watc
 	}
 	if md.ResourceMetrics().Len() == 0 { // every declared metric is disabled
 		rm := md.ResourceMetrics().AppendEmpty()
-		s.resource(v.Model, v.Props).MoveTo(rm.Resource())
+		s.resource(v.Model, v.Props).CopyTo(rm.Resource())
 		s.scope.CopyTo(rm.ScopeMetrics().AppendEmpty().Scope())
 	}
 	metrics := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
