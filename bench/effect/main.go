@@ -11,7 +11,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math"
+	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -87,7 +89,39 @@ func run(ctx context.Context, binary string, pairs, tokens int) (err error) {
 	fmt.Println("\nwatched / not watched:")
 	fmt.Println("speed", quartiles(speeds))
 	fmt.Println("server's CPU time per token", quartiles(cpus))
-	return nil
+	if err := col.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	metrics, err1 := read(ctx, server, "/metrics")
+	slots, err2 := read(ctx, server, "/slots")
+	fmt.Printf("\none read of /metrics costs the server %s of CPU time, one of /slots %s: %.2f %% of a core at the default clocks\n",
+		metrics, slots, (metrics+2*slots).Seconds()*100)
+	return errors.Join(err1, err2)
+}
+
+// read is what one read of an endpoint costs the server.
+func read(ctx context.Context, server *llamatest.Server, path string) (time.Duration, error) {
+	const reads = 2000
+	cpu1, err := process.CPU(server.PID)
+	if err != nil {
+		return 0, err
+	}
+	for range reads {
+		q, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL()+path, http.NoBody)
+		if err != nil {
+			return 0, err
+		}
+		r, err := http.DefaultClient.Do(q)
+		if err != nil {
+			return 0, err
+		}
+		_, err = io.Copy(io.Discard, r.Body)
+		if err := errors.Join(err, r.Body.Close()); err != nil {
+			return 0, err
+		}
+	}
+	cpu2, err := process.CPU(server.PID)
+	return (cpu2 - cpu1) / reads, err
 }
 
 func generate(ctx context.Context, server *llamatest.Server, tokens int) (cost, error) {

@@ -32,7 +32,7 @@ func usage(collector, simulator int) (used [3]float64, err error) {
 	col, err2 := process.CPU(collector)
 	sim, err3 := process.CPU(simulator)
 	self, err4 := process.Self()
-	return [3]float64{col.Seconds(), (sim + self).Seconds(), max(0, all-col-sim-self).Seconds()}, errors.Join(err1, err2, err3, err4)
+	return [3]float64{col.Seconds(), (sim + self).Seconds(), (all - col - sim - self).Seconds()}, errors.Join(err1, err2, err3, err4)
 }
 
 func median(xs []int64) int64 {

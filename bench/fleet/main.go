@@ -26,6 +26,7 @@ type options struct {
 	duration time.Duration
 	warmUp   time.Duration
 	drop     bool
+	batch    time.Duration
 	profiles string
 }
 
@@ -37,6 +38,7 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", time.Minute, "how long each fleet is measured")
 	flag.DurationVar(&o.warmUp, "warm-up", 15*time.Second, "how long the collector runs before")
 	flag.BoolVar(&o.drop, "drop", false, "drop what is scraped in the collector, instead of exporting it by OTLP: measures CPU and memory only")
+	flag.DurationVar(&o.batch, "batch", 100*time.Millisecond, "how long the exporter collects before it sends")
 	flag.StringVar(&o.profiles, "profiles", "", "`folder` for a CPU and a heap profile of the collector, taken after each measurement")
 	flag.Parse()
 	if err := run(*sizes, o); err != nil {
@@ -74,7 +76,7 @@ func measure(n int, o options, stop <-chan os.Signal) (err error) {
 	defer fleet.Stop()
 	out := newSink()
 	defer out.Close()
-	c := collector.Config{Servers: fleet.URLs}
+	c := collector.Config{Servers: fleet.URLs, Batch: o.batch}
 	if !o.drop {
 		c.OTLP = out.URL
 	}
@@ -114,7 +116,7 @@ func measure(n int, o options, stop <-chan os.Signal) (err error) {
 		return err
 	}
 	for i := range used {
-		used[i] = (used[i] - before[i]) / to.Sub(from).Seconds()
+		used[i] = max(0, used[i]-before[i]) / to.Sub(from).Seconds()
 	}
 	if o.profiles != "" {
 		err = errors.Join(

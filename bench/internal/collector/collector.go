@@ -23,9 +23,10 @@ import (
 // Config is what the collector is to do.
 type Config struct {
 	Servers []string // base URLs, each watched by a receiver at the default clocks
-	// OTLP is the base URL to export to over HTTP, in batches of a second. Where
-	// it is empty, all is dropped by the debug exporter.
-	OTLP string
+	// OTLP is the base URL to export to over HTTP, in batches of the time Batch.
+	// Where it is empty, all is dropped by the debug exporter.
+	OTLP  string
+	Batch time.Duration
 }
 
 var text = template.Must(template.New("").Parse(`
@@ -39,7 +40,7 @@ exporters:
 {{- if .OTLP}}
   otlp_http:
     endpoint: {{.OTLP}}
-    sending_queue: {sizer: items, queue_size: 1000000, batch: {flush_timeout: 1s, min_size: 10000}}
+    sending_queue: {sizer: items, queue_size: 1000000, batch: {flush_timeout: {{.Batch}}, min_size: 100000}}
 {{- else}}
   debug: {verbosity: basic, sampling_initial: 1, sampling_thereafter: 1000000}
 {{- end}}
