@@ -1,0 +1,602 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build cgo && linux
+
+package gpu
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/fakenvml"
+)
+
+// fake is the one library of this process: functions that have been called are
+// bound to the first one for good.
+var fake *fakenvml.Driver
+
+// childLibrary names the library that a child process looks at, and nothing else.
+const childLibrary = "GPU_TEST_LIBRARY"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(childLibrary); path != "" {
+		os.Exit(child(path))
+	}
+	folder, err := os.MkdirTemp("", "fakenvml")
+	if err == nil {
+		fake, err = fakenvml.New(folder, fakenvml.Options{})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	_ = os.RemoveAll(folder)
+	os.Exit(code)
+}
+
+// child prints what a library without some functions says.
+func child(path string) int {
+	h := Open(zap.Must(zap.NewDevelopment()), Want{Processes: true, Profile: true}, Options{Library: path})
+	defer h.Close()
+	for range 2 {
+		for _, r := range h.Look(ctx(), 0, wait).Readings {
+			fmt.Printf("%+v\n", *r)
+		}
+	}
+	return 0
+}
+
+const wait = 20 * time.Second
+
+func ctx() context.Context { return context.Background() }
+
+type fixture struct {
+	*Handle
+	t    testing.TB
+	logs *observer.ObservedLogs
+}
+
+// open begins with n typical GPUs and short times.
+func open(t testing.TB, n int, want Want, change ...func(*Options)) *fixture {
+	t.Helper()
+	fake.Reset(n)
+	o := Options{Library: fake.Path, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond, SlowEvery: time.Nanosecond}
+	for _, c := range change {
+		c(&o)
+	}
+	f := join(t, want, o)
+	t.Cleanup(func() { fake.Reset(0) })
+	return f
+}
+
+func join(t testing.TB, want Want, o Options) *fixture {
+	t.Helper()
+	core, logs := observer.New(zapcore.InfoLevel)
+	f := &fixture{Open(zap.New(core), want, o), t, logs}
+	t.Cleanup(func() {
+		fake.Clear()
+		f.Close()
+	})
+	return f
+}
+
+func (f *fixture) look() []*Reading {
+	f.t.Helper()
+	return f.Look(ctx(), 0, wait).Readings
+}
+
+// one is the reading of the only GPU.
+func (f *fixture) one() *Reading {
+	f.t.Helper()
+	rs := f.look()
+	require.Len(f.t, rs, 1)
+	return rs[0]
+}
+
+func (f *fixture) eventually(holds func(rs []*Reading) bool, what string) []*Reading {
+	f.t.Helper()
+	var rs []*Reading
+	for end := time.Now().Add(wait); ; time.Sleep(2 * time.Millisecond) {
+		if rs = f.look(); holds(rs) {
+			return rs
+		}
+		if time.Now().After(end) {
+			require.Fail(f.t, "not within "+wait.String()+": "+what)
+		}
+	}
+}
+
+func (f *fixture) messages() []string {
+	var ms []string
+	for _, e := range f.logs.All() {
+		ms = append(ms, e.Level.String()+" "+e.Message)
+	}
+	return ms
+}
+
+func TestLook_EveryValueIsRead(t *testing.T) {
+	f := open(t, 1, Want{Processes: true})
+	fake.SetProcesses(0, fakenvml.Process{PID: 7, Memory: 5 << 30}, fakenvml.Process{PID: 8, Memory: 1<<64 - 1})
+	r := f.one()
+	assert.WithinDuration(t, time.Now(), r.At, wait)
+	r.At = time.Time{}
+	want := &Reading{
+		Identity:    Identity{ID: "GPU-00000000-0000-4000-8000-000000000000", Name: "NVIDIA Fake H100"},
+		Utilization: some(0.9), Encoder: some(0.01), Decoder: some(0.02), MemoryBusy: some(0.7),
+		MemoryUsed: some(uint64(10 << 30)), MemoryTotal: some(uint64(80 << 30)),
+		Power: some(310.5), PowerLimit: some(700.0), Energy: some(5e6), Temperature: some(61.0), MemoryTemperature: some(70.0),
+		Limits:    [limits]Opt[float64]{some(88.0), some(93.0), some(85.0), some(95.0)},
+		Clocks:    [clocks]Opt[uint64]{some(uint64(1755e6)), some(uint64(1755e6)), some(uint64(2619e6)), some(uint64(1545e6))},
+		MaxClocks: [clocks]Opt[uint64]{some(uint64(1980e6)), some(uint64(1980e6)), some(uint64(2619e6)), some(uint64(1980e6))},
+		Reasons: [reasons]Opt[bool]{
+			PowerCap: some(true), SyncBoost: some(false), ThermalSoftware: some(false),
+			ThermalHardware: some(false), PowerBrake: some(false), HardwareSlowdown: some(false),
+		},
+		Throttled: [reasons]Opt[Throttled]{
+			some(Throttled{Seconds: 12.5}), some(Throttled{}), some(Throttled{Seconds: 1}), some(Throttled{}), some(Throttled{}),
+			some(Throttled{Sampled: true}),
+		},
+		Received: some(uint64(9e9)), Transmitted: some(uint64(3e9)), PerformanceState: some(uint64(0)), Fan: some(0.45),
+		Corrected: some(uint64(3)), Uncorrected: some(uint64(0)), RemappedRows: some(uint64(1)),
+		Processes: some([]Process{{PID: 7, Memory: some(uint64(5 << 30))}, {PID: 8}}),
+	}
+	assert.Equal(t, want, r)
+	assert.Empty(t, f.messages())
+}
+
+func TestLook_ReceiversShareOneSession(t *testing.T) {
+	a := open(t, 2, Want{})
+	require.Len(t, a.look(), 2)
+	b := join(t, Want{Processes: true}, Options{Library: fake.Path})
+	require.Len(t, b.look(), 2)
+	assert.Equal(t, 1, fake.Sessions())
+	assert.Equal(t, 2, fake.Calls("nvmlDeviceGetPowerUsage")/2, "two rounds")
+	assert.Equal(t, a.s.start, b.Look(ctx(), time.Hour, wait).Start)
+	assert.Equal(t, 2, fake.Calls("nvmlDeviceGetPowerUsage")/2, "what is fresh is not read again")
+	a.Close()
+	require.Len(t, b.look(), 2)
+	assert.Equal(t, 1, fake.Sessions())
+	b.Close()
+	assert.Zero(t, fake.Sessions())
+}
+
+func TestLook_IdentityAndRarelyChangingValuesAreNotReadEachTime(t *testing.T) {
+	f := open(t, 1, Want{}, func(o *Options) { o.SlowEvery = time.Hour })
+	for range 5 {
+		r := f.one()
+		assert.Equal(t, some(uint64(80<<30)), r.MemoryTotal)
+		assert.Equal(t, some(700.0), r.PowerLimit)
+		assert.Equal(t, some(uint64(3)), r.Corrected)
+	}
+	for _, name := range []string{"nvmlDeviceGetUUID", "nvmlDeviceGetName", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetRemappedRows"} {
+		assert.Equal(t, 1, fake.Calls(name), name)
+	}
+	assert.Equal(t, 5, fake.Calls("nvmlDeviceGetPowerUsage"))
+}
+
+func TestLook_UnsupportedIsLearntOnceAndNotLogged(t *testing.T) {
+	f := open(t, 2, Want{})
+	fake.Fail("nvmlDeviceGetFanSpeed_v2", 0, fakenvml.NotSupported)
+	fake.Fail("nvmlDeviceGetFieldValues:82", 0, fakenvml.NotSupported)
+	for range 3 {
+		rs := f.look()
+		assert.False(t, rs[0].Fan.OK)
+		assert.False(t, rs[0].MemoryTemperature.OK)
+		assert.True(t, rs[0].Received.OK)
+		assert.True(t, rs[1].Fan.OK)
+		assert.True(t, rs[1].MemoryTemperature.OK)
+	}
+	assert.Equal(t, 1+3, fake.Calls("nvmlDeviceGetFanSpeed_v2"))
+	assert.Empty(t, f.messages())
+}
+
+func TestLook_NoPermissionIsSaidOnce(t *testing.T) {
+	f := open(t, 1, Want{})
+	fake.Fail("nvmlDeviceGetTotalEnergyConsumption", -1, fakenvml.NoPermission)
+	for range 3 {
+		assert.False(t, f.one().Energy.OK)
+	}
+	assert.Equal(t, 1, fake.Calls("nvmlDeviceGetTotalEnergyConsumption"))
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "warn a value of a GPU is left out: no permission")
+}
+
+func TestLook_FailureOfOneValueIsSaidWhenItBeginsAndEnds(t *testing.T) {
+	f := open(t, 1, Want{})
+	fake.Fail("nvmlDeviceGetPowerUsage", -1, fakenvml.Unknown)
+	for range 3 {
+		r := f.one()
+		assert.False(t, r.Power.OK)
+		assert.True(t, r.Energy.OK)
+	}
+	fake.Clear()
+	assert.True(t, f.one().Power.OK)
+	assert.Equal(t, []string{"warn a value of a GPU cannot be read: NVML_ERROR_UNKNOWN", "info a value of a GPU can be read again"}, f.messages())
+}
+
+func TestLook_DriverThatIsNotLoadedIsFoundLater(t *testing.T) {
+	f := open(t, 1, Want{})
+	fake.SetInit(fakenvml.DriverNotLoaded)
+	for range 10 {
+		assert.Empty(t, f.look())
+		time.Sleep(3 * time.Millisecond)
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "warn no GPU metrics: the NVIDIA driver's kernel module is not loaded: load it")
+	fake.SetInit(fakenvml.Success)
+	f.eventually(func(rs []*Reading) bool { return len(rs) == 1 }, "found")
+	assert.Equal(t, "info the NVIDIA driver is there", f.messages()[1])
+}
+
+func TestLook_RetriesBackOff(t *testing.T) {
+	f := open(t, 1, Want{}, func(o *Options) { o.RetryMin, o.RetryMax = 20*time.Millisecond, time.Hour })
+	fake.SetInit(fakenvml.DriverNotLoaded)
+	for end := time.Now().Add(150 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		f.look()
+	}
+	assert.LessOrEqual(t, fake.Calls("nvmlInit_v2"), 4, "after 0, 20, 60 and 140 ms")
+	assert.GreaterOrEqual(t, fake.Calls("nvmlInit_v2"), 2)
+}
+
+func TestLook_NoGPUIsSaidOnce(t *testing.T) {
+	f := open(t, 0, Want{})
+	for range 5 {
+		assert.Empty(t, f.look())
+		time.Sleep(3 * time.Millisecond)
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "info no GPU metrics: the NVIDIA driver is there, but no GPU")
+	assert.Zero(t, fake.Sessions())
+}
+
+func TestLook_LostGPUIsFailedAndTheOthersGoOn(t *testing.T) {
+	f := open(t, 3, Want{})
+	require.Len(t, f.look(), 3)
+	fake.GPU(1).Lost = fakenvml.GPUIsLost
+	for range 10 {
+		rs := f.look()
+		require.Len(t, rs, 3)
+		assert.Equal(t, Failed, rs[1].State)
+		assert.False(t, rs[1].Power.OK)
+		assert.Equal(t, OK, rs[0].State)
+		assert.True(t, rs[2].Power.OK)
+		time.Sleep(3 * time.Millisecond)
+	}
+	assert.Greater(t, fake.Calls("nvmlInit_v2"), 1, "looks for it")
+	assert.Equal(t, 1, fake.Sessions())
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "warn a GPU is lost: it has fallen off the bus")
+
+	fake.GPU(1).Lost = 0
+	rs := f.eventually(func(rs []*Reading) bool { return rs[1].State == OK }, "recovers")
+	assert.True(t, rs[1].Power.OK)
+	assert.Equal(t, "info a GPU is back", f.messages()[1])
+}
+
+func TestLook_GPUThatNeedsAResetAndOneThatDropsOut(t *testing.T) {
+	f := open(t, 2, Want{})
+	require.Len(t, f.look(), 2)
+	fake.GPU(1).Lost = fakenvml.ResetRequired
+	assert.Equal(t, Failed, f.look()[1].State)
+	assert.Contains(t, f.messages()[0], "nvidia-smi --gpu-reset")
+	fake.GPU(1).Lost = 0
+	f.eventually(func(rs []*Reading) bool { return rs[1].State == OK }, "recovers")
+
+	fake.Fail("nvmlDeviceGetPowerUsage", 1, fakenvml.GPUIsLost)
+	assert.Equal(t, Failed, f.look()[1].State)
+	fake.SetCount(1)
+	fake.Clear()
+	time.Sleep(30 * time.Millisecond)
+	rs := f.look()
+	require.Len(t, rs, 2)
+	assert.Equal(t, Failed, rs[1].State, "not in the list")
+	fake.SetCount(2)
+	f.eventually(func(rs []*Reading) bool { return rs[1].State == OK }, "recovers")
+}
+
+func TestLook_GPUThatIsLostAtTheStartIsFoundLater(t *testing.T) {
+	f := open(t, 2, Want{})
+	fake.GPU(1).Lost = fakenvml.GPUIsLost
+	for range 5 {
+		require.Len(t, f.look(), 1)
+		time.Sleep(3 * time.Millisecond)
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "warn a GPU cannot be opened: it has fallen off the bus")
+	fake.GPU(1).Lost = 0
+	f.eventually(func(rs []*Reading) bool { return len(rs) == 2 }, "found")
+}
+
+func TestLook_DriverThatWasUpgradedIsOpenedAnew(t *testing.T) {
+	f := open(t, 2, Want{})
+	require.Len(t, f.look(), 2)
+	fake.Fail("nvmlDeviceGetUtilizationRates", -1, fakenvml.LibRMMismatch)
+	fake.SetInit(fakenvml.LibRMMismatch)
+	for range 5 {
+		assert.Empty(t, f.look())
+		time.Sleep(3 * time.Millisecond)
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "reload the module or reboot")
+	assert.Zero(t, fake.Sessions())
+	fake.Clear()
+	fake.SetInit(fakenvml.Success)
+	f.eventually(func(rs []*Reading) bool { return len(rs) == 2 }, "recovers")
+}
+
+func TestLook_CountersGoOnWhenTheDriverStartsAnew(t *testing.T) {
+	f := open(t, 1, Want{})
+	before := f.one()
+	g := fake.GPU(0)
+	g.Energy, g.Received, g.Throttled[0], g.Corrected = 2_000, 100, 1_000_000_000, 1
+	after := f.one()
+	assert.InDelta(t, before.Energy.V+2, after.Energy.V, 1e-6)
+	assert.Equal(t, before.Received.V+100, after.Received.V)
+	assert.InDelta(t, before.Throttled[PowerCap].V.Seconds+1, after.Throttled[PowerCap].V.Seconds, 1e-6)
+	assert.Equal(t, before.Corrected.V+1, after.Corrected.V)
+	g.Energy = 3_000
+	assert.InDelta(t, before.Energy.V+3, f.one().Energy.V, 1e-6)
+}
+
+func TestLook_ThrottleTimeIsSampledWhereTheDriverDoesNotCount(t *testing.T) {
+	f := open(t, 1, Want{})
+	for _, field := range []string{"74", "270"} {
+		fake.Fail("nvmlDeviceGetFieldValues:"+field, -1, fakenvml.NotSupported)
+	}
+	fake.Fail("nvmlDeviceGetViolationStatus", -1, fakenvml.NotSupported)
+	g := fake.GPU(0)
+	g.Reasons = 0x40
+	first := f.one()
+	time.Sleep(20 * time.Millisecond)
+	second := f.one()
+	g.Reasons = 0
+	third := f.one()
+	gap := second.At.Sub(first.At).Seconds()
+	assert.Equal(t, Throttled{Sampled: true}, first.Throttled[ThermalHardware].V)
+	assert.True(t, second.Throttled[ThermalHardware].V.Sampled)
+	assert.InDelta(t, gap, second.Throttled[ThermalHardware].V.Seconds, 1e-9)
+	assert.InDelta(t, gap, third.Throttled[ThermalHardware].V.Seconds, 1e-9)
+	assert.True(t, third.Throttled[PowerCap].V.Sampled)
+	assert.False(t, third.Throttled[ThermalSoftware].V.Sampled, "this one is counted")
+}
+
+func TestLook_OlderDriversHaveOtherFunctions(t *testing.T) {
+	f := open(t, 1, Want{})
+	for _, name := range []string{
+		"nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetTemperatureV", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetFieldValues:74",
+	} {
+		fake.Fail(name, -1, fakenvml.NotSupported)
+	}
+	r := f.one()
+	assert.Equal(t, some(uint64(10<<30+600<<20)), r.MemoryUsed, "with what the driver holds")
+	assert.Equal(t, some(61.0), r.Temperature)
+	assert.Equal(t, some(true), r.Reasons[PowerCap])
+	assert.Equal(t, some(Throttled{Seconds: 12.5}), r.Throttled[PowerCap])
+}
+
+func TestLook_XidErrorsAreCountedAndOutliveTheGPU(t *testing.T) {
+	f := open(t, 2, Want{})
+	require.Len(t, f.look(), 2)
+	fake.XID(1, 63)
+	fake.XID(1, 79)
+	fake.XID(1, 63)
+	want := []XID{{63, 2}, {79, 1}}
+	f.eventually(func(rs []*Reading) bool { return assert.ObjectsAreEqual(want, rs[1].XIDs) }, "counted")
+	assert.Empty(t, f.look()[0].XIDs)
+	fake.GPU(1).Lost = fakenvml.GPUIsLost
+	assert.Equal(t, want, f.look()[1].XIDs)
+	fake.GPU(1).Lost = 0
+	rs := f.eventually(func(rs []*Reading) bool { return rs[1].State == OK }, "recovers")
+	assert.Equal(t, want, rs[1].XIDs)
+	fake.XID(0, 31)
+	f.eventually(func(rs []*Reading) bool { return len(rs[0].XIDs) == 1 }, "counts on after the connection was opened anew")
+}
+
+func TestLook_CallThatBlocksHoldsNobodyUp(t *testing.T) {
+	f := open(t, 3, Want{})
+	require.Len(t, f.look(), 3)
+	fake.Delay("nvmlDeviceGetPowerUsage", 1, time.Hour)
+	for i := range 3 {
+		began := time.Now()
+		rs := f.Look(ctx(), 0, 50*time.Millisecond).Readings
+		assert.Less(t, time.Since(began), 2*time.Second)
+		if i == 0 {
+			require.Len(t, rs, 1, "the one before it")
+			assert.Zero(t, rs[0].Index)
+		}
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "warn the NVIDIA driver does not answer")
+	assert.Equal(t, "nvmlDeviceGetPowerUsage of "+fake.UUID(1), f.logs.All()[0].ContextMap()["call"])
+	fake.Clear()
+	f.eventually(func(rs []*Reading) bool { return len(rs) == 3 }, "goes on")
+	assert.Equal(t, "info the NVIDIA driver answers again", f.messages()[1])
+}
+
+func TestClose_DoesNotWaitForACallThatNeverReturns(t *testing.T) {
+	f := open(t, 1, Want{})
+	require.Len(t, f.look(), 1)
+	fake.Delay("nvmlDeviceGetPowerUsage", -1, time.Hour)
+	f.Look(ctx(), 0, 20*time.Millisecond)
+	began := time.Now()
+	f.Close()
+	assert.Less(t, time.Since(began), closePatience+5*time.Second)
+
+	next := join(t, Want{}, Options{Library: fake.Path})
+	assert.Empty(t, next.Look(ctx(), 0, 20*time.Millisecond).Readings, "waits for the end of the session before")
+	fake.Clear()
+	next.eventually(func(rs []*Reading) bool { return len(rs) == 1 }, "begins then")
+	assert.Equal(t, 1, fake.Sessions())
+}
+
+func TestLook_MIGInstancesHaveTheirMemory(t *testing.T) {
+	f := open(t, 1, Want{})
+	assert.True(t, f.one().Utilization.OK)
+	fake.SetInstances(0, 10<<30, 1<<30, 2<<30)
+	r := f.one()
+	assert.False(t, r.Utilization.OK, "not supported under MIG")
+	require.Len(t, r.Instances, 2)
+	assert.Equal(t, "MIG-00000000-0000-4000-8000-000000000001", r.Instances[1].ID)
+	assert.Equal(t, some(uint64(2<<30)), r.Instances[1].MemoryUsed)
+	assert.Equal(t, some(uint64(10<<30)), r.Instances[1].MemoryTotal)
+	fake.GPU(0).MIG = 0
+	r = f.one()
+	assert.True(t, r.Utilization.OK, "learnt anew")
+	assert.Empty(t, r.Instances)
+}
+
+func TestLook_RowsToBeRemappedAreSeen(t *testing.T) {
+	f := open(t, 1, Want{})
+	fake.GPU(0).RemapPending = 1
+	assert.Equal(t, Degraded, f.one().State)
+	fake.GPU(0).RemapFailed = 1
+	assert.Equal(t, PredictedFailure, f.one().State)
+}
+
+func TestLook_ProfileComparesTwoSamples(t *testing.T) {
+	f := open(t, 2, Want{Profile: true})
+	fake.GPU(1).GPM = 1
+	rs := f.look()
+	assert.False(t, rs[1].Profile.OK, "there is none before")
+	rs = f.look()
+	assert.False(t, rs[0].Profile.OK, "an older GPU")
+	assert.Equal(t, some(Profile{some(0.88), some(0.41), some(0.33), some(0.67)}), rs[1].Profile)
+	assert.Equal(t, 1, fake.Calls("nvmlGpmSampleAlloc")/2)
+}
+
+func TestOpen_LibraryThatIsNotThereIsSaidOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
+	f := join(t, Want{}, Options{Library: path, RetryMin: time.Millisecond, RetryMax: time.Millisecond})
+	for range 5 {
+		assert.Empty(t, f.look())
+		time.Sleep(2 * time.Millisecond)
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "info no GPU metrics: no NVIDIA driver on this machine")
+}
+
+// A function that is missing would end the process when called, so that this
+// happens in a child.
+func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
+	look := func(without ...string) string {
+		d := fakenvml.Start(t, fakenvml.Options{GPUs: 1, Without: without})
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), childLibrary+"="+d.Path)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return string(out)
+	}
+	var optional []string
+	for c := callUtilization; c < calls; c++ {
+		for _, name := range symbols[c] {
+			if !strings.Contains(strings.Join(optional, " "), name) {
+				optional = append(optional, name)
+			}
+		}
+	}
+	out := look(optional...)
+	assert.Equal(t, 2, strings.Count(out, "Index:0"), out)
+	assert.NotContains(t, out, "WARN")
+	out = look("nvmlErrorString", "nvmlDeviceGetPowerUsage")
+	assert.Equal(t, 2, strings.Count(out, "Utilization:{V:0.9 OK:true}"), out)
+	assert.Contains(t, out, "Power:{V:0 OK:false}")
+	for _, required := range []string{"nvmlInit_v2", "nvmlShutdown", "nvmlDeviceGetUUID"} {
+		out = look(required)
+		assert.NotContains(t, out, "Index:0")
+		assert.Contains(t, out, "install a driver of version 418 or newer")
+	}
+}
+
+func BenchmarkLook(b *testing.B) {
+	for _, n := range []int{1, 8} {
+		b.Run(fmt.Sprintf("gpus=%d", n), func(b *testing.B) {
+			f := open(b, n, Want{Processes: true}, func(o *Options) { o.SlowEvery = 10 * time.Second })
+			require.Len(b, f.look(), n)
+			b.ReportAllocs()
+			for b.Loop() {
+				if len(f.Look(ctx(), 0, wait).Readings) != n {
+					b.Fatal("a GPU is missing")
+				}
+			}
+		})
+	}
+}
+
+// The same values through the binding as one would write it at first: the GPUs
+// are listed, and each identity and limit read, at each sample.
+func BenchmarkNaive(b *testing.B) {
+	for _, n := range []int{1, 8} {
+		b.Run(fmt.Sprintf("gpus=%d", n), func(b *testing.B) {
+			fake.Reset(n)
+			lib := nvml.New(nvml.WithLibraryPath(fake.Path))
+			require.Equal(b, nvml.SUCCESS, lib.Init())
+			defer lib.Shutdown()
+			b.ReportAllocs()
+			for b.Loop() {
+				naive(b, lib)
+			}
+		})
+	}
+}
+
+func naive(b *testing.B, lib nvml.Interface) {
+	b.Helper()
+	n, ret := lib.DeviceGetCount()
+	if ret != nvml.SUCCESS {
+		b.Fatal(ret)
+	}
+	for i := range n {
+		d, _ := lib.DeviceGetHandleByIndex(i)
+		d.GetUUID()
+		d.GetName()
+		d.GetUtilizationRates()
+		d.GetEncoderUtilization()
+		d.GetDecoderUtilization()
+		d.GetMemoryInfo_v2()
+		for _, c := range clockTypes {
+			d.GetClockInfo(c)
+			d.GetMaxClockInfo(c)
+		}
+		d.GetPowerUsage()
+		d.GetEnforcedPowerLimit()
+		d.GetTotalEnergyConsumption()
+		d.GetTemperatureV().V1()
+		for _, threshold := range []nvml.TemperatureThresholds{0, 1, 2, 3} {
+			d.GetTemperatureThreshold(threshold)
+		}
+		d.GetCurrentClocksEventReasons()
+		for _, id := range wanted {
+			d.GetFieldValues([]nvml.FieldValue{{FieldId: id}})
+		}
+		d.GetPerformanceState()
+		fans, _ := d.GetNumFans()
+		for fan := range fans {
+			d.GetFanSpeed_v2(fan)
+		}
+		d.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.VOLATILE_ECC)
+		d.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC)
+		d.GetRemappedRows()
+		d.GetMigMode()
+		d.GetComputeRunningProcesses()
+	}
+}
