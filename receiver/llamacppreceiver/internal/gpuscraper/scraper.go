@@ -1,0 +1,439 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package gpuscraper // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver"
+	"go.uber.org/zap"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpu"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper/internal/metadata"
+)
+
+// GPUs is what the scraper needs of a gpu.Handle.
+type GPUs interface {
+	Look(ctx context.Context, fresh, patience time.Duration) gpu.Look
+}
+
+// Server is the one that the receiver watches, as seen by the host.
+type Server interface {
+	// Processes are those of the server, its children included. Where they
+	// cannot be told, the error says why.
+	Processes() ([]int, error)
+}
+
+// Want is what the scraper needs of each reading. local tells that the memory of
+// a server is to be found.
+func (c *Config) Want(local bool) gpu.Want {
+	m := &c.MetricsBuilderConfig.Metrics
+	return gpu.Want{
+		Processes: local && m.LlamacppGpuMemoryUsage.Enabled || m.NvidiaGpuProcessMemoryUsage.Enabled,
+		Profile: m.NvidiaGpuSmUtilization.Enabled || m.NvidiaGpuSmOccupancy.Enabled ||
+			m.NvidiaGpuTensorUtilization.Enabled || m.NvidiaGpuDramUtilization.Enabled,
+	}
+}
+
+// Scraper turns readings of GPUs into metrics.
+type Scraper struct {
+	cfg    Config
+	log    *zap.Logger
+	gpus   GPUs
+	host   pcommon.Resource
+	server Server // nil without one
+	of     func() pcommon.Resource
+	mb     *metadata.MetricsBuilder
+	energy map[string]energy // by UUID
+	names  map[int]string    // of programs, by process
+	warned bool              // of devices that are not there
+	why    string            // the server's memory is not told, as was said
+}
+
+// energy is the last reading of a GPU's counter.
+type energy struct {
+	joules float64
+	at     time.Time
+}
+
+// New returns a scraper. The GPUs are on the resource of the host; what the
+// server, if there is one, uses of them is on the server's own.
+func New(cfg *Config, set receiver.Settings, gpus GPUs, host pcommon.Resource, server Server, of func() pcommon.Resource) *Scraper {
+	return &Scraper{
+		cfg: *cfg, log: set.Logger, gpus: gpus, host: host, server: server, of: of,
+		mb:     metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, set),
+		energy: map[string]energy{},
+	}
+}
+
+// Scrape looks at the GPUs once. What is missing is no error: it was logged when
+// it began to be.
+func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
+	interval := s.cfg.ControllerConfig.CollectionInterval
+	look := s.gpus.Look(ctx, interval/2, interval)
+	s.mb.Reset(metadata.WithStartTime(pcommon.NewTimestampFromTime(look.Start)))
+	instances := false
+	readings := s.chosen(look.Readings)
+	for _, r := range readings {
+		s.record(r)
+		instances = instances || len(r.Instances) > 0
+	}
+	s.recordProcesses(readings)
+	s.mb.EmitForResource(metadata.WithResource(copyOf(s.host)))
+	if s.server != nil && len(look.Readings) > 0 && s.cfg.MetricsBuilderConfig.Metrics.LlamacppGpuMemoryUsage.Enabled {
+		s.recordServer(readings)
+		s.mb.EmitForResource(metadata.WithResource(s.of()))
+	}
+	md := s.mb.Emit()
+	if instances {
+		setParents(md, readings)
+	}
+	return md, nil
+}
+
+func copyOf(r pcommon.Resource) pcommon.Resource {
+	c := pcommon.NewResource()
+	r.CopyTo(c)
+	return c
+}
+
+// chosen are the readings of the configured GPUs.
+func (s *Scraper) chosen(all []*gpu.Reading) []*gpu.Reading {
+	if len(s.cfg.Devices) == 0 || len(all) == 0 {
+		return all
+	}
+	var some []*gpu.Reading
+	found := make([]bool, len(s.cfg.Devices))
+	for _, r := range all {
+		in := false
+		for i, d := range s.cfg.Devices {
+			if d == r.Index || d == r.ID {
+				found[i], in = true, true
+			}
+		}
+		if in {
+			some = append(some, r)
+		}
+	}
+	for i, d := range s.cfg.Devices {
+		if !found[i] && !s.warned {
+			s.warned = true
+			s.log.Warn("a GPU of scrapers::gpu::devices is not there: nvidia-smi -L lists those that are", zap.Any("device", d))
+		}
+	}
+	return some
+}
+
+// point is where and when a value belongs.
+type point struct {
+	mb       *metadata.MetricsBuilder
+	at       pcommon.Timestamp
+	id, name string
+}
+
+const (
+	vendor = "NVIDIA"
+	kind   = metadata.AttributeHwTypeGpu
+)
+
+var (
+	clockNames = [...]metadata.AttributeNvidiaGpuClock{
+		gpu.Graphics: metadata.AttributeNvidiaGpuClockGraphics, gpu.SM: metadata.AttributeNvidiaGpuClockSm,
+		gpu.Memory: metadata.AttributeNvidiaGpuClockMemory, gpu.Video: metadata.AttributeNvidiaGpuClockVideo,
+	}
+	limitNames = [...]struct {
+		limit  metadata.AttributeHwLimitType
+		sensor metadata.AttributeHwSensorLocation
+	}{
+		gpu.Slowdown:           {metadata.AttributeHwLimitTypeThrottled, metadata.AttributeHwSensorLocationGpu},
+		gpu.Shutdown:           {metadata.AttributeHwLimitTypeHighCritical, metadata.AttributeHwSensorLocationGpu},
+		gpu.MaxOperating:       {metadata.AttributeHwLimitTypeHighDegraded, metadata.AttributeHwSensorLocationGpu},
+		gpu.MemoryMaxOperating: {metadata.AttributeHwLimitTypeHighDegraded, metadata.AttributeHwSensorLocationMemory},
+	}
+	reasonNames = [...]metadata.AttributeNvidiaGpuThrottleReason{
+		gpu.PowerCap:         metadata.AttributeNvidiaGpuThrottleReasonPowerCap,
+		gpu.SyncBoost:        metadata.AttributeNvidiaGpuThrottleReasonSyncBoost,
+		gpu.ThermalSoftware:  metadata.AttributeNvidiaGpuThrottleReasonThermalSw,
+		gpu.ThermalHardware:  metadata.AttributeNvidiaGpuThrottleReasonThermalHw,
+		gpu.PowerBrake:       metadata.AttributeNvidiaGpuThrottleReasonPowerBrake,
+		gpu.HardwareSlowdown: metadata.AttributeNvidiaGpuThrottleReasonHwSlowdown,
+	}
+	stateNames = [...]metadata.AttributeHwState{
+		gpu.OK: metadata.AttributeHwStateOk, gpu.Degraded: metadata.AttributeHwStateDegraded,
+		gpu.PredictedFailure: metadata.AttributeHwStatePredictedFailure, gpu.Failed: metadata.AttributeHwStateFailed,
+	}
+)
+
+// double records a value under a metric that needs no further attribute.
+func (p point) double(v gpu.Opt[float64], record func(*metadata.MetricsBuilder, pcommon.Timestamp, float64, string, string, metadata.AttributeHwType, string)) {
+	if v.OK {
+		record(p.mb, p.at, v.V, p.id, p.name, kind, vendor)
+	}
+}
+
+func (s *Scraper) record(r *gpu.Reading) {
+	p := point{s.mb, pcommon.NewTimestampFromTime(r.At), r.ID, r.Name}
+	for i, name := range stateNames {
+		s.mb.RecordHwStatusDataPoint(p.at, one(r.State == gpu.State(i)), p.id, p.name, name, kind, vendor)
+	}
+	s.recordErrors(p, r)
+	s.recordUse(p, r)
+	s.recordPower(p, r)
+	s.recordThrottling(p, r)
+}
+
+func one(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func (s *Scraper) recordErrors(p point, r *gpu.Reading) {
+	for _, e := range [...]struct {
+		kind  string
+		count gpu.Opt[uint64]
+	}{{"ecc.corrected", r.Corrected}, {"ecc.uncorrected", r.Uncorrected}, {"row_remap", r.RemappedRows}} {
+		if e.count.OK {
+			s.mb.RecordHwErrorsDataPoint(p.at, int64(e.count.V), e.kind, p.id, p.name, kind, vendor)
+		}
+	}
+	for _, x := range r.XIDs {
+		s.mb.RecordHwErrorsDataPoint(p.at, int64(x.Count), "xid."+strconv.FormatUint(x.Number, 10), p.id, p.name, kind, vendor)
+	}
+}
+
+func (s *Scraper) recordUse(p point, r *gpu.Reading) {
+	for i, u := range [...]gpu.Opt[float64]{r.Utilization, r.Encoder, r.Decoder} {
+		if u.OK {
+			task := [...]metadata.AttributeHwGpuTask{
+				metadata.AttributeHwGpuTaskGeneral, metadata.AttributeHwGpuTaskEncoder, metadata.AttributeHwGpuTaskDecoder,
+			}[i]
+			s.mb.RecordHwGpuUtilizationDataPoint(p.at, u.V, task, p.id, p.name, kind, vendor)
+		}
+	}
+	p.double(r.MemoryBusy, (*metadata.MetricsBuilder).RecordHwGpuMemoryBandwidthUtilizationDataPoint)
+	s.recordMemory(p, r.MemoryUsed, r.MemoryTotal)
+	for _, in := range r.Instances {
+		s.recordMemory(point{s.mb, p.at, in.ID, in.Name}, in.MemoryUsed, in.MemoryTotal)
+	}
+	if r.Received.OK {
+		s.mb.RecordHwGpuIoDataPoint(p.at, int64(r.Received.V), p.id, p.name, kind, vendor, metadata.AttributeNetworkIoDirectionReceive)
+	}
+	if r.Transmitted.OK {
+		s.mb.RecordHwGpuIoDataPoint(p.at, int64(r.Transmitted.V), p.id, p.name, kind, vendor, metadata.AttributeNetworkIoDirectionTransmit)
+	}
+	for i, name := range clockNames {
+		if c := r.Clocks[i]; c.OK {
+			s.mb.RecordNvidiaGpuClockFrequencyDataPoint(p.at, float64(c.V), p.id, p.name, kind, vendor, name)
+		}
+		if c := r.MaxClocks[i]; c.OK {
+			s.mb.RecordNvidiaGpuClockLimitDataPoint(p.at, float64(c.V), p.id, p.name, kind, vendor, name)
+		}
+	}
+	if r.PerformanceState.OK {
+		s.mb.RecordNvidiaGpuPerformanceStateDataPoint(p.at, int64(r.PerformanceState.V), p.id, p.name, kind, vendor)
+	}
+	if r.Profile.OK {
+		p.double(r.Profile.V.SM, (*metadata.MetricsBuilder).RecordNvidiaGpuSmUtilizationDataPoint)
+		p.double(r.Profile.V.Occupancy, (*metadata.MetricsBuilder).RecordNvidiaGpuSmOccupancyDataPoint)
+		p.double(r.Profile.V.Tensor, (*metadata.MetricsBuilder).RecordNvidiaGpuTensorUtilizationDataPoint)
+		p.double(r.Profile.V.DRAM, (*metadata.MetricsBuilder).RecordNvidiaGpuDramUtilizationDataPoint)
+	}
+}
+
+func (s *Scraper) recordMemory(p point, used, total gpu.Opt[uint64]) {
+	if used.OK {
+		s.mb.RecordHwGpuMemoryUsageDataPoint(p.at, int64(used.V), p.id, p.name, kind, vendor)
+	}
+	if total.OK {
+		s.mb.RecordHwGpuMemoryLimitDataPoint(p.at, int64(total.V), p.id, p.name, kind, vendor)
+	}
+	if used.OK && total.OK && total.V > 0 {
+		s.mb.RecordHwGpuMemoryUtilizationDataPoint(p.at, float64(used.V)/float64(total.V), p.id, p.name, kind, vendor)
+	}
+}
+
+func (s *Scraper) recordPower(p point, r *gpu.Reading) {
+	p.double(r.Power, (*metadata.MetricsBuilder).RecordHwPowerDataPoint)
+	p.double(r.PowerLimit, (*metadata.MetricsBuilder).RecordNvidiaGpuPowerLimitDataPoint)
+	p.double(r.Energy, (*metadata.MetricsBuilder).RecordHwEnergyDataPoint)
+	p.double(r.Fan, (*metadata.MetricsBuilder).RecordHwFanSpeedRatioDataPoint)
+	if r.Energy.OK {
+		before, ok := s.energy[r.ID]
+		if passed := r.At.Sub(before.at).Seconds(); ok && passed > 0 {
+			s.mb.RecordNvidiaGpuPowerMeanDataPoint(p.at, (r.Energy.V-before.joules)/passed, p.id, p.name, kind, vendor)
+		}
+		s.energy[r.ID] = energy{r.Energy.V, r.At}
+	} else {
+		delete(s.energy, r.ID)
+	}
+	if r.Temperature.OK {
+		s.mb.RecordHwTemperatureDataPoint(p.at, r.Temperature.V, p.id, p.name, metadata.AttributeHwSensorLocationGpu, kind, vendor)
+	}
+	if r.MemoryTemperature.OK {
+		s.mb.RecordHwTemperatureDataPoint(p.at, r.MemoryTemperature.V, p.id, p.name, metadata.AttributeHwSensorLocationMemory, kind, vendor)
+	}
+	for i, name := range limitNames {
+		if l := r.Limits[i]; l.OK {
+			s.mb.RecordHwTemperatureLimitDataPoint(p.at, l.V, p.id, name.limit, p.name, name.sensor, kind, vendor)
+		}
+	}
+}
+
+func (s *Scraper) recordThrottling(p point, r *gpu.Reading) {
+	for i, name := range reasonNames {
+		if now := r.Reasons[i]; now.OK {
+			s.mb.RecordNvidiaGpuThrottleDataPoint(p.at, one(now.V), p.id, p.name, kind, vendor, name)
+		}
+		if t := r.Throttled[i]; t.OK {
+			source := metadata.AttributeNvidiaGpuThrottleSourceDriver
+			if t.V.Sampled {
+				source = metadata.AttributeNvidiaGpuThrottleSourceSampled
+			}
+			s.mb.RecordNvidiaGpuThrottleTimeDataPoint(p.at, t.V.Seconds, p.id, p.name, kind, vendor, name, source)
+		}
+	}
+}
+
+// recordProcesses records what each process holds.
+func (s *Scraper) recordProcesses(readings []*gpu.Reading) {
+	if !s.cfg.MetricsBuilderConfig.Metrics.NvidiaGpuProcessMemoryUsage.Enabled {
+		return
+	}
+	names := map[int]string{}
+	for _, r := range readings {
+		at := pcommon.NewTimestampFromTime(r.At)
+		for _, p := range r.Processes.V {
+			name, ok := s.names[p.PID]
+			if !ok {
+				name = program(p.PID)
+			}
+			names[p.PID] = name
+			if p.Memory.OK {
+				s.mb.RecordNvidiaGpuProcessMemoryUsageDataPoint(at, int64(p.Memory.V), r.ID, r.Name, kind, vendor, name, int64(p.PID))
+			}
+		}
+	}
+	s.names = names // without those that have ended
+}
+
+// program is the file name of a process's program, or "".
+func program(pid int) string {
+	folder := "/proc/" + strconv.Itoa(pid)
+	if path, err := os.Readlink(folder + "/exe"); err == nil {
+		return strings.TrimSuffix(filepath.Base(path), " (deleted)")
+	}
+	name, err := os.ReadFile(folder + "/comm") // also of other users' processes
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(name))
+}
+
+// recordServer records what the watched server holds of each GPU.
+func (s *Scraper) recordServer(readings []*gpu.Reading) {
+	pids, err := s.server.Processes()
+	if err != nil {
+		s.notTold(err.Error())
+		return
+	}
+	used, unknown := false, false
+	told := false
+	for _, r := range readings {
+		if !r.Processes.OK {
+			continue
+		}
+		told = true
+		var held uint64
+		here := false
+		for _, p := range r.Processes.V {
+			if !contains(pids, p.PID) {
+				continue
+			}
+			used = true
+			if !p.Memory.OK {
+				unknown = true
+				continue
+			}
+			here = true
+			held += p.Memory.V
+		}
+		if here {
+			s.mb.RecordLlamacppGpuMemoryUsageDataPoint(pcommon.NewTimestampFromTime(r.At), int64(held), r.ID)
+		}
+	}
+	switch {
+	case !told:
+		s.notTold("the driver does not list processes")
+	case unknown:
+		s.notTold("the driver does not tell how much memory its processes hold, as in some containers")
+	case !used:
+		s.notTold("its process is not among those that the driver lists: it uses no GPU, " +
+			"or this collector runs in another process namespace (give it the host's: hostPID in Kubernetes, --pid=host in Docker)")
+	default:
+		s.notTold("")
+	}
+}
+
+func contains(pids []int, pid int) bool {
+	for _, p := range pids {
+		if p == pid {
+			return true
+		}
+	}
+	return false
+}
+
+// notTold says why the server's memory is not known, when that is news. A server
+// that is found says so if it had been missed.
+func (s *Scraper) notTold(why string) {
+	if why == s.why {
+		return
+	}
+	s.why = why
+	if why == "" {
+		s.log.Info("the server's process uses a GPU: llamacpp.gpu.memory.usage begins")
+		return
+	}
+	s.log.Info("no llamacpp.gpu.memory.usage: " + why)
+}
+
+// setParents tells to which GPU a MIG instance belongs: an attribute that most
+// points do not have cannot be declared.
+func setParents(md pmetric.Metrics, readings []*gpu.Reading) {
+	parents := map[string]string{}
+	for _, r := range readings {
+		for _, in := range r.Instances {
+			parents[in.ID] = r.ID
+		}
+	}
+	for _, rm := range md.ResourceMetrics().All() {
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, m := range sm.Metrics().All() {
+				points := pmetric.NewNumberDataPointSlice()
+				switch m.Type() {
+				case pmetric.MetricTypeSum:
+					points = m.Sum().DataPoints()
+				case pmetric.MetricTypeGauge:
+					points = m.Gauge().DataPoints()
+				}
+				for _, p := range points.All() {
+					if id, ok := p.Attributes().Get("hw.id"); ok {
+						if parent, ok := parents[id.Str()]; ok {
+							p.Attributes().PutStr("hw.parent", parent)
+						}
+					}
+				}
+			}
+		}
+	}
+}

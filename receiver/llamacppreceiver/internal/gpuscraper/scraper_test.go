@@ -1,0 +1,289 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build cgo && linux
+
+package gpuscraper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/golden"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/pmetrictest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpu"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/fakenvml"
+)
+
+// fake is the one library of this process.
+var fake = func() *fakenvml.Driver {
+	folder, err := os.MkdirTemp("", "fakenvml")
+	if err != nil {
+		panic(err)
+	}
+	d, err := fakenvml.New(folder, fakenvml.Options{})
+	if err != nil {
+		panic(err)
+	}
+	return d
+}()
+
+// processes stand for the watched server.
+type processes struct {
+	pids []int
+	err  error
+}
+
+func (p *processes) Processes() ([]int, error) { return p.pids, p.err }
+
+type fixture struct {
+	*Scraper
+	t    testing.TB
+	logs *observer.ObservedLogs
+}
+
+func newFixture(t testing.TB, gpus int, server Server, change ...func(*Config)) *fixture {
+	t.Helper()
+	fake.Reset(gpus)
+	cfg := NewDefaultConfig()
+	cfg.ControllerConfig.CollectionInterval = 20 * time.Second
+	for _, c := range change {
+		c(&cfg)
+	}
+	core, logs := observer.New(zapcore.InfoLevel)
+	set := receivertest.NewNopSettings(receivertest.NopType)
+	set.Logger = zap.New(core)
+	h := gpu.Open(set.Logger, cfg.Want(server != nil), gpu.Options{Library: fake.Path, SlowEvery: time.Nanosecond})
+	t.Cleanup(h.Close)
+	return &fixture{New(&cfg, set, always{h}, named("host"), server, func() pcommon.Resource { return named("server") }), t, logs}
+}
+
+// always reads anew, however short the time since the last reading.
+type always struct{ *gpu.Handle }
+
+func (a always) Look(ctx context.Context, _, patience time.Duration) gpu.Look {
+	return a.Handle.Look(ctx, 0, patience)
+}
+
+func named(name string) pcommon.Resource {
+	r := pcommon.NewResource()
+	r.Attributes().PutStr("name", name)
+	return r
+}
+
+func (f *fixture) scrape() pmetric.Metrics {
+	f.t.Helper()
+	md, err := f.Scrape(context.Background())
+	require.NoError(f.t, err)
+	return md
+}
+
+func (f *fixture) messages() []string {
+	var ms []string
+	for _, e := range f.logs.All() {
+		ms = append(ms, e.Level.String()+" "+e.Message)
+	}
+	return ms
+}
+
+func points(md pmetric.Metrics, name string) []pmetric.NumberDataPoint {
+	var out []pmetric.NumberDataPoint
+	for _, rm := range md.ResourceMetrics().All() {
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, m := range sm.Metrics().All() {
+				if m.Name() != name {
+					continue
+				}
+				all := pmetric.NewNumberDataPointSlice()
+				if m.Type() == pmetric.MetricTypeSum {
+					all = m.Sum().DataPoints()
+				} else {
+					all = m.Gauge().DataPoints()
+				}
+				for _, p := range all.All() {
+					out = append(out, p)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func ids(ps []pmetric.NumberDataPoint) map[string]int64 {
+	out := map[string]int64{}
+	for _, p := range ps {
+		id, _ := p.Attributes().Get("hw.id")
+		out[id.Str()] = p.IntValue()
+	}
+	return out
+}
+
+func compare(t *testing.T, name string, md pmetric.Metrics, options ...pmetrictest.CompareMetricsOption) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if os.Getenv("UPDATE") != "" {
+		require.NoError(t, golden.WriteMetrics(t, file, md))
+	}
+	expected, err := golden.ReadMetrics(file)
+	require.NoError(t, err)
+	require.NoError(t, pmetrictest.CompareMetrics(expected, md, append(options, pmetrictest.IgnoreTimestamp(), pmetrictest.IgnoreStartTimestamp(),
+		pmetrictest.IgnoreMetricsOrder(), pmetrictest.IgnoreMetricDataPointsOrder(), pmetrictest.IgnoreResourceMetricsOrder())...))
+}
+
+// all switches every metric on.
+func all(c *Config) {
+	m := &c.MetricsBuilderConfig.Metrics
+	m.NvidiaGpuProcessMemoryUsage.Enabled = true
+	m.NvidiaGpuSmUtilization.Enabled = true
+	m.NvidiaGpuSmOccupancy.Enabled = true
+	m.NvidiaGpuTensorUtilization.Enabled = true
+	m.NvidiaGpuDramUtilization.Enabled = true
+}
+
+func TestScrape_EveryMetric(t *testing.T) {
+	f := newFixture(t, 2, &processes{pids: []int{70, 71}}, all)
+	for i := range 2 {
+		fake.GPU(i).GPM = 1
+		fake.SetProcesses(i, fakenvml.Process{PID: uint64(1<<30 + 70), Memory: 1 << 30}, fakenvml.Process{PID: 71, Memory: 7 << 30}, fakenvml.Process{PID: 70, Memory: 1 << 20})
+	}
+	f.names = map[int]string{1<<30 + 70: "python3", 70: "llama-server", 71: "llama-server"}
+	f.scrape() // the first samples
+	fake.GPU(0).Energy += 1000
+	compare(t, "two.yaml", f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
+	assert.Empty(t, f.messages())
+}
+
+func TestScrape_LostGPUSaysOnlyThatItFailed(t *testing.T) {
+	f := newFixture(t, 2, nil)
+	f.scrape()
+	fake.GPU(0).Lost = fakenvml.GPUIsLost
+	fake.SetCount(1) // less to compare
+	md := f.scrape()
+	for _, p := range points(md, "hw.status") {
+		id, _ := p.Attributes().Get("hw.id")
+		state, _ := p.Attributes().Get("hw.state")
+		assert.Equal(t, one(id.Str() == fake.UUID(0) && state.Str() == "failed" || id.Str() == fake.UUID(1) && state.Str() == "ok"), p.IntValue())
+	}
+	assert.Len(t, points(md, "hw.power"), 1)
+}
+
+func TestScrape_MIGInstancesNameTheirGPU(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	fake.SetInstances(0, 10<<30, 1<<30, 2<<30)
+	compare(t, "mig.yaml", f.scrape())
+}
+
+func TestScrape_MeanPowerIsFromTheEnergyCounter(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	first := f.scrape()
+	assert.Empty(t, points(first, "nvidia.gpu.power.mean"))
+	time.Sleep(20 * time.Millisecond)
+	fake.GPU(0).Energy += 5000
+	second := f.scrape()
+	before, after := points(first, "hw.energy")[0], points(second, "hw.energy")[0]
+	assert.InDelta(t, 5, after.DoubleValue()-before.DoubleValue(), 1e-6)
+	seconds := after.Timestamp().AsTime().Sub(before.Timestamp().AsTime()).Seconds()
+	assert.InEpsilon(t, 5/seconds, points(second, "nvidia.gpu.power.mean")[0].DoubleValue(), 1e-3)
+	assert.Equal(t, before.StartTimestamp(), after.StartTimestamp())
+	assert.Less(t, before.StartTimestamp(), before.Timestamp())
+}
+
+func TestScrape_OnlyTheChosenDevices(t *testing.T) {
+	f := newFixture(t, 4, nil, func(c *Config) {
+		c.Devices = []any{1, "GPU-00000000-0000-4000-8000-000000000003", 9}
+	})
+	for range 2 {
+		assert.Equal(t, map[string]int64{fake.UUID(1): 11 << 30, fake.UUID(3): 13 << 30}, ids(points(f.scrape(), "hw.gpu.memory.usage")))
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "warn a GPU of scrapers::gpu::devices is not there")
+}
+
+func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
+	server := &processes{err: errors.New("the endpoint is another host")}
+	f := newFixture(t, 3, server)
+	usage := func() map[string]int64 { return ids(points(f.scrape(), "llamacpp.gpu.memory.usage")) }
+	fake.SetProcesses(0, fakenvml.Process{PID: 5, Memory: 100}, fakenvml.Process{PID: 6, Memory: 1}, fakenvml.Process{PID: 7, Memory: 10})
+	fake.SetProcesses(2, fakenvml.Process{PID: 7, Memory: 20})
+	for range 2 {
+		assert.Empty(t, usage())
+	}
+	server.err = nil
+	server.pids = []int{5, 7}
+	for range 2 {
+		assert.Equal(t, map[string]int64{fake.UUID(0): 110, fake.UUID(2): 20}, usage())
+	}
+	server.pids = []int{99}
+	assert.Empty(t, usage())
+	fake.SetProcesses(0, fakenvml.Process{PID: 99, Memory: 1<<64 - 1})
+	assert.Empty(t, usage())
+	fake.Fail("nvmlDeviceGetComputeRunningProcesses_v3", -1, fakenvml.NotSupported)
+	assert.Empty(t, usage())
+	want := []string{
+		"info no llamacpp.gpu.memory.usage: the endpoint is another host",
+		"info the server's process uses a GPU: llamacpp.gpu.memory.usage begins",
+		"info no llamacpp.gpu.memory.usage: its process is not among those that the driver lists",
+		"info no llamacpp.gpu.memory.usage: the driver does not tell how much memory",
+		"info no llamacpp.gpu.memory.usage: the driver does not list processes",
+	}
+	require.Len(t, f.messages(), len(want), f.messages())
+	for i, m := range f.messages() {
+		assert.Contains(t, m, want[i])
+	}
+}
+
+func TestScrape_WithoutGPUsNothingComes(t *testing.T) {
+	f := newFixture(t, 0, &processes{err: errors.New("not asked")})
+	for range 3 {
+		assert.Zero(t, f.scrape().DataPointCount())
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "no GPU")
+}
+
+func TestProgram(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	assert.Equal(t, filepath.Base(self), program(os.Getpid()))
+	assert.Empty(t, program(1<<30))
+}
+
+func TestConfig_Devices(t *testing.T) {
+	for in, want := range map[any]string{0: "", 7: "", "GPU-8f5c": "", -1: "devices", "0x": "devices", 1.5: "devices"} {
+		cfg := NewDefaultConfig()
+		require.NoError(t, confmap.NewFromStringMap(map[string]any{"devices": []any{in}}).Unmarshal(&cfg))
+		err := confmap.Validate(&cfg)
+		if want == "" {
+			assert.NoError(t, err)
+			continue
+		}
+		assert.ErrorContains(t, err, want)
+	}
+}
+
+func BenchmarkScrape(b *testing.B) {
+	for _, n := range []int{1, 8} {
+		b.Run(fmt.Sprintf("gpus=%d", n), func(b *testing.B) {
+			f := newFixture(b, n, nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				f.scrape()
+			}
+		})
+	}
+}
