@@ -1,0 +1,321 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package hostproc finds the processes of a server on this host by the address
+// that it listens on, through Linux's network and process tables.
+package hostproc // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/hostproc"
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// searchEvery is between two searches in vain.
+	searchEvery = 10 * time.Second
+	// trustFor is how long a process that still runs is taken for the listener.
+	trustFor = time.Minute
+	// lookupPatience is how long the endpoint's name may take to resolve.
+	lookupPatience = time.Second
+)
+
+// Finder finds the processes of one server.
+type Finder struct {
+	host   string
+	port   uint16
+	proc   string // /proc, or another for tests
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	now    func() time.Time
+
+	searched time.Time
+	found    []process // those that listen
+	err      error
+}
+
+// process is one, and not another that got its number later.
+type process struct {
+	pid   int
+	start string // in clock ticks, as /proc has it
+}
+
+// New returns a finder of the server behind an endpoint's host and port.
+func New(host string, port int) *Finder {
+	return &Finder{host: host, port: uint16(port), proc: "/proc", lookup: net.DefaultResolver.LookupNetIP, now: time.Now}
+}
+
+// Processes are the numbers of the server's processes and of all their
+// children. It searches seldom and otherwise only looks whether they still run.
+func (f *Finder) Processes() ([]int, error) {
+	age := f.now().Sub(f.searched)
+	if f.searched.IsZero() || age >= trustFor || f.err != nil && age >= searchEvery || f.err == nil && !f.alive() {
+		f.found, f.err = f.search()
+		f.searched = f.now()
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	var pids []int
+	for _, p := range f.found {
+		pids = f.family(pids, p.pid)
+	}
+	return pids, nil
+}
+
+func (f *Finder) alive() bool {
+	for _, p := range f.found {
+		if start, _, ok := f.stat(p.pid); !ok || start != p.start {
+			return false
+		}
+	}
+	return true
+}
+
+// family adds a process and its children, and theirs.
+func (f *Finder) family(pids []int, pid int) []int {
+	if slices.Contains(pids, pid) {
+		return pids
+	}
+	pids = append(pids, pid)
+	tasks, err := os.ReadDir(f.path(pid, "task"))
+	if err != nil {
+		return pids
+	}
+	listed := false
+	for _, task := range tasks {
+		list, err := os.ReadFile(f.path(pid, "task", task.Name(), "children"))
+		if err != nil {
+			continue
+		}
+		listed = true
+		for _, field := range bytes.Fields(list) {
+			if child, err := strconv.Atoi(string(field)); err == nil {
+				pids = f.family(pids, child)
+			}
+		}
+	}
+	if listed {
+		return pids
+	}
+	// A kernel without these lists: each process tells its parent.
+	for _, other := range f.all() {
+		if _, parent, ok := f.stat(other); ok && parent == pid {
+			pids = f.family(pids, other)
+		}
+	}
+	return pids
+}
+
+// stat reads when a process started, and its parent.
+func (f *Finder) stat(pid int) (start string, parent int, ok bool) {
+	b, err := os.ReadFile(f.path(pid, "stat"))
+	if err != nil {
+		return "", 0, false
+	}
+	// The name, in parentheses, can hold anything.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 20 {
+		return "", 0, false
+	}
+	parent, err = strconv.Atoi(fields[1])
+	return fields[19], parent, err == nil
+}
+
+func (f *Finder) path(pid int, more ...string) string {
+	return filepath.Join(append([]string{f.proc, strconv.Itoa(pid)}, more...)...)
+}
+
+// all are the numbers of all processes that are visible.
+func (f *Finder) all() []int {
+	entries, _ := os.ReadDir(f.proc)
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// search finds who listens, in this network namespace or in that of a container
+// that is visible.
+func (f *Finder) search() ([]process, error) {
+	addresses, err := f.addresses()
+	if err != nil {
+		return nil, err
+	}
+	here := false
+	for _, space := range f.spaces(addresses) {
+		local := slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return !f.isLocal(space, a) })
+		if len(local) == 0 {
+			continue
+		}
+		here = true
+		inodes := f.listeners(space, local)
+		if len(inodes) == 0 {
+			continue
+		}
+		return f.owners(inodes)
+	}
+	if !here {
+		return nil, fmt.Errorf("%s is no address of this host: its GPU memory is seen by a collector there", f.host)
+	}
+	return nil, fmt.Errorf("no visible process listens on port %d of this host: the server is down, or in a container whose processes this collector does not see", f.port)
+}
+
+func (f *Finder) addresses() ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(f.host); err == nil {
+		return []netip.Addr{a.Unmap().WithZone("")}, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupPatience)
+	defer cancel()
+	addresses, err := f.lookup(ctx, "ip", f.host)
+	if err != nil {
+		return nil, fmt.Errorf("the endpoint's host cannot be resolved: %w", err)
+	}
+	for i, a := range addresses {
+		addresses[i] = a.Unmap().WithZone("")
+	}
+	return addresses, nil
+}
+
+// spaces are the folders of network tables, one a namespace, that of this
+// process first. A loopback address means no other.
+func (f *Finder) spaces(addresses []netip.Addr) []string {
+	own := filepath.Join(f.proc, "self", "net")
+	spaces := []string{own}
+	if !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return !a.IsLoopback() }) {
+		return spaces
+	}
+	seen := map[string]bool{}
+	if id, err := os.Readlink(filepath.Join(f.proc, "self", "ns", "net")); err == nil {
+		seen[id] = true
+	}
+	for _, pid := range f.all() {
+		id, err := os.Readlink(f.path(pid, "ns", "net"))
+		if err != nil || seen[id] {
+			continue
+		}
+		seen[id] = true
+		spaces = append(spaces, f.path(pid, "net"))
+	}
+	return spaces
+}
+
+// isLocal tells whether an address belongs to a network namespace.
+func (f *Finder) isLocal(space string, a netip.Addr) bool {
+	if a.IsLoopback() {
+		return space == filepath.Join(f.proc, "self", "net")
+	}
+	if a.Is4() {
+		table, _ := os.ReadFile(filepath.Join(space, "fib_trie"))
+		_, rest, ok := strings.Cut(string(table), "|-- "+a.String()+"\n")
+		for ok {
+			line, _, _ := strings.Cut(rest, "\n")
+			if strings.Contains(line, "/32 host LOCAL") {
+				return true
+			}
+			_, rest, ok = strings.Cut(rest, "|-- "+a.String()+"\n")
+		}
+		return false
+	}
+	table, _ := os.ReadFile(filepath.Join(space, "if_inet6"))
+	b := a.As16()
+	return strings.Contains(string(table), hex.EncodeToString(b[:]))
+}
+
+// listeners are the inodes of sockets that accept connections to an address.
+func (f *Finder) listeners(space string, addresses []netip.Addr) map[string]bool {
+	const listening = "0A"
+	inodes := map[string]bool{}
+	for _, name := range [...]string{"tcp", "tcp6"} {
+		table, err := os.ReadFile(filepath.Join(space, name))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(table)) {
+			fields := strings.Fields(line)
+			if len(fields) < 10 || fields[3] != listening {
+				continue
+			}
+			at, port, ok := parseSocket(fields[1])
+			if !ok || port != f.port {
+				continue
+			}
+			if at.IsUnspecified() || slices.Contains(addresses, at.Unmap()) {
+				inodes[fields[9]] = true
+			}
+		}
+	}
+	return inodes
+}
+
+// parseSocket reads 0100007F:1F90: words in the byte order of the machine, which
+// is little-endian wherever NVIDIA's driver runs.
+func parseSocket(s string) (netip.Addr, uint16, bool) {
+	address, port, _ := strings.Cut(s, ":")
+	b, err := hex.DecodeString(address)
+	if err != nil || len(b)%4 != 0 {
+		return netip.Addr{}, 0, false
+	}
+	for i := 0; i < len(b); i += 4 {
+		slices.Reverse(b[i : i+4])
+	}
+	a, ok := netip.AddrFromSlice(b)
+	n, err := strconv.ParseUint(port, 16, 16)
+	return a, uint16(n), ok && err == nil
+}
+
+// owners are the processes that hold one of the sockets open.
+func (f *Finder) owners(inodes map[string]bool) ([]process, error) {
+	var owners []process
+	denied := false
+	for _, pid := range f.all() {
+		holds, err := f.holds(pid, inodes)
+		denied = denied || errors.Is(err, fs.ErrPermission)
+		if !holds {
+			continue
+		}
+		if start, _, ok := f.stat(pid); ok {
+			owners = append(owners, process{pid, start})
+		}
+	}
+	switch {
+	case len(owners) > 0:
+		return owners, nil
+	case denied:
+		return nil, fmt.Errorf("the process that listens on port %d is another user's: run the collector as that user, or give it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH", f.port)
+	}
+	return nil, fmt.Errorf("the process that listens on port %d is not visible: it runs in another process namespace "+
+		"(give this collector the host's: hostPID in Kubernetes, --pid=host in Docker)", f.port)
+}
+
+func (f *Finder) holds(pid int, inodes map[string]bool) (bool, error) {
+	folder := f.path(pid, "fd")
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		target, err := os.Readlink(filepath.Join(folder, e.Name()))
+		if err != nil {
+			continue
+		}
+		inode, ok := strings.CutPrefix(target, "socket:[")
+		if ok && inodes[strings.TrimSuffix(inode, "]")] {
+			return true, nil
+		}
+	}
+	return false, nil
+}

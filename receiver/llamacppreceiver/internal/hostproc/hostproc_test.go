@@ -1,0 +1,224 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package hostproc
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func listen(t *testing.T, address string) (host string, port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, l.Close()) })
+	a := l.Addr().(*net.TCPAddr)
+	return a.IP.String(), a.Port
+}
+
+func TestProcesses_ListenerOfThisHost(t *testing.T) {
+	_, four := listen(t, "127.0.0.1:0")
+	_, any6 := listen(t, "[::]:0")
+	for _, f := range []*Finder{
+		New("127.0.0.1", four), New("localhost", four), New("::ffff:127.0.0.1", four),
+		New("127.0.0.1", any6), New("::1", any6),
+	} {
+		pids, err := f.Processes()
+		require.NoError(t, err, f.host)
+		assert.Equal(t, os.Getpid(), pids[0], f.host)
+	}
+	addresses, err := net.InterfaceAddrs()
+	require.NoError(t, err)
+	for _, a := range addresses {
+		ip := a.(*net.IPNet).IP
+		if ip.IsLoopback() || ip.IsLinkLocalUnicast() {
+			continue
+		}
+		pids, err := New(ip.String(), any6).Processes()
+		require.NoError(t, err, ip)
+		assert.Equal(t, os.Getpid(), pids[0])
+	}
+}
+
+func TestProcesses_ChildrenAreThoseOfARouter(t *testing.T) {
+	_, port := listen(t, "127.0.0.1:0")
+	child := exec.Command("sh", "-c", "sleep 60 & wait")
+	require.NoError(t, child.Start())
+	t.Cleanup(func() {
+		pids, _ := New("127.0.0.1", port).Processes()
+		for _, pid := range pids[1:] {
+			if p, err := os.FindProcess(pid); err == nil {
+				_ = p.Kill()
+			}
+		}
+		_ = child.Wait()
+	})
+	f := New("127.0.0.1", port)
+	require.Eventually(t, func() bool {
+		pids, err := f.Processes()
+		return err == nil && len(pids) == 3 && pids[1] == child.Process.Pid
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
+func TestProcesses_NobodyListens(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := l.Addr().(*net.TCPAddr).Port
+	require.NoError(t, l.Close())
+	_, err = New("127.0.0.1", port).Processes()
+	assert.ErrorContains(t, err, fmt.Sprintf("no visible process listens on port %d", port))
+}
+
+func TestProcesses_AnotherHost(t *testing.T) {
+	_, err := New("192.0.2.1", 8080).Processes()
+	assert.ErrorContains(t, err, "192.0.2.1 is no address of this host")
+	f := New("elsewhere.example", 8080)
+	f.lookup = func(context.Context, string, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
+	}
+	_, err = f.Processes()
+	assert.ErrorContains(t, err, "elsewhere.example is no address of this host")
+	f = New("nowhere.invalid", 8080)
+	_, err = f.Processes()
+	assert.ErrorContains(t, err, "cannot be resolved")
+}
+
+// tables is a /proc of its own.
+type tables struct {
+	t      *testing.T
+	folder string
+}
+
+func (p tables) write(path, text string) {
+	p.t.Helper()
+	path = filepath.Join(p.folder, path)
+	require.NoError(p.t, os.MkdirAll(filepath.Dir(path), 0o700))
+	require.NoError(p.t, os.WriteFile(path, []byte(text), 0o600))
+}
+
+func (p tables) link(path, target string) {
+	p.t.Helper()
+	path = filepath.Join(p.folder, path)
+	require.NoError(p.t, os.MkdirAll(filepath.Dir(path), 0o700))
+	require.NoError(p.t, os.Symlink(target, path))
+}
+
+func (p tables) process(pid, parent int, name string) {
+	p.t.Helper()
+	p.write(fmt.Sprintf("%d/stat", pid), fmt.Sprintf("%d (%s) S %d %s 4242 0\n", pid, name, parent, strings.Repeat("0 ", 17)))
+}
+
+const header = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+func socket(local, state string, inode int) string {
+	return fmt.Sprintf("   0: %s 00000000:0000 %s 00000000:00000000 00:00000000 00000000     0        0 %d 1 0 100 0 0 10 0\n", local, state, inode)
+}
+
+const trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n        |-- 172.17.0.2\n           /32 host LOCAL\n        |-- 172.17.0.0\n           /16 link UNICAST\n"
+
+// A container's server at the container's own address, on a kernel that does not
+// list children, with a router's child.
+func TestProcesses_InAContainer(t *testing.T) {
+	p := tables{t, t.TempDir()}
+	p.link("self/ns/net", "net:[1]")
+	p.write("self/net/tcp", header+socket("0100007F:1F90", "0A", 5))
+	p.write("self/net/fib_trie", "Local:\n        |-- 10.0.0.1\n           /32 host LOCAL\n")
+	p.link("1/ns/net", "net:[1]")
+	p.process(1, 0, "init")
+	p.link("40/ns/net", "net:[2]")
+	p.write("40/net/fib_trie", trie)
+	p.write("40/net/tcp", header+socket("020011AC:1F90", "01", 8)+socket("00000000:1F91", "0A", 7)+socket("00000000:1F90", "0A", 9))
+	p.process(40, 1, "sh) (x")
+	p.link("40/fd/3", "socket:[8]")
+	p.write("40/task/40/comm", "")
+	p.process(41, 40, "llama-server")
+	p.link("41/ns/net", "net:[2]")
+	p.link("41/fd/0", "/dev/null")
+	p.link("41/fd/7", "socket:[9]")
+	p.write("41/task/41/comm", "")
+	p.process(42, 41, "llama-server")
+	p.write("42/task/42/comm", "")
+	p.process(43, 40, "other")
+
+	f := New("172.17.0.2", 8080)
+	f.proc = p.folder
+	pids, err := f.Processes()
+	require.NoError(t, err)
+	assert.Equal(t, []int{41, 42}, pids)
+
+	f = New("127.0.0.1", 8080)
+	f.proc = p.folder
+	_, err = f.Processes()
+	assert.ErrorContains(t, err, "is not visible: it runs in another process namespace")
+}
+
+func TestProcesses_IPv6(t *testing.T) {
+	p := tables{t, t.TempDir()}
+	p.write("self/net/if_inet6", "20010db8000000000000000000000007 02 40 00 80     eth0\n")
+	p.write("self/net/tcp6", header+socket("B80D0120000000000000000007000000:1F90", "0A", 9))
+	p.process(41, 1, "llama-server")
+	p.link("41/fd/7", "socket:[9]")
+	f := New("2001:db8::7", 8080)
+	f.proc = p.folder
+	pids, err := f.Processes()
+	require.NoError(t, err)
+	assert.Equal(t, []int{41}, pids)
+	f = New("2001:db8::8", 8080)
+	f.proc = p.folder
+	_, err = f.Processes()
+	assert.ErrorContains(t, err, "no address of this host")
+}
+
+func TestProcesses_SearchesSeldom(t *testing.T) {
+	p := tables{t, t.TempDir()}
+	p.write("self/net/tcp", header)
+	p.process(41, 1, "llama-server")
+	p.link("41/fd/7", "socket:[9]")
+	now := time.Now()
+	f := New("127.0.0.1", 8080)
+	f.proc, f.now = p.folder, func() time.Time { return now }
+	_, err := f.Processes()
+	require.Error(t, err)
+	p.write("self/net/tcp", header+socket("0100007F:1F90", "0A", 9))
+	_, err = f.Processes()
+	require.Error(t, err, "not yet")
+	now = now.Add(searchEvery)
+	pids, err := f.Processes()
+	require.NoError(t, err)
+	assert.Equal(t, []int{41}, pids)
+
+	// The process ends, and another one listens.
+	require.NoError(t, os.RemoveAll(filepath.Join(p.folder, "41")))
+	p.process(50, 1, "llama-server")
+	p.link("50/fd/7", "socket:[9]")
+	pids, err = f.Processes()
+	require.NoError(t, err)
+	assert.Equal(t, []int{50}, pids)
+}
+
+func BenchmarkProcesses(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(b, err)
+	defer l.Close()
+	f := New("127.0.0.1", l.Addr().(*net.TCPAddr).Port)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := f.Processes(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
