@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/confmap"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper"
@@ -31,7 +32,8 @@ const (
 type Config struct {
 	// ClientConfig are the settings of the HTTP client: endpoint, tls, auth,
 	// headers, proxy_url and so on. The endpoint is llama-server's base URL,
-	// http://localhost:8080 by default, with its path if it has one. The timeout,
+	// http://localhost:8080 by default, with its path if it has one; a receiver
+	// that runs the gpu scraper alone needs none and has no default. The timeout,
 	// 10s by default, ends a single read; a read may take longer than a scrape's
 	// interval.
 	ClientConfig confighttp.ClientConfig `mapstructure:",squash"`
@@ -62,6 +64,8 @@ type Config struct {
 
 // ScrapersConfig holds one section a scraper.
 type ScrapersConfig struct {
+	// GPU reads this host's NVIDIA GPUs, every 2 s by default.
+	GPU configoptional.Optional[gpuscraper.Config] `mapstructure:"gpu"`
 	// Server reads /metrics, /health, /props and /models, every second by default.
 	Server configoptional.Optional[serverscraper.Config] `mapstructure:"server"`
 	// Slots reads /slots, every 500 ms by default.
@@ -84,6 +88,7 @@ func newDefaultConfig() *Config {
 		ForwardUnknown:     true,
 		ResourceAttributes: metadata.DefaultResourceAttributesConfig(),
 		Scrapers: ScrapersConfig{
+			GPU:    configoptional.Some(gpuscraper.NewDefaultConfig()),
 			Server: configoptional.Some(serverscraper.NewDefaultConfig()),
 			Slots:  configoptional.Some(slotsscraper.NewDefaultConfig()),
 		},
@@ -105,11 +110,22 @@ func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
 	}
 	if conf.IsSet("scrapers") {
 		cfg.Scrapers = ScrapersConfig{
+			GPU:    configoptional.Default(gpuscraper.NewDefaultConfig()),
 			Server: configoptional.Default(serverscraper.NewDefaultConfig()),
 			Slots:  configoptional.Default(slotsscraper.NewDefaultConfig()),
 		}
 	}
-	return conf.Unmarshal(cfg)
+	if err := conf.Unmarshal(cfg); err != nil {
+		return err
+	}
+	if cfg.Scrapers.onlyGPU() && !conf.IsSet("endpoint") {
+		cfg.ClientConfig.Endpoint = ""
+	}
+	return nil
+}
+
+func (s *ScrapersConfig) onlyGPU() bool {
+	return s.GPU.HasValue() && !s.Server.HasValue() && !s.Slots.HasValue()
 }
 
 // keys are those of Config, for a strict look at them alone.
@@ -121,6 +137,7 @@ type keys struct {
 	ForwardUnknown     any `mapstructure:"forward_unknown"`
 	ResourceAttributes any `mapstructure:"resource_attributes"`
 	Scrapers           struct {
+		GPU    any `mapstructure:"gpu"`
 		Server any `mapstructure:"server"`
 		Slots  any `mapstructure:"slots"`
 	} `mapstructure:"scrapers"`
@@ -133,7 +150,9 @@ type clientKeys confighttp.ClientConfig
 func (cfg *Config) Validate() error {
 	var errs []error
 	if cfg.ClientConfig.Endpoint == "" {
-		errs = append(errs, fmt.Errorf("endpoint is empty: set it to llama-server's address, e.g. %s", defaultEndpoint))
+		if !cfg.Scrapers.onlyGPU() { // which are those of this host
+			errs = append(errs, fmt.Errorf("endpoint is empty: set it to llama-server's address, e.g. %s", defaultEndpoint))
+		}
 	} else if _, err := llamaserver.ParseBase(cfg.ClientConfig.Endpoint); err != nil {
 		errs = append(errs, fmt.Errorf("endpoint: %w", err))
 	}
@@ -160,8 +179,8 @@ func (cfg *Config) Validate() error {
 	if cfg.ServiceName == "" {
 		errs = append(errs, errors.New("service_name: must not be empty; to leave the attribute out, disable resource_attributes::service.name"))
 	}
-	if !cfg.Scrapers.Server.HasValue() && !cfg.Scrapers.Slots.HasValue() {
-		errs = append(errs, errors.New("scrapers: names none; name server, slots or both, or leave the section out to run all"))
+	if !cfg.Scrapers.Server.HasValue() && !cfg.Scrapers.Slots.HasValue() && !cfg.Scrapers.GPU.HasValue() {
+		errs = append(errs, errors.New("scrapers: names none; name server, slots, gpu or several of them, or leave the section out to run all"))
 	}
 	return errors.Join(errs...)
 }

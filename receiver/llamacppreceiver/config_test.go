@@ -35,6 +35,8 @@ func TestConfig_EmptyRunsEverything(t *testing.T) {
 	assert.Equal(t, 10*time.Second, cfg.ClientConfig.Timeout)
 	require.True(t, cfg.Scrapers.Server.HasValue())
 	require.True(t, cfg.Scrapers.Slots.HasValue())
+	require.True(t, cfg.Scrapers.GPU.HasValue())
+	assert.Equal(t, 2*time.Second, cfg.Scrapers.GPU.Get().ControllerConfig.CollectionInterval)
 	assert.Equal(t, time.Second, cfg.Scrapers.Server.Get().ControllerConfig.CollectionInterval)
 	assert.Equal(t, 500*time.Millisecond, cfg.Scrapers.Slots.Get().ControllerConfig.CollectionInterval)
 	assert.Equal(t, slotsscraper.PollActive, cfg.Scrapers.Slots.Get().Poll)
@@ -58,35 +60,53 @@ func TestConfig_EverySettingIsRead(t *testing.T) {
 	assert.True(t, slots.Metrics.LlamacppSlotTokensDecoded.Enabled)
 	assert.False(t, slots.Metrics.RequestDuration.Enabled)
 	assert.True(t, slots.Metrics.RequestPromptDuration.Enabled)
+	gpus := cfg.Scrapers.GPU.Get()
+	assert.Equal(t, 10*time.Second, gpus.ControllerConfig.CollectionInterval)
+	assert.Equal(t, []any{0, "GPU-8f5c2e6a-0000-0000-0000-000000000000"}, gpus.Devices)
+	assert.True(t, gpus.MetricsBuilderConfig.Metrics.NvidiaGpuProcessMemoryUsage.Enabled)
+	assert.False(t, gpus.MetricsBuilderConfig.Metrics.HwFanSpeedRatio.Enabled)
 }
 
 func TestConfig_LeavingAScraperOutTurnsItOff(t *testing.T) {
 	cfg := load(t, "llamacpp/server_only")
 	assert.True(t, cfg.Scrapers.Server.HasValue())
 	assert.False(t, cfg.Scrapers.Slots.HasValue())
+	assert.False(t, cfg.Scrapers.GPU.HasValue())
 	cfg = load(t, "llamacpp/slots_only")
 	assert.False(t, cfg.Scrapers.Server.HasValue())
 	assert.True(t, cfg.Scrapers.Slots.HasValue())
+}
+
+func TestConfig_GPUsAloneNeedNoEndpoint(t *testing.T) {
+	cfg := load(t, "llamacpp/gpu_only")
+	assert.Empty(t, cfg.ClientConfig.Endpoint)
+	assert.False(t, cfg.Scrapers.Server.HasValue())
+	assert.False(t, cfg.Scrapers.Slots.HasValue())
+	require.True(t, cfg.Scrapers.GPU.HasValue())
+	assert.Equal(t, 2*time.Second, cfg.Scrapers.GPU.Get().ControllerConfig.CollectionInterval)
+	cfg = load(t, "llamacpp/gpu_of_server")
+	assert.Equal(t, "http://localhost:8081", cfg.ClientConfig.Endpoint)
 }
 
 func TestConfig_WrongSettingsNameTheCure(t *testing.T) {
 	type m = map[string]any
 	for want, in := range map[string]m{
 		`endpoint: scheme "localhost": want http://host:port`: {"endpoint": "localhost:8080"},
-		"endpoint is empty":                              {"endpoint": ""},
-		"timeout: must be positive":                      {"timeout": "0s"},
-		"compression: not supported":                     {"compression": "gzip"},
-		"max_response_size: must be positive":            {"max_response_size": 0},
-		"api_key and auth: both would set":               {"api_key": "k", "auth": m{"authenticator": "bearertokenauth"}},
-		"api_key and headers: both would set":            {"api_key": "k", "headers": m{"authorization": "x"}},
-		"api_key: has a line break":                      {"api_key": "k\n"},
-		"service_name: must not be empty":                {"service_name": ""},
-		"scrapers: names none":                           {"scrapers": m{}},
-		`"poll": "sometimes": want "active" or "always"`: {"scrapers": m{"slots": m{"poll": "sometimes"}}},
-		`"collection_interval": requires positive value`: {"scrapers": m{"server": m{"collection_interval": "0s"}}},
-		"has invalid keys: gpus":                         {"scrapers": m{"gpus": m{}}},
-		"has invalid keys: api_kye":                      {"api_kye": "k"},
-		"has invalid keys: llamacpp.slot.tokens":         {"scrapers": m{"slots": m{"metrics": m{"llamacpp.slot.tokens": m{"enabled": true}}}}},
+		"endpoint is empty":                                 {"endpoint": ""},
+		"timeout: must be positive":                         {"timeout": "0s"},
+		"compression: not supported":                        {"compression": "gzip"},
+		"max_response_size: must be positive":               {"max_response_size": 0},
+		"api_key and auth: both would set":                  {"api_key": "k", "auth": m{"authenticator": "bearertokenauth"}},
+		"api_key and headers: both would set":               {"api_key": "k", "headers": m{"authorization": "x"}},
+		"api_key: has a line break":                         {"api_key": "k\n"},
+		"service_name: must not be empty":                   {"service_name": ""},
+		"scrapers: names none":                              {"scrapers": m{}},
+		`"devices": MIG-1: want an index from 0, or a UUID`: {"scrapers": m{"gpu": m{"devices": []any{"MIG-1"}}}},
+		`"poll": "sometimes": want "active" or "always"`:    {"scrapers": m{"slots": m{"poll": "sometimes"}}},
+		`"collection_interval": requires positive value`:    {"scrapers": m{"server": m{"collection_interval": "0s"}}},
+		"has invalid keys: gpus":                            {"scrapers": m{"gpus": m{}}},
+		"has invalid keys: api_kye":                         {"api_kye": "k"},
+		"has invalid keys: llamacpp.slot.tokens":            {"scrapers": m{"slots": m{"metrics": m{"llamacpp.slot.tokens": m{"enabled": true}}}}},
 	} {
 		t.Run(want, func(t *testing.T) {
 			cfg := newDefaultConfig()

@@ -11,6 +11,7 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/scraper"
 	"go.opentelemetry.io/collector/scraper/scraperhelper"
@@ -18,6 +19,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpu"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/hostproc"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
@@ -28,7 +32,8 @@ type llamacppReceiver struct {
 	cfg         *Config
 	set         receiver.Settings
 	next        consumer.Metrics
-	server      *watch.Server // nil until Start
+	server      *watch.Server // nil until Start, and where only the GPUs are watched
+	gpus        *gpu.Handle   // nil until Start, and without the gpu scraper
 	controllers []receiver.Metrics
 }
 
@@ -38,6 +43,23 @@ func newReceiver(cfg *Config, set receiver.Settings, next consumer.Metrics) *lla
 
 // Start makes the client and starts each scraper's clock.
 func (r *llamacppReceiver) Start(ctx context.Context, host component.Host) error {
+	if !r.cfg.Scrapers.onlyGPU() {
+		if err := r.addServer(ctx, host); err != nil {
+			return err
+		}
+	}
+	if err := r.addControllers(); err != nil {
+		return err
+	}
+	for _, c := range r.controllers {
+		if err := c.Start(ctx, host); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *llamacppReceiver) addServer(ctx context.Context, host component.Host) error {
 	// Without providers, as instrumentation of every call would cost as much as
 	// all that we do with the answer; the scrapes are instrumented anyway.
 	telemetry := r.set.TelemetrySettings
@@ -56,35 +78,34 @@ func (r *llamacppReceiver) Start(ctx context.Context, host component.Host) error
 		return fmt.Errorf("endpoint: %w", err)
 	}
 	r.server = watch.New(client, r.cfg.ClientConfig.Timeout, r.set.Logger)
-	if err := r.addControllers(); err != nil {
-		return err
-	}
-	for _, c := range r.controllers {
-		if err := c.Start(ctx, host); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
 // Shutdown ends the calls under way, then the clocks.
 func (r *llamacppReceiver) Shutdown(ctx context.Context) error {
-	if r.server == nil {
-		return nil
+	if r.server != nil {
+		r.server.End()
 	}
-	r.server.End()
+	if r.gpus != nil {
+		r.gpus.Close()
+	}
 	var errs error
 	for _, c := range r.controllers {
 		errs = multierr.Append(errs, c.Shutdown(ctx))
 	}
-	r.server.Wait()
+	if r.server != nil {
+		r.server.Wait()
+	}
 	return errs
 }
 
 func (r *llamacppReceiver) addControllers() error {
-	resource, err := newResource(r.cfg)
-	if err != nil {
-		return err
+	var resource *resource
+	if r.cfg.ClientConfig.Endpoint != "" {
+		var err error
+		if resource, err = newResource(r.cfg); err != nil {
+			return err
+		}
 	}
 	delay := phase(r.cfg.ClientConfig.Endpoint)
 	if cfg := r.cfg.Scrapers.Server.Get(); cfg != nil {
@@ -107,7 +128,32 @@ func (r *llamacppReceiver) addControllers() error {
 			return err
 		}
 	}
+	if cfg := r.cfg.Scrapers.GPU.Get(); cfg != nil {
+		c := cfg.ControllerConfig
+		c.InitialDelay += delay % c.CollectionInterval
+		if err := r.addController("gpu", c, r.newGPUScraper(cfg, resource).Scrape); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// newGPUScraper joins the session with the driver. The resource is the server's,
+// nil without one.
+func (r *llamacppReceiver) newGPUScraper(cfg *gpuscraper.Config, resource *resource) *gpuscraper.Scraper {
+	r.gpus = gpu.Open(r.set.Logger, cfg.Want(resource != nil), gpu.Options{})
+	host := hostResource(r.cfg.ResourceAttributes)
+	if resource == nil {
+		return gpuscraper.New(cfg, r.set, r.gpus, host, nil, nil)
+	}
+	of := func() pcommon.Resource {
+		var props *llamaserver.Props
+		if r.server != nil {
+			props = r.server.LastProps()
+		}
+		return resource.of("", props)
+	}
+	return gpuscraper.New(cfg, r.set, r.gpus, host, hostproc.New(resource.address, int(resource.port)), of)
 }
 
 func (r *llamacppReceiver) addController(name string, cfg scraperhelper.ControllerConfig, scrape scraper.ScrapeMetricsFunc) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
@@ -22,6 +23,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 )
 
@@ -149,6 +151,7 @@ func run(t *testing.T, to consumer.Metrics, change func(*Config)) (instance stri
 	cfg := newDefaultConfig()
 	cfg.Scrapers.Server.Get().ControllerConfig.CollectionInterval = 100 * time.Millisecond
 	cfg.Scrapers.Slots.Get().ControllerConfig.CollectionInterval = 50 * time.Millisecond
+	cfg.Scrapers.GPU = configoptional.None[gpuscraper.Config]() // whatever this machine has
 	change(cfg)
 	require.NoError(t, cfg.Validate())
 	core, logs := observer.New(zapcore.InfoLevel)

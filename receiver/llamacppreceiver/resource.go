@@ -5,6 +5,7 @@ package llamacppreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/r
 
 import (
 	"net"
+	"os"
 	"strconv"
 	"sync"
 
@@ -86,6 +87,15 @@ func (r *resource) make(model string, props *llamaserver.Props) pcommon.Resource
 		setUnlessEmpty(rb.SetLlamacppModelPath, props.ModelPath)
 	}
 	setUnlessEmpty(rb.SetLlamacppModelName, name)
+	return rb.Emit()
+}
+
+// hostResource is that of the GPUs, which are no part of any server.
+func hostResource(attributes metadata.ResourceAttributesConfig) pcommon.Resource {
+	rb := metadata.NewResourceBuilder(attributes)
+	if name, err := os.Hostname(); err == nil {
+		rb.SetHostName(name)
+	}
 	return rb.Emit()
 }
 

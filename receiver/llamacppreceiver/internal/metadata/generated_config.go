@@ -27,6 +27,7 @@ func (rac *ResourceAttributeConfig) Unmarshal(parser *confmap.Conf) error {
 
 // ResourceAttributesConfig provides config for llamacpp resource attributes.
 type ResourceAttributesConfig struct {
+	HostName           ResourceAttributeConfig `mapstructure:"host.name"`
 	LlamacppModelFtype ResourceAttributeConfig `mapstructure:"llamacpp.model.ftype"`
 	LlamacppModelName  ResourceAttributeConfig `mapstructure:"llamacpp.model.name"`
 	LlamacppModelPath  ResourceAttributeConfig `mapstructure:"llamacpp.model.path"`
@@ -39,6 +40,9 @@ type ResourceAttributesConfig struct {
 
 func DefaultResourceAttributesConfig() ResourceAttributesConfig {
 	return ResourceAttributesConfig{
+		HostName: ResourceAttributeConfig{
+			Enabled: true,
+		},
 		LlamacppModelFtype: ResourceAttributeConfig{
 			Enabled: true,
 		},

@@ -24,6 +24,7 @@ func TestResourceAttributesConfig(t *testing.T) {
 		{
 			name: "all_set",
 			want: ResourceAttributesConfig{
+				HostName:           ResourceAttributeConfig{Enabled: true},
 				LlamacppModelFtype: ResourceAttributeConfig{Enabled: true},
 				LlamacppModelName:  ResourceAttributeConfig{Enabled: true},
 				LlamacppModelPath:  ResourceAttributeConfig{Enabled: true},
@@ -37,6 +38,7 @@ func TestResourceAttributesConfig(t *testing.T) {
 		{
 			name: "none_set",
 			want: ResourceAttributesConfig{
+				HostName:           ResourceAttributeConfig{Enabled: false},
 				LlamacppModelFtype: ResourceAttributeConfig{Enabled: false},
 				LlamacppModelName:  ResourceAttributeConfig{Enabled: false},
 				LlamacppModelPath:  ResourceAttributeConfig{Enabled: false},

@@ -21,6 +21,13 @@ func NewResourceBuilder(rac ResourceAttributesConfig) *ResourceBuilder {
 	}
 }
 
+// SetHostName sets provided value as "host.name" attribute.
+func (rb *ResourceBuilder) SetHostName(val string) {
+	if rb.config.HostName.Enabled {
+		rb.res.Attributes().PutStr("host.name", val)
+	}
+}
+
 // SetLlamacppModelFtype sets provided value as "llamacpp.model.ftype" attribute.
 func (rb *ResourceBuilder) SetLlamacppModelFtype(val string) {
 	if rb.config.LlamacppModelFtype.Enabled {

@@ -13,6 +13,7 @@ func TestResourceBuilder(t *testing.T) {
 		t.Run(tt, func(t *testing.T) {
 			cfg := loadResourceAttributesConfig(t, tt)
 			rb := NewResourceBuilder(cfg)
+			rb.SetHostName("host.name-val")
 			rb.SetLlamacppModelFtype("llamacpp.model.ftype-val")
 			rb.SetLlamacppModelName("llamacpp.model.name-val")
 			rb.SetLlamacppModelPath("llamacpp.model.path-val")
@@ -27,14 +28,19 @@ func TestResourceBuilder(t *testing.T) {
 
 			switch tt {
 			case "default":
-				assert.Equal(t, 7, res.Attributes().Len())
-			case "all_set":
 				assert.Equal(t, 8, res.Attributes().Len())
+			case "all_set":
+				assert.Equal(t, 9, res.Attributes().Len())
 			case "none_set":
 				assert.Equal(t, 0, res.Attributes().Len())
 				return
 			default:
 				assert.Failf(t, "unexpected test case: %s", tt)
+			}
+			hostNameAttrVal, ok := res.Attributes().Get("host.name")
+			assert.True(t, ok)
+			if ok {
+				assert.Equal(t, "host.name-val", hostNameAttrVal.Str())
 			}
 			llamacppModelFtypeAttrVal, ok := res.Attributes().Get("llamacpp.model.ftype")
 			assert.True(t, ok)

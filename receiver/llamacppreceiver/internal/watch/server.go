@@ -113,6 +113,10 @@ func (s *Server) Wait() {
 	s.client.CloseIdle()
 }
 
+// LastProps is what was last known of the server itself; nil before the first
+// look that found them.
+func (s *Server) LastProps() *llamaserver.Props { return s.self.lastProps() }
+
 // View is what one look found out about the server, or about one model of a
 // router.
 type View struct {
