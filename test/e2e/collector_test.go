@@ -83,6 +83,12 @@ func receiver(id, endpoint string, settings ...string) string {
 // counters have to behave as counters, and the collector has to end well.
 func run(t testing.TB, receivers ...string) *collector {
 	t.Helper()
+	return runIn(t, nil, receivers...)
+}
+
+// runIn is run with further variables in the environment.
+func runIn(t testing.TB, environment []string, receivers ...string) *collector {
+	t.Helper()
 	c := &collector{t: t, Sink: otlpsink.Start(t)}
 	var ids []string
 	for _, r := range receivers {
@@ -94,6 +100,7 @@ func run(t testing.TB, receivers ...string) *collector {
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 
 	cmd := exec.Command(binary(t), "--config", path)
+	cmd.Env = append(os.Environ(), environment...)
 	cmd.SysProcAttr = sysProcAttr()
 	stderr, err := cmd.StderrPipe()
 	require.NoError(t, err)
