@@ -62,6 +62,7 @@ func messages(c *collector, id string) []string {
 }
 
 func TestGPU_EveryMetricArrivesBesideTheServers(t *testing.T) {
+	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
 	// The simulator listens in this process.
 	d.SetProcesses(1, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 6 << 30}, fakenvml.Process{PID: 1, Memory: 1 << 30})
@@ -123,6 +124,7 @@ func TestGPU_EveryMetricArrivesBesideTheServers(t *testing.T) {
 }
 
 func TestGPU_DriverThatAppearsLaterIsFound(t *testing.T) {
+	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 1, Later: true})
 	if _, err := os.Stat("/dev/nvidiactl"); err == nil {
 		// A library that cannot be loaded hides the one that this machine has.
@@ -145,6 +147,7 @@ func TestGPU_DriverThatAppearsLaterIsFound(t *testing.T) {
 }
 
 func TestGPU_LostOneRecoversAndTheOthersGoOn(t *testing.T) {
+	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 8})
 	c := watchGPUs(t, d, gpusAlone)
 	c.awaitReadings(d, 7, 3)
@@ -166,6 +169,7 @@ func TestGPU_LostOneRecoversAndTheOthersGoOn(t *testing.T) {
 }
 
 func TestGPU_DriverUpgradedUnderTheProcessRecovers(t *testing.T) {
+	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
 	c := watchGPUs(t, d, gpusAlone)
 	c.awaitReadings(d, 1, 2)
@@ -180,6 +184,7 @@ func TestGPU_DriverUpgradedUnderTheProcessRecovers(t *testing.T) {
 }
 
 func TestGPU_CallThatBlocksDoesNotDelayTheServersMetrics(t *testing.T) {
+	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
 	s := simulate(t)
 	c := watchGPUs(t, d, receiver("llamacpp", s.URL(), "scrapers: {server: {collection_interval: 100ms}, gpu: {collection_interval: 100ms}}"))
@@ -196,6 +201,7 @@ func TestGPU_CallThatBlocksDoesNotDelayTheServersMetrics(t *testing.T) {
 }
 
 func TestGPU_LibraryWithoutSomeFunctionsDoesNotEndTheProcess(t *testing.T) {
+	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 1, Without: []string{
 		"nvmlErrorString", "nvmlDeviceGetTemperatureV", "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetFieldValues", "nvmlDeviceGetFanSpeed_v2",
 		"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlEventSetWait_v2", "nvmlDeviceGetRemappedRows",
@@ -209,6 +215,7 @@ func TestGPU_LibraryWithoutSomeFunctionsDoesNotEndTheProcess(t *testing.T) {
 }
 
 func TestGPU_WhatIsNotSupportedOrForbiddenIsLeftOut(t *testing.T) {
+	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
 	d.Fail("nvmlDeviceGetFanSpeed_v2", 0, fakenvml.NotSupported)
 	d.Fail("nvmlDeviceGetTotalEnergyConsumption", 1, fakenvml.NoPermission)
@@ -225,6 +232,7 @@ func TestGPU_WhatIsNotSupportedOrForbiddenIsLeftOut(t *testing.T) {
 }
 
 func TestGPU_ReceiversShareOneSession(t *testing.T) {
+	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 4})
 	second := "  llamacpp/two:\n    scrapers: {gpu: {collection_interval: 100ms, devices: [2]}}\n"
 	c := watchGPUs(t, d, "  llamacpp/one:\n    scrapers: {gpu: {collection_interval: 100ms, devices: ["+d.UUID(1)+"]}}\n", second)

@@ -174,6 +174,8 @@ type Handle struct {
 	want Want
 	log  *zap.Logger
 	once sync.Once
+	// given are the times of the readings that it has, by UUID.
+	given map[string]time.Time
 }
 
 // Open joins the process's session with the driver, or begins it. It does not
@@ -192,7 +194,7 @@ func Open(log *zap.Logger, want Want, o Options) *Handle {
 		sessions.open[o.Library] = s
 		go s.poll()
 	}
-	h := &Handle{s: s, want: want, log: log}
+	h := &Handle{s: s, want: want, log: log, given: map[string]time.Time{}}
 	s.say.add(log)
 	s.mu.Lock()
 	s.handles[h] = struct{}{}
@@ -242,7 +244,7 @@ func (h *Handle) Close() {
 }
 
 // Look reads the GPUs, or takes what another receiver has read no longer than
-// fresh ago. It returns within patience: a GPU that has not answered until then
+// fresh ago. No reading comes twice. It returns within patience: a GPU that has not answered until then
 // is left out.
 func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 	s := h.s
@@ -250,9 +252,9 @@ func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	s.mu.Lock()
-	if l, all := s.collect(since); all {
-		s.mu.Unlock()
-		return l
+	if h.all(since) {
+		defer s.mu.Unlock()
+		return h.collect(since)
 	}
 	s.asked++
 	mine := s.asked
@@ -268,7 +270,7 @@ func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 		case <-timer.C:
 			s.mu.Lock()
 			s.sayStuck()
-			l, _ := s.collect(since)
+			l := h.collect(since)
 			s.mu.Unlock()
 			return l
 		case <-ctx.Done():
@@ -278,24 +280,37 @@ func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 		}
 		s.mu.Lock()
 	}
-	l, _ := s.collect(since)
-	s.mu.Unlock()
-	return l
+	defer s.mu.Unlock()
+	return h.collect(since)
 }
 
-// collect takes the readings since a time; all tells that no GPU is missing.
-func (s *session) collect(since time.Time) (l Look, all bool) {
-	l.Start = s.start
-	all = len(s.known) > 0
-	for _, d := range s.known {
-		if d.reading == nil || d.reading.At.Before(since) {
-			all = false
-			continue
+// isNew tells whether a device has a reading since a time that this receiver
+// does not have yet.
+func (h *Handle) isNew(d *device, since time.Time) bool {
+	return d.reading != nil && !d.reading.At.Before(since) && d.reading.At.After(h.given[d.ID])
+}
+
+// all tells whether each GPU has such a reading.
+func (h *Handle) all(since time.Time) bool {
+	for _, d := range h.s.known {
+		if !h.isNew(d, since) {
+			return false
 		}
-		l.Readings = append(l.Readings, d.reading)
+	}
+	return len(h.s.known) > 0
+}
+
+// collect takes those readings.
+func (h *Handle) collect(since time.Time) Look {
+	l := Look{Start: h.s.start}
+	for _, d := range h.s.known {
+		if h.isNew(d, since) {
+			h.given[d.ID] = d.reading.At
+			l.Readings = append(l.Readings, d.reading)
+		}
 	}
 	slices.SortFunc(l.Readings, func(a, b *Reading) int { return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID)) })
-	return l, all
+	return l
 }
 
 // sayStuck says once that a call does not return.
