@@ -19,8 +19,9 @@ type collector struct {
 	healthURL  string
 }
 
-// startCollector starts the collector on the server and waits until it is ready.
-func startCollector(ctx context.Context, client *http.Client, o options, serverURL string) (*collector, error) {
+// startCollector starts the collector on the server, with further variables in
+// its environment, and waits until it is ready.
+func startCollector(ctx context.Context, client *http.Client, o options, serverURL string, environment []string) (*collector, error) {
 	if _, err := os.Stat(o.collector); err != nil {
 		return nil, fmt.Errorf("the collector is not there: %w: run make build", err)
 	}
@@ -39,6 +40,7 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	// Not bound to ctx, which would kill it: stop ends it in order.
 	cmd := exec.Command(o.collector, "--config", o.config) //nolint:gosec,noctx // The user names the program.
 	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, metrics, health, telemetry)
+	cmd.Env = append(cmd.Env, environment...)
 	p, err := startProcess(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("start the collector: %w", err)

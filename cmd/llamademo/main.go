@@ -30,7 +30,8 @@ The server is, in this order:
   2. llama-server on PATH, started with the model in MODEL (a .gguf file);
   3. the built-in simulator.
 
-LLAMACPP_API_KEY is the server's key, where it wants one.
+LLAMACPP_API_KEY is the server's key, where it wants one. DEMO_GPU=1 shows a
+simulated GPU, with made-up numbers.
 
 Flags:
 `
@@ -85,7 +86,17 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	defer server.stop()
 	fmt.Fprintf(out, "server     %s, %s\n", server.url, server.what)
 
-	collector, err := startCollector(ctx, client, o, server.url)
+	var environment []string
+	if os.Getenv("DEMO_GPU") == "1" {
+		variable, stop, err := startGPU()
+		if err != nil {
+			return err
+		}
+		defer stop()
+		environment = append(environment, variable)
+		fmt.Fprintln(out, "gpu        simulated, with made-up numbers (DEMO_GPU=1)")
+	}
+	collector, err := startCollector(ctx, client, o, server.url, environment)
 	if err != nil {
 		return orNil(ctx, err)
 	}

@@ -26,6 +26,9 @@ type sample struct {
 	processing, deferred  float64
 	idle, prompt, working float64
 	context               float64 // 0 to 1, of the fullest server
+	gpus                  int
+	gpu                   float64 // 0 to 1, of the busiest GPU
+	power, gpuMemory      float64 // W and bytes, of all GPUs
 }
 
 func readSample(ctx context.Context, client *http.Client, url string) (sample, error) {
@@ -72,6 +75,14 @@ func parseSample(r io.Reader) (sample, error) {
 	for _, m := range families["llamacpp_context_utilization_ratio"].GetMetric() {
 		s.context = max(s.context, valueOf(m))
 	}
+	for _, m := range families["hw_gpu_utilization_ratio"].GetMetric() {
+		if labelOf(m, "hw_gpu_task") == "general" {
+			s.gpu = max(s.gpu, valueOf(m))
+		}
+	}
+	s.gpus = len(families["hw_gpu_memory_limit_bytes"].GetMetric())
+	s.power = sum("hw_power_watts", "", "")
+	s.gpuMemory = sum("hw_gpu_memory_usage_bytes", "", "")
 	for _, m := range families["llamacpp_server_status"].GetMetric() {
 		if valueOf(m) == 1 {
 			s.state = labelOf(m, "llamacpp_server_state")
@@ -157,7 +168,7 @@ func (s summary) fields() []string {
 	if s.cacheRatio == s.cacheRatio { // not NaN
 		cache = fmt.Sprintf("%.0f %% cached", 100*s.cacheRatio)
 	}
-	return []string{
+	fields := []string{
 		"state " + s.state,
 		fmt.Sprintf("decoding %.1f tok/s", s.decodedRate),
 		fmt.Sprintf("prompts %.1f tok/s, %s", s.promptRate, cache),
@@ -165,6 +176,10 @@ func (s summary) fields() []string {
 		fmt.Sprintf("slots %.0f idle %.0f prompt %.0f generating", s.idle, s.prompt, s.working),
 		fmt.Sprintf("context %.0f %%", 100*s.context),
 	}
+	if s.gpus > 0 {
+		fields = append(fields, fmt.Sprintf("gpu %.0f %% of the time, %.0f W, %.1f GiB", 100*s.gpu, s.power, s.gpuMemory/(1<<30)))
+	}
+	return fields
 }
 
 // display shows summaries: in place on a terminal, one a line elsewhere.

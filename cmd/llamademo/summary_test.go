@@ -13,7 +13,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const exposition = `# TYPE llamacpp_context_utilization_ratio gauge
+const exposition = `# TYPE hw_gpu_memory_limit_bytes gauge
+hw_gpu_memory_limit_bytes{hw_id="GPU-1"} 8e10
+hw_gpu_memory_limit_bytes{hw_id="GPU-2"} 8e10
+# TYPE hw_gpu_memory_usage_bytes gauge
+hw_gpu_memory_usage_bytes{hw_id="GPU-1"} 1e10
+hw_gpu_memory_usage_bytes{hw_id="GPU-2"} 2e10
+# TYPE hw_gpu_utilization_ratio gauge
+hw_gpu_utilization_ratio{hw_gpu_task="general",hw_id="GPU-1"} 0.5
+hw_gpu_utilization_ratio{hw_gpu_task="encoder",hw_id="GPU-1"} 0.9
+hw_gpu_utilization_ratio{hw_gpu_task="general",hw_id="GPU-2"} 0.75
+# TYPE hw_power_watts gauge
+hw_power_watts{hw_id="GPU-1"} 300
+hw_power_watts{hw_id="GPU-2"} 200
+# TYPE llamacpp_context_utilization_ratio gauge
 llamacpp_context_utilization_ratio{instance="h:1/a"} 0.25
 llamacpp_context_utilization_ratio{instance="h:1/b"} 0.5
 # TYPE llamacpp_requests_deferred gauge
@@ -48,6 +61,7 @@ func TestParseSample_AddsUpTheModelsOfARouter(t *testing.T) {
 		processing: 4, deferred: 2,
 		idle: 1, prompt: 1, working: 2,
 		context: 0.5,
+		gpus:    2, gpu: 0.75, power: 500, gpuMemory: 3e10,
 	}, got)
 }
 
@@ -99,7 +113,8 @@ func TestDisplay_PrintsALineASummaryWhereThereIsNoTerminal(t *testing.T) {
 	d.show(summary{sample: s, decodedRate: 12.34, promptRate: 5, cacheRatio: 0.75}, true)
 	assert.Equal(t, "waiting for the first scrape\n"+
 		"state ok | decoding 12.3 tok/s | prompts 5.0 tok/s, 75 % cached | requests 4 running 2 waiting | "+
-		"slots 1 idle 1 prompt 2 generating | context 50 %\n", out.String())
+		"slots 1 idle 1 prompt 2 generating | context 50 % | "+
+		"gpu 75 % of the time, 500 W, 27.9 GiB\n", out.String())
 }
 
 func TestDisplay_RedrawsInPlaceOnATerminal(t *testing.T) {

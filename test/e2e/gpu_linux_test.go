@@ -53,9 +53,10 @@ func (c *collector) awaitReadings(d *fakenvml.Driver, i, n int) {
 	c.eventually(func() bool { return len(c.Points(otlpsink.Metric("hw.power"), ofGPU(d, i), after)) >= n }, "GPU %d is read %d more times", i, n)
 }
 
-func messages(c *collector, id string) []string {
+// messages are the log lines of gpusAlone.
+func messages(c *collector) []string {
 	var out []string
-	for _, l := range c.lines(id) {
+	for _, l := range c.lines("llamacpp/gpu") {
 		out = append(out, l.Level+" "+l.Message)
 	}
 	return out
@@ -135,14 +136,14 @@ func TestGPU_DriverThatAppearsLaterIsFound(t *testing.T) {
 	c.awaitState("ok")
 	c.awaitScrapes(3)
 	require.Len(t, c.lines("llamacpp/gpu"), 1)
-	assert.Contains(t, messages(c, "llamacpp/gpu")[0], "info no GPU metrics: no NVIDIA driver on this machine")
+	assert.Contains(t, messages(c)[0], "info no GPU metrics: no NVIDIA driver on this machine")
 	d.SetInit(fakenvml.DriverNotLoaded)
 	require.NoError(t, d.Install())
 	c.eventually(func() bool { return len(c.lines("llamacpp/gpu")) == 2 }, "the library is found")
-	assert.Contains(t, messages(c, "llamacpp/gpu")[1], "warn no GPU metrics: the NVIDIA driver's kernel module is not loaded")
+	assert.Contains(t, messages(c)[1], "warn no GPU metrics: the NVIDIA driver's kernel module is not loaded")
 	d.SetInit(fakenvml.Success)
 	c.awaitReadings(d, 0, 2)
-	assert.Equal(t, "info the NVIDIA driver is there", messages(c, "llamacpp/gpu")[2])
+	assert.Equal(t, "info the NVIDIA driver is there", messages(c)[2])
 	assert.Len(t, c.lines("llamacpp/gpu"), 3)
 }
 
@@ -165,7 +166,7 @@ func TestGPU_LostOneRecoversAndTheOthersGoOn(t *testing.T) {
 	c.await(1, "hw.status", status(d, 3, "ok")...)
 	c.awaitReadings(d, 3, 3)
 	assert.Len(t, c.Points(otlpsink.Metric("hw.energy"), ofGPU(d, 3)).Starts(), 1)
-	assert.Contains(t, messages(c, "llamacpp/gpu"), "info a GPU is back")
+	assert.Contains(t, messages(c), "info a GPU is back")
 }
 
 func TestGPU_DriverUpgradedUnderTheProcessRecovers(t *testing.T) {

@@ -136,10 +136,12 @@ func New(folder string, o Options) (*Driver, error) {
 	if err := build(d.Path+".later", o.Without); err != nil {
 		return nil, err
 	}
-	if o.Later {
-		return d, nil
+	if !o.Later {
+		if err := d.Install(); err != nil {
+			return nil, err
+		}
 	}
-	return d, d.Install()
+	return d, nil
 }
 
 // Start is New for a test, in a folder of its own.
@@ -320,6 +322,15 @@ func (d *Driver) Calls(function string) int {
 		}
 	}
 	return 0
+}
+
+// AllCalls is how often functions have been called, but for the wait for events.
+func (d *Driver) AllCalls() int {
+	n := 0
+	for i := range d.calls {
+		n += int(d.calls[i].count)
+	}
+	return n - d.Calls("nvmlEventSetWait_v2")
 }
 
 func (t text) String() string { return strings.TrimRight(string(t[:]), "\x00") }

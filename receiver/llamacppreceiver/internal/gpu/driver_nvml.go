@@ -277,11 +277,11 @@ func (l *library) close() {
 	}
 	if l.set != nil {
 		if !l.missing[callEventSetFree] {
-			l.set.Free()
+			_ = l.set.Free()
 		}
 		l.set = nil
 	}
-	l.nvml.Shutdown() // whatever it returns, there is nothing left to do
+	_ = l.nvml.Shutdown() // whatever it returns, there is nothing left to do
 	l.units = nil
 }
 
@@ -625,7 +625,7 @@ func (u *nvmlUnit) readPower(r *raw) {
 		}
 	}
 	if u.verdicts[callTemperatureV] == refused && u.may(callTemperature) {
-		//nolint:staticcheck // Drivers before version 560 have no other.
+		// Drivers before version 560 have no other.
 		if v, ret := u.handle.GetTemperature(nvml.TEMPERATURE_GPU); u.took(callTemperature, ret) {
 			r.Temperature = some(float64(v))
 		}
@@ -636,7 +636,7 @@ func (u *nvmlUnit) readPower(r *raw) {
 		}
 	}
 	if u.verdicts[callReasons] == refused && u.may(callOldReasons) {
-		//nolint:staticcheck // Drivers before version 535 have no other.
+		// Drivers before version 535 have no other.
 		if v, ret := u.handle.GetCurrentClocksThrottleReasons(); u.took(callOldReasons, ret) {
 			r.reasons = some(v)
 		}
@@ -794,7 +794,7 @@ func (u *nvmlUnit) allocSamples() bool {
 func (u *nvmlUnit) freeSamples() {
 	for i, s := range u.profile {
 		if s != nil && !u.lib.missing[callProfileFree] {
-			s.Free()
+			_ = s.Free()
 		}
 		u.profile[i] = nil
 	}

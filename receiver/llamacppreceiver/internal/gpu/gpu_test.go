@@ -529,6 +529,24 @@ func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
 	}
 }
 
+// What a sample costs on a real driver is the number of its calls.
+func TestLook_TakesHalfTheCallsOfANaiveSample(t *testing.T) {
+	f := open(t, 1, Want{Processes: true}, func(o *Options) { o.SlowEvery = time.Hour })
+	f.one()
+	count := func(sample func()) int {
+		before := fake.AllCalls()
+		sample()
+		return fake.AllCalls() - before
+	}
+	own := count(func() { f.one() })
+	lib := nvml.New(nvml.WithLibraryPath(fake.Path))
+	require.Equal(t, nvml.SUCCESS, lib.Init())
+	defer func() { use(lib.Shutdown()) }()
+	asWritten := count(func() { naive(t, lib) })
+	t.Logf("calls of the driver: %d, naively %d", own, asWritten)
+	assert.Less(t, own, asWritten/2)
+}
+
 func BenchmarkLook(b *testing.B) {
 	for _, n := range []int{1, 8} {
 		b.Run(fmt.Sprintf("gpus=%d", n), func(b *testing.B) {
@@ -552,7 +570,7 @@ func BenchmarkNaive(b *testing.B) {
 			fake.Reset(n)
 			lib := nvml.New(nvml.WithLibraryPath(fake.Path))
 			require.Equal(b, nvml.SUCCESS, lib.Init())
-			defer lib.Shutdown()
+			defer func() { use(lib.Shutdown()) }()
 			b.ReportAllocs()
 			for b.Loop() {
 				naive(b, lib)
@@ -561,7 +579,10 @@ func BenchmarkNaive(b *testing.B) {
 	}
 }
 
-func naive(b *testing.B, lib nvml.Interface) {
+// use stands for what is done with a result.
+func use(...any) {}
+
+func naive(b testing.TB, lib nvml.Interface) {
 	b.Helper()
 	n, ret := lib.DeviceGetCount()
 	if ret != nvml.SUCCESS {
@@ -569,36 +590,36 @@ func naive(b *testing.B, lib nvml.Interface) {
 	}
 	for i := range n {
 		d, _ := lib.DeviceGetHandleByIndex(i)
-		d.GetUUID()
-		d.GetName()
-		d.GetUtilizationRates()
-		d.GetEncoderUtilization()
-		d.GetDecoderUtilization()
-		d.GetMemoryInfo_v2()
+		use(d.GetUUID())
+		use(d.GetName())
+		use(d.GetUtilizationRates())
+		use(d.GetEncoderUtilization())
+		use(d.GetDecoderUtilization())
+		use(d.GetMemoryInfo_v2())
 		for _, c := range clockTypes {
-			d.GetClockInfo(c)
-			d.GetMaxClockInfo(c)
+			use(d.GetClockInfo(c))
+			use(d.GetMaxClockInfo(c))
 		}
-		d.GetPowerUsage()
-		d.GetEnforcedPowerLimit()
-		d.GetTotalEnergyConsumption()
-		d.GetTemperatureV().V1()
+		use(d.GetPowerUsage())
+		use(d.GetEnforcedPowerLimit())
+		use(d.GetTotalEnergyConsumption())
+		use(d.GetTemperatureV().V1())
 		for _, threshold := range []nvml.TemperatureThresholds{0, 1, 2, 3} {
-			d.GetTemperatureThreshold(threshold)
+			use(d.GetTemperatureThreshold(threshold))
 		}
-		d.GetCurrentClocksEventReasons()
+		use(d.GetCurrentClocksEventReasons())
 		for _, id := range wanted {
-			d.GetFieldValues([]nvml.FieldValue{{FieldId: id}})
+			use(d.GetFieldValues([]nvml.FieldValue{{FieldId: id}}))
 		}
-		d.GetPerformanceState()
+		use(d.GetPerformanceState())
 		fans, _ := d.GetNumFans()
 		for fan := range fans {
-			d.GetFanSpeed_v2(fan)
+			use(d.GetFanSpeed_v2(fan))
 		}
-		d.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.VOLATILE_ECC)
-		d.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC)
-		d.GetRemappedRows()
-		d.GetMigMode()
-		d.GetComputeRunningProcesses()
+		use(d.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.VOLATILE_ECC))
+		use(d.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC))
+		use(d.GetRemappedRows())
+		use(d.GetMigMode())
+		use(d.GetComputeRunningProcesses())
 	}
 }

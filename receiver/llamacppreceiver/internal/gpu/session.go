@@ -613,7 +613,7 @@ func (d *device) takeIn(r *raw) {
 	for i := range reasons {
 		now := r.reasons.V&bits[i] != 0
 		if r.reasons.OK {
-			r.Reading.Reasons[i] = some(now)
+			r.Reasons[i] = some(now)
 		}
 		if now && d.reading != nil && d.reading.Reasons[i].OK {
 			if gap := r.At.Sub(d.reading.At); gap <= sampleGap {

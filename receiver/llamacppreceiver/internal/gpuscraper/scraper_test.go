@@ -109,7 +109,7 @@ func points(md pmetric.Metrics, name string) []pmetric.NumberDataPoint {
 				if m.Name() != name {
 					continue
 				}
-				all := pmetric.NewNumberDataPointSlice()
+				var all pmetric.NumberDataPointSlice
 				if m.Type() == pmetric.MetricTypeSum {
 					all = m.Sum().DataPoints()
 				} else {

@@ -21,18 +21,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func listen(t *testing.T, address string) (host string, port int) {
+func listen(t *testing.T, address string) (port int) {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, l.Close()) })
-	a := l.Addr().(*net.TCPAddr)
-	return a.IP.String(), a.Port
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 func TestProcesses_ListenerOfThisHost(t *testing.T) {
-	_, four := listen(t, "127.0.0.1:0")
-	_, any6 := listen(t, "[::]:0")
+	four := listen(t, "127.0.0.1:0")
+	any6 := listen(t, "[::]:0")
 	for _, f := range []*Finder{
 		New("127.0.0.1", four), New("localhost", four), New("::ffff:127.0.0.1", four),
 		New("127.0.0.1", any6), New("::1", any6),
@@ -55,7 +54,7 @@ func TestProcesses_ListenerOfThisHost(t *testing.T) {
 }
 
 func TestProcesses_ChildrenAreThoseOfARouter(t *testing.T) {
-	_, port := listen(t, "127.0.0.1:0")
+	port := listen(t, "127.0.0.1:0")
 	child := exec.Command("sh", "-c", "sleep 60 & wait")
 	require.NoError(t, child.Start())
 	t.Cleanup(func() {
@@ -213,7 +212,7 @@ func TestProcesses_SearchesSeldom(t *testing.T) {
 func BenchmarkProcesses(b *testing.B) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
-	defer l.Close()
+	defer func() { assert.NoError(b, l.Close()) }()
 	f := New("127.0.0.1", l.Addr().(*net.TCPAddr).Port)
 	b.ReportAllocs()
 	for b.Loop() {
