@@ -74,6 +74,15 @@ e2e: build ## Run the end-to-end tests against the real llama-server
 	@go run ./test/cmd/install-llama-server
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
 
+.PHONY: test-gpu
+test-gpu: prerequisites ## Compare the GPU metrics with nvidia-smi, and run a load, where there is an NVIDIA GPU
+	@if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then \
+		go test -tags gpu -count=1 -v ./test/realgpu && \
+		go test -run '^$$' -bench Driver -benchmem -tags gpu ./receiver/llamacppreceiver/internal/gpu; \
+	else \
+		echo "make: no NVIDIA GPU on this machine (nvidia-smi -L lists none): nothing was tested"; \
+	fi
+
 .PHONY: fuzz
 fuzz: prerequisites ## Run every fuzz target (FUZZTIME=10s each)
 	@grep -rEo --include='*_test.go' --exclude-dir=_build '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file target; do \

@@ -1,0 +1,220 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build gpu
+
+package realgpu
+
+import (
+	"bufio"
+	"cmp"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
+)
+
+const patience = 30 * time.Second
+
+// watch runs the receiver on the GPUs, and on the server at an endpoint if there
+// is one, until the test ends.
+func watch(t *testing.T, endpoint string) (*consumertest.MetricsSink, *observer.ObservedLogs) {
+	t.Helper()
+	settings := map[string]any{"scrapers": map[string]any{"gpu": map[string]any{"collection_interval": "500ms"}}}
+	if endpoint != "" {
+		settings["endpoint"] = endpoint
+	}
+	factory := llamacppreceiver.NewFactory()
+	cfg := factory.CreateDefaultConfig()
+	require.NoError(t, confmap.NewFromStringMap(settings).Unmarshal(cfg))
+	require.NoError(t, confmap.Validate(cfg))
+	core, logs := observer.New(zap.InfoLevel)
+	set := receivertest.NewNopSettings(factory.Type())
+	set.Logger = zap.New(core)
+	sink := &consumertest.MetricsSink{}
+	r, err := factory.CreateMetrics(t.Context(), set, cfg, sink)
+	require.NoError(t, err)
+	require.NoError(t, r.Start(t.Context(), componenttest.NewNopHost()))
+	t.Cleanup(func() {
+		assert.NoError(t, r.Shutdown(t.Context()))
+		for _, e := range logs.All() {
+			t.Logf("log: %s %s %v", e.Level, e.Message, e.ContextMap())
+		}
+	})
+	return sink, logs
+}
+
+// last is the last value of a GPU's metric, of the series that has the values.
+func last(sink *consumertest.MetricsSink, id, name string, attributes ...string) (value float64, ok bool) {
+	for _, md := range sink.AllMetrics() {
+		for _, rm := range md.ResourceMetrics().All() {
+			for _, sm := range rm.ScopeMetrics().All() {
+				for _, m := range sm.Metrics().All() {
+					if m.Name() != name {
+						continue
+					}
+					for _, p := range points(m).All() {
+						if has(p, append(attributes, id)...) {
+							value, ok = p.DoubleValue()+float64(p.IntValue()), true
+						}
+					}
+				}
+			}
+		}
+	}
+	return value, ok
+}
+
+func points(m pmetric.Metric) pmetric.NumberDataPointSlice {
+	if m.Type() == pmetric.MetricTypeSum {
+		return m.Sum().DataPoints()
+	}
+	return m.Gauge().DataPoints()
+}
+
+func has(p pmetric.NumberDataPoint, values ...string) bool {
+	for _, want := range values {
+		found := false
+		for _, v := range p.Attributes().All() {
+			found = found || v.AsString() == want
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
+}
+
+// smi asks nvidia-smi for fields of each GPU; the first one is the UUID.
+func smi(t *testing.T, fields ...string) [][]string {
+	t.Helper()
+	query := "--query-gpu=" + strings.Join(append([]string{"uuid"}, fields...), ",")
+	out, err := exec.Command("nvidia-smi", query, "--format=csv,noheader,nounits").Output()
+	require.NoError(t, err, "%s", query)
+	var rows [][]string
+	for line := range strings.Lines(string(out)) {
+		rows = append(rows, strings.Split(strings.TrimSpace(line), ", "))
+	}
+	require.NotEmpty(t, rows)
+	return rows
+}
+
+// What does not move is equal; what moves, such as power, is near.
+func TestValuesAreThoseOfNvidiaSMI(t *testing.T) {
+	const mib = 1 << 20
+	sink, _ := watch(t, "")
+	checks := []struct {
+		field      string
+		metric     string
+		attributes []string
+		factor     float64 // nvidia-smi's unit in ours
+		within     float64 // in our unit
+	}{
+		{"memory.total", "hw.gpu.memory.limit", nil, mib, mib},
+		{"memory.used", "hw.gpu.memory.usage", nil, mib, 64 * mib},
+		{"utilization.gpu", "hw.gpu.utilization", []string{"general"}, 0.01, 0.2},
+		{"utilization.memory", "hw.gpu.memory.bandwidth.utilization", nil, 0.01, 0.2},
+		{"temperature.gpu", "hw.temperature", []string{"gpu"}, 1, 3},
+		{"temperature.memory", "hw.temperature", []string{"memory"}, 1, 3},
+		{"power.draw", "hw.power", nil, 1, 40},
+		{"enforced.power.limit", "nvidia.gpu.power.limit", nil, 1, 1},
+		{"clocks.sm", "nvidia.gpu.clock.frequency", []string{"sm"}, 1e6, 400e6},
+		{"clocks.mem", "nvidia.gpu.clock.frequency", []string{"memory"}, 1e6, 400e6},
+		{"clocks.max.sm", "nvidia.gpu.clock.limit", []string{"sm"}, 1e6, 0},
+		{"clocks.max.mem", "nvidia.gpu.clock.limit", []string{"memory"}, 1e6, 0},
+		{"fan.speed", "hw.fan.speed_ratio", nil, 0.01, 0.1},
+		{"ecc.errors.corrected.volatile.total", "hw.errors", []string{"ecc.corrected"}, 1, 0},
+		{"ecc.errors.uncorrected.volatile.total", "hw.errors", []string{"ecc.uncorrected"}, 1, 0},
+	}
+	var fields []string
+	for _, c := range checks {
+		fields = append(fields, c.field)
+	}
+	require.Eventually(t, func() bool { return sink.DataPointCount() > 0 }, patience, 10*time.Millisecond)
+	time.Sleep(2 * time.Second) // more than one scrape
+	for _, row := range smi(t, fields...) {
+		for i, c := range checks {
+			got, ok := last(sink, row[0], c.metric, c.attributes...)
+			want, err := strconv.ParseFloat(row[i+1], 64)
+			t.Logf("%s %s %v: %v (%v), nvidia-smi: %s", row[0], c.metric, c.attributes, got, ok, row[i+1])
+			if err != nil { // [N/A], [Not Supported]
+				continue
+			}
+			if assert.True(t, ok, "no %s %v: nvidia-smi says %s", c.metric, c.attributes, row[i+1]) {
+				assert.InDelta(t, want*c.factor, got, c.within, "%s %v", c.metric, c.attributes)
+			}
+		}
+	}
+}
+
+func TestLoadMovesWhatItShould(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "load")
+	out, err := exec.Command(cmp.Or(os.Getenv("CC"), "cc"), "-O1", "-o", program, filepath.Join("load", "load.c"), "-ldl").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	idle, _ := watch(t, "")
+	require.Eventually(t, func() bool { return idle.DataPointCount() > 0 }, patience, 10*time.Millisecond)
+	time.Sleep(2 * time.Second)
+
+	load := exec.Command(program)
+	load.Stderr = os.Stderr
+	input, err := load.StdinPipe()
+	require.NoError(t, err)
+	output, err := load.StdoutPipe()
+	require.NoError(t, err)
+	before := map[string][2]float64{}
+	for _, row := range smi(t) {
+		memory, _ := last(idle, row[0], "hw.gpu.memory.usage")
+		power, _ := last(idle, row[0], "hw.power")
+		before[row[0]] = [2]float64{memory, power}
+	}
+	require.NoError(t, load.Start())
+	t.Cleanup(func() {
+		assert.NoError(t, input.Close())
+		_, _ = io.Copy(io.Discard, output)
+		assert.NoError(t, load.Wait())
+	})
+	port, err := bufio.NewReader(output).ReadString('\n')
+	require.NoError(t, err, "the load did not start")
+
+	sink, logs := watch(t, "http://127.0.0.1:"+strings.TrimSpace(port))
+	var moved string
+	require.Eventually(t, func() bool {
+		for id, b := range before {
+			memory, _ := last(sink, id, "hw.gpu.memory.usage")
+			power, _ := last(sink, id, "nvidia.gpu.power.mean")
+			utilization, _ := last(sink, id, "hw.gpu.utilization", "general")
+			if memory >= b[0]+1<<30 && utilization > 0.8 && power > b[1]+20 {
+				t.Logf("%s: memory %v, before %v; power %v, before %v; utilization %v", id, memory, b[0], power, b[1], utilization)
+				moved = id
+				return true
+			}
+		}
+		return false
+	}, patience, 200*time.Millisecond)
+
+	// In a container with a process namespace of its own, the driver's process
+	// numbers are those of another one: then the log has to say so.
+	require.Eventually(t, func() bool {
+		held, ok := last(sink, moved, "llamacpp.gpu.memory.usage")
+		return ok && held >= 1<<30 || logs.FilterMessageSnippet("no llamacpp.gpu.memory.usage").Len() > 0
+	}, patience, 200*time.Millisecond)
+	held, ok := last(sink, moved, "llamacpp.gpu.memory.usage")
+	t.Logf("attributed to the process: %v (%v)", held, ok)
+}
