@@ -497,6 +497,14 @@ func TestOpen_LibraryThatIsNotThereIsSaidOnce(t *testing.T) {
 	assert.Contains(t, f.messages()[0], "info no GPU metrics: no NVIDIA driver on this machine")
 }
 
+func TestOpen_BuiltWithoutCgo(t *testing.T) {
+	cmd := exec.Command("go", "test", "-count=1", "-v", "-run", "WithoutCgo", ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Contains(t, string(out), "--- PASS: TestOpen_WithoutCgoSaysOnceWhatIsMissing")
+}
+
 // A function that is missing would end the process when called, so that this
 // happens in a child.
 func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
