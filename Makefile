@@ -122,6 +122,7 @@ lint: prerequisites generate-check ## Check formatting, modules, generated files
 		|| { echo "name no package registry's host: leave it to GOPROXY, sources.list and the like" >&2; exit 1; }
 	$(STEP) "go vet"
 	@for module in . $(SIDE_MODULES); do (cd "$$module" && go vet ./...); done
+	@go vet -tags gpu ./test/realgpu ./receiver/llamacppreceiver/internal/gpu
 	$(STEP) "golangci-lint"
 	@$(TOOL) golangci-lint run ./...
 
