@@ -219,7 +219,7 @@ func (l *library) open(say *sayer) (units []unit, absent, err error) {
 	}
 	if len(units) == 0 && absent == nil {
 		l.close()
-		return nil, nil, &condition{code: "none", absent: true, text: "the NVIDIA driver is there, but no GPU: looking again from time to time"}
+		return nil, nil, &condition{code: "none", absent: true, text: "the NVIDIA driver is there, but no GPU: checked again from time to time"}
 	}
 	l.listen()
 	return units, absent, nil
@@ -235,7 +235,7 @@ func (l *library) load() error {
 	lib := dl.New(l.path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
 	if err := lib.Open(); err != nil {
 		return &condition{code: "library", absent: true, text: "no NVIDIA driver on this machine (" + err.Error() +
-			"): looking for one from time to time; in a container, have the NVIDIA runtime mount it with NVIDIA_DRIVER_CAPABILITIES=utility"}
+			"): checked again from time to time; in a container, have the NVIDIA runtime mount it with NVIDIA_DRIVER_CAPABILITIES=utility"}
 	}
 	if lib.Lookup("nvmlInit_v2") != nil && lib.Lookup("nvmlInit") != nil {
 		return unusable("nvmlInit")
@@ -832,7 +832,7 @@ func driverCondition(ret nvml.Return) error {
 	c := &condition{code: name(ret), whole: true}
 	switch ret {
 	case nvml.ERROR_LIBRARY_NOT_FOUND:
-		c.absent, c.text = true, "no NVIDIA driver on this machine: looking for one from time to time"
+		c.absent, c.text = true, "no NVIDIA driver on this machine: checked again from time to time"
 	case nvml.ERROR_DRIVER_NOT_LOADED:
 		c.text = "the NVIDIA driver's kernel module is not loaded: load it (modprobe nvidia), or mount /dev/nvidiactl and /dev/nvidia* into the container"
 	case nvml.ERROR_LIB_RM_VERSION_MISMATCH:
@@ -853,7 +853,7 @@ func gpuCondition(ret nvml.Return) error {
 	c := &condition{code: name(ret)}
 	switch ret {
 	case nvml.ERROR_GPU_IS_LOST:
-		c.text = "it has fallen off the bus (NVML_ERROR_GPU_IS_LOST): see the kernel's log; looking for it from time to time"
+		c.text = "it has fallen off the bus (NVML_ERROR_GPU_IS_LOST): see the kernel's log; checked again from time to time"
 	case nvml.ERROR_RESET_REQUIRED:
 		c.text = "it needs a reset (NVML_ERROR_RESET_REQUIRED): nvidia-smi --gpu-reset, or reboot"
 	case nvml.ERROR_NO_PERMISSION:
