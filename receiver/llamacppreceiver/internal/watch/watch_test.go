@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // an answer is expected, and short where none is.
 const (
 	patience = 5 * time.Second
-	short    = 200 * time.Millisecond
+	short    = 400 * time.Millisecond
 )
 
 type fixture struct {
@@ -154,15 +154,20 @@ func TestLook_FaultsHaveAStateAndOneLogLine(t *testing.T) {
 		{"/metrics fails", "/metrics", llamasim.Status(500), OK, "500"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := watched(t, llamasim.Options{}, short)
+			t.Parallel()
+			timeout := patience
+			if tt.log == "no answer in time" {
+				timeout = short
+			}
+			f := watched(t, llamasim.Options{}, timeout)
 			f.until(t, OK)
 			f.sim.SetFault(tt.path, tt.fault)
 			require.Eventually(t, func() bool {
-				o, _ := f.Look(t.Context(), short/2)
+				o, _ := f.Look(t.Context(), timeout/2)
 				return o.Server.State == tt.state && len(f.said(tt.log)) > 0
 			}, 20*time.Second, time.Millisecond, "log: %v", f.said(""))
 			for range 5 {
-				o, _ := f.Look(t.Context(), short/2)
+				o, _ := f.Look(t.Context(), timeout/2)
 				assert.Equal(t, tt.state, o.Server.State)
 			}
 			assert.Len(t, f.said(tt.log), 1, "said once, not at every look")
