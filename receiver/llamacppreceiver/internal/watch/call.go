@@ -5,6 +5,7 @@ package watch // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/lla
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,8 @@ import (
 type call[T any] struct {
 	server *Server
 	fetch  func(ctx context.Context, r *reading[T]) error
+
+	slow atomic.Bool // the last answer did not come at once
 
 	mu    sync.Mutex
 	under *reading[T] // the read under way, or the last one
@@ -30,38 +33,71 @@ type reading[T any] struct {
 	seen         atomic.Bool // by somebody who waited for it
 }
 
-// missed is how long a read stays of use that ended between two looks.
-const missed = time.Second
+const (
+	// missed is how long a read stays of use that ended between two looks.
+	missed = time.Second
+	// hurry is how long a server that has been answering at once is waited for
+	// in the asker's own goroutine. Waking another one costs as much as all that
+	// is done with the answer.
+	hurry = 200 * time.Millisecond
+)
 
-// join returns the read that is under way, or that ended when nobody waited;
-// a new one if there is neither.
-func (c *call[T]) join() *reading[T] {
+// ask returns the read that is under way, or that ended when nobody waited; a
+// new one if there is neither. It tells whether the answer came before the
+// deadline.
+func (c *call[T]) ask(ctx context.Context, deadline time.Time) (*reading[T], bool) {
+	r, isNew := c.begin()
+	if !isNew {
+		return r, r.wait(ctx, deadline)
+	}
+	if !c.slow.Load() {
+		at := time.Now().Add(hurry)
+		if deadline.Before(at) {
+			at = deadline
+		}
+		if c.read(r, at) {
+			r.seen.Store(true)
+			close(r.done)
+			return r, true
+		}
+		// Begun again with the time that it needs, in a goroutine of its own. It
+		// may have been about to answer, but that happens once.
+		c.slow.Store(true)
+	}
+	c.server.wg.Go(func() {
+		c.read(r, time.Now().Add(c.server.timeout))
+		c.slow.Store(r.ended.Sub(r.began) > hurry/2)
+		close(r.done)
+	})
+	return r, r.wait(ctx, deadline)
+}
+
+func (c *call[T]) begin() (r *reading[T], isNew bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.under; r != nil && (!r.isDone() || !r.seen.Load() && time.Since(r.ended) < missed) {
-		return r
+		return r, false
 	}
-	r := &reading[T]{asked: time.Now(), done: make(chan struct{})}
-	c.under = r
-	c.server.wg.Go(func() { c.read(r) })
-	return r
+	c.under = &reading[T]{asked: time.Now(), done: make(chan struct{})}
+	return c.under, true
 }
 
-func (c *call[T]) read(r *reading[T]) {
+// read fills in the reading; false means that the time was up.
+func (c *call[T]) read(r *reading[T], until time.Time) (inTime bool) {
 	leave := c.server.queue()
-	ctx, cancel := context.WithTimeout(c.server.life, c.server.timeout)
+	defer leave()
+	ctx, cancel := context.WithDeadline(c.server.life, until)
+	defer cancel()
 	r.began = time.Now()
 	r.err = c.fetch(ctx, r)
-	cancel()
-	leave()
-	close(r.done)
+	return r.err == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded)
 }
 
 // since returns a read that began at t or later.
 func (c *call[T]) since(ctx context.Context, t, deadline time.Time) (*reading[T], bool) {
 	for {
-		r := c.join()
-		if !r.wait(ctx, deadline) {
+		r, answered := c.ask(ctx, deadline)
+		if !answered {
 			return nil, false
 		}
 		if !r.began.Before(t) {

@@ -205,8 +205,7 @@ func (s *Server) lookAtServer(ctx context.Context, now, deadline time.Time) View
 		}
 	}
 
-	r := t.metrics.join()
-	answered := judge(ctx, s, r, "/metrics", now, deadline, &v)
+	r, answered := judge(ctx, s, &t.metrics, "/metrics", now, deadline, &v)
 	if answered && llamaserver.ReasonOf(r.err) == llamaserver.NeedsModel {
 		s.setRouter(true)
 		return v
@@ -234,8 +233,7 @@ func (s *Server) lookAtRouter(ctx context.Context, now, deadline time.Time) Obse
 	var o Observation
 	v := &o.Server
 	v.Props = s.self.lastProps()
-	r := s.models.join()
-	answered := judge(ctx, s, r, "/models", now, deadline, v)
+	r, answered := judge(ctx, s, &s.models, "/models", now, deadline, v)
 	if v.State == OK && s.self.propsDue(now) {
 		s.self.readProps(ctx, deadline, v)
 		if v.Props != nil && !v.Props.Router { // another server took its place
@@ -293,11 +291,11 @@ func (s *Server) adopt(models []llamaserver.Model, now time.Time) []*target {
 	return ts
 }
 
-// judge waits for the answer to r, the server's main one, writes into the view
-// what it says of the server's state, and tells whether it came. Where it is
-// late or an error, /health has the last word.
-func judge[T any](ctx context.Context, s *Server, r *reading[T], path string, now, deadline time.Time, v *View) (answered bool) {
-	answered = r.wait(ctx, now.Add(deadline.Sub(now)/2))
+// judge asks for the server's main answer, writes into the view what it says of
+// the server's state, and tells whether it came. Where it is late or an error,
+// /health has the last word.
+func judge[T any](ctx context.Context, s *Server, c *call[T], path string, now, deadline time.Time, v *View) (r *reading[T], answered bool) {
+	r, answered = c.ask(ctx, now.Add(deadline.Sub(now)/2))
 	if !answered {
 		s.askHealth(ctx, deadline, nil, v)
 		answered = r.wait(ctx, deadline)
@@ -313,7 +311,7 @@ func judge[T any](ctx context.Context, s *Server, r *reading[T], path string, no
 	if answered && sure && v.State == OK {
 		s.note(path, v.Err)
 	}
-	return answered
+	return r, answered
 }
 
 // askHealth writes the server's state into the view when its main answer was
@@ -332,8 +330,7 @@ func (s *Server) askHealth(ctx context.Context, deadline time.Time, err error, v
 		v.State, v.Err = OK, nil
 		return true
 	}
-	h := s.health.join()
-	answered := h.wait(ctx, deadline)
+	h, answered := s.health.ask(ctx, deadline)
 	v.Responses = append(slices.DeleteFunc(v.Responses, ofHealth), Response{"/health", h.took()})
 	if !answered { // one stall is noise: nothing is known to have changed
 		v.State = s.lastState()

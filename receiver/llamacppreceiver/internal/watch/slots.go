@@ -93,8 +93,8 @@ func (t *target) lookAtSlots(ctx context.Context, always bool, deadline time.Tim
 		return v
 	}
 
-	r := t.slots.join()
-	if !r.wait(ctx, deadline) {
+	r, answered := t.slots.ask(ctx, deadline)
+	if !answered {
 		return v
 	}
 	if llamaserver.ReasonOf(r.err) == llamaserver.NotLoaded {

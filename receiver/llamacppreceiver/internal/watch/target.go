@@ -176,8 +176,7 @@ func (t *target) propsDue(now time.Time) bool {
 
 // readProps reads /props into the view, which keeps the old ones if that fails.
 func (t *target) readProps(ctx context.Context, deadline time.Time, v *View) {
-	r := t.props.join()
-	done := r.wait(ctx, deadline)
+	r, done := t.props.ask(ctx, deadline)
 	v.Responses = append(v.Responses, Response{"/props", r.took()})
 	if !done {
 		return
@@ -206,8 +205,7 @@ func (t *target) look(ctx context.Context, now, deadline time.Time) (View, bool)
 	}
 	router := t.server.self.lastProps()
 	if v.State != Sleeping || router == nil || !router.MetricsWake() {
-		r := t.metrics.join()
-		done := r.wait(ctx, deadline)
+		r, done := t.metrics.ask(ctx, deadline)
 		v.Responses = append(v.Responses, Response{"/metrics", r.took()})
 		switch {
 		case !done:
