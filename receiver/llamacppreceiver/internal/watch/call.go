@@ -48,7 +48,8 @@ const (
 func (c *call[T]) ask(ctx context.Context, deadline time.Time) (*reading[T], bool) {
 	r, isNew := c.begin()
 	if !isNew {
-		return r, r.wait(ctx, deadline)
+		answered := r.wait(ctx, deadline)
+		return r, answered
 	}
 	if !c.slow.Load() {
 		at := time.Now().Add(hurry)
@@ -69,7 +70,8 @@ func (c *call[T]) ask(ctx context.Context, deadline time.Time) (*reading[T], boo
 		c.slow.Store(r.ended.Sub(r.began) > hurry/2)
 		close(r.done)
 	})
-	return r, r.wait(ctx, deadline)
+	answered := r.wait(ctx, deadline)
+	return r, answered
 }
 
 func (c *call[T]) begin() (r *reading[T], isNew bool) {
