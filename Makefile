@@ -12,6 +12,8 @@ DURATION ?= 0
 FUZZTIME   ?= 10s
 BENCH      ?= .
 BENCHCOUNT ?= 6
+# How long each fleet of simulated servers is watched.
+FLEETTIME  ?= 1m
 
 BINARY := bin/otelcol-llamacpp
 # A tag vX.Y.Z on the commit is the version; any other commit is named after the version under way.
@@ -92,12 +94,17 @@ fuzz: prerequisites ## Run every fuzz target (FUZZTIME=10s each)
 	done
 
 .PHONY: bench
-bench: prerequisites ## Run the benchmarks (BENCH=regexp, BENCHCOUNT=6) and summarise them with benchstat
-	@mkdir -p bin
-	@{ go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) ./...; \
-	for module in $(SIDE_MODULES); do (cd "$$module" && go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) ./...); done; } \
-		| grep -v 'no test files' | tee bin/bench.txt
+bench: build ## Run the benchmarks, and compare with others (BENCH=regexp, BENCHCOUNT=6, FLEETTIME=1m); docs/performance.md
+	@go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) ./... | grep -v 'no test files' | tee bin/bench.txt
 	@$(TOOL) benchstat bin/bench.txt
+	$(STEP) "one scrape, against a bare GET and the Prometheus receiver"
+	@cd bench && go test -run '^$$' -bench Scrape -benchtime 1x -count $(BENCHCOUNT) . | tee ../bin/bench-scrape.txt
+	@$(TOOL) benchstat bin/bench-scrape.txt
+	$(STEP) "fleets of simulated servers, $(FLEETTIME) each"
+	@cd bench && go run ./fleet -duration $(FLEETTIME)
+	$(STEP) "what being watched costs the real server"
+	@go run ./test/cmd/install-llama-server
+	@cd bench && go run ./effect
 
 .PHONY: generate
 generate: prerequisites ## Regenerate code and documentation from metadata.yaml and other sources

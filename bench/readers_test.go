@@ -30,6 +30,7 @@ type reader func(urls []string, scrapes *atomic.Int64) (stop func() error, err e
 var readers = map[string]reader{
 	"get-metrics":     get("/metrics"),
 	"get-both":        get("/metrics", "/slots"),
+	"get-clocks":      getOnClocks("/metrics", "/slots"),
 	"llamacpp-server": llamacpp(map[string]any{"server": map[string]any{}}, 1),
 	"llamacpp-both": llamacpp(map[string]any{
 		"server": map[string]any{},
@@ -63,6 +64,38 @@ func get(paths ...string) reader {
 					scrapes.Add(1)
 				}
 			})
+		}
+		return func() error { cancel(); wg.Wait(); return nil }, nil
+	}
+}
+
+// getOnClocks reads each path on a clock of its own, the next a moment after the
+// one before, as the receiver does, over the same connection.
+func getOnClocks(paths ...string) reader {
+	return func(urls []string, scrapes *atomic.Int64) (func() error, error) {
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		for i, url := range urls {
+			client := &http.Client{Transport: &http.Transport{MaxIdleConns: 1, DisableCompression: true}}
+			for k, path := range paths {
+				wg.Go(func() {
+					defer client.CloseIdleConnections()
+					time.Sleep(time.Duration(i)*time.Second/time.Duration(len(urls)) + time.Duration(k)*10*time.Millisecond)
+					for tick := time.NewTicker(time.Second); ; {
+						select {
+						case <-tick.C:
+						case <-ctx.Done():
+							return
+						}
+						if getOne(ctx, client, url+path) != nil {
+							return
+						}
+						if k == 0 {
+							scrapes.Add(1)
+						}
+					}
+				})
+			}
 		}
 		return func() error { cancel(); wg.Wait(); return nil }, nil
 	}

@@ -67,7 +67,7 @@ func BenchmarkScrape(b *testing.B) {
 	time.Sleep(3 * time.Second) // until the slots have all been used
 	for b.Loop() {
 		c := map[string]cost{}
-		for _, name := range []string{"get-metrics", "llamacpp-server", "prometheus", "get-both", "llamacpp-both"} {
+		for _, name := range []string{"get-metrics", "llamacpp-server", "prometheus", "get-both", "get-clocks", "llamacpp-both"} {
 			c[name] = measure(b, name, fleet.URLs)
 			b.ReportMetric(c[name].CPU.Seconds()*1e6, name+"-µs")
 			b.ReportMetric(c[name].Allocs, name+"-allocs")
@@ -76,6 +76,7 @@ func BenchmarkScrape(b *testing.B) {
 		ratio("llamacpp-server", "get-metrics")
 		ratio("llamacpp-server", "prometheus")
 		ratio("llamacpp-both", "get-both")
+		ratio("llamacpp-both", "get-clocks")
 	}
 	b.ReportMetric(0, "ns/op") // would be the windows
 }
