@@ -22,12 +22,24 @@ func (p *metricsParser) parse(body []byte) (*Metrics, error) {
 	if m := l.read(body); m != nil {
 		return m, nil
 	}
+	if common := lastLearned.Load(); common != l {
+		if m := common.read(body); m != nil {
+			p.last.Store(common)
+			return m, nil
+		}
+	}
 	m, err := ParseMetrics(body)
 	if err == nil {
-		p.last.Store(learn(body, m.Families))
+		l = learn(body, m.Families)
+		p.last.Store(l)
+		lastLearned.Store(l)
 	}
 	return m, err
 }
+
+// lastLearned is the layout learned last, of whichever server: those of one
+// build share theirs.
+var lastLearned atomic.Pointer[layout]
 
 // layout is a body without its values. nil is one that no body has.
 type layout struct {

@@ -372,6 +372,10 @@ func stateOf(err error) State {
 func (s *Server) settle(v View) {
 	s.mu.Lock()
 	first, before := !s.known, s.state
+	if first && v.State == Unreachable && v.Err == nil {
+		s.mu.Unlock()
+		return // everything is late, and nothing is known yet
+	}
 	s.known, s.state = true, v.State
 	s.mu.Unlock()
 	if !first && before == v.State || s.life.Err() != nil {
