@@ -2,6 +2,7 @@ package slotsscraper // import "github.com/llamatelemetry/otelcol-llamacpp/recei
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -114,19 +115,10 @@ func (s *Scraper) drop(views []watch.SlotsView) {
 		return
 	}
 	for model := range s.trackers {
-		if !hasModel(views, model) {
+		if !slices.ContainsFunc(views, func(v watch.SlotsView) bool { return v.Model == model }) {
 			delete(s.trackers, model)
 		}
 	}
-}
-
-func hasModel(views []watch.SlotsView, model string) bool {
-	for _, v := range views {
-		if v.Model == model {
-			return true
-		}
-	}
-	return false
 }
 
 // takeIn brings the tracker up to date.

@@ -215,14 +215,11 @@ func (s *Server) lookAtServer(ctx context.Context, now, deadline time.Time) View
 	}
 	if v.State == OK && t.propsDue(now) {
 		t.readProps(ctx, deadline, &v)
-		switch {
-		case v.Props == nil:
-		case v.Props.Router:
+		if v.Props != nil && v.Props.Router {
 			s.setRouter(true)
-		case v.Props.Sleeping:
-			v.State = Sleeping
 		}
-	} else if v.State == OK && v.Props != nil && v.Props.Sleeping {
+	}
+	if v.State == OK && v.Props != nil && v.Props.Sleeping {
 		v.State = Sleeping
 	}
 	t.settle(v.State)
@@ -283,8 +280,9 @@ func (s *Server) adopt(models []llamaserver.Model, now time.Time) []*target {
 	for id, t := range s.children {
 		if !slices.Contains(ts, t) {
 			delete(s.children, id)
-			delete(s.failing, "/metrics of "+id)
-			delete(s.failing, "/slots of "+id)
+			for _, path := range []string{"/metrics", "/props", "/slots"} {
+				delete(s.failing, t.endpoint(path))
+			}
 		}
 	}
 	s.listed = now
