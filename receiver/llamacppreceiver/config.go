@@ -17,8 +17,8 @@ import (
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/confmap"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
-	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
@@ -156,7 +156,7 @@ func (cfg *Config) Validate() error {
 		if !cfg.Scrapers.onlyGPU() { // which are those of this host
 			errs = append(errs, fmt.Errorf("endpoint is empty: set it to llama-server's address, e.g. %s", defaultEndpoint))
 		}
-	} else if _, err := llamaserver.ParseBase(cfg.ClientConfig.Endpoint); err != nil {
+	} else if _, err := endpoint.Parse(cfg.ClientConfig.Endpoint); err != nil {
 		errs = append(errs, fmt.Errorf("endpoint: %w", err))
 	}
 	if cfg.ClientConfig.Timeout <= 0 {

@@ -4,13 +4,12 @@
 package llamacppreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
 
 import (
-	"net"
 	"os"
-	"strconv"
 	"sync"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 )
@@ -33,24 +32,17 @@ type made struct {
 }
 
 func newResource(cfg *Config) (*resource, error) {
-	u, err := llamaserver.ParseBase(cfg.ClientConfig.Endpoint)
-	if err != nil {
-		return nil, err
-	}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	n, err := strconv.ParseInt(port, 10, 64)
+	e, err := endpoint.Parse(cfg.ClientConfig.Endpoint)
 	if err != nil {
 		return nil, err
 	}
 	return &resource{
 		attributes: cfg.ResourceAttributes,
 		service:    cfg.ServiceName,
-		address:    u.Hostname(),
-		port:       n,
-		made:       map[string]made{}, instance: net.JoinHostPort(u.Hostname(), port) + u.Path,
+		address:    e.Address,
+		port:       e.Port,
+		instance:   e.Instance,
+		made:       map[string]made{},
 	}, nil
 }
 

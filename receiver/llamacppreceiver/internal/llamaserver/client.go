@@ -16,15 +16,15 @@ package llamaserver // import "github.com/llamatelemetry/otelcol-llamacpp/receiv
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 )
 
 // Client asks one server. It is safe for concurrent use.
@@ -43,43 +43,19 @@ type Client struct {
 // A non-empty key is sent as a bearer token. An answer of more than maxBody
 // bytes is refused. Redirects are not followed, since the key would go along.
 func New(base string, client *http.Client, key string, maxBody int64) (*Client, error) {
-	u, err := ParseBase(base)
+	e, err := endpoint.Parse(base)
 	if err != nil {
 		return nil, err
 	}
 	h := *client
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c := &Client{base: *u, http: &h, key: key, maxBody: maxBody}
+	c := &Client{base: *e.URL, http: &h, key: key, maxBody: maxBody}
 	c.trace = &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
 		if !i.Reused {
 			c.dials.Add(1)
 		}
 	}}
 	return c, nil
-}
-
-// ParseBase reads the base URL of a server. Its errors say what a right one
-// looks like.
-func ParseBase(base string) (*url.URL, error) {
-	const want = "want http://host:port or https://host:port, with a path if the server has a prefix"
-	u, err := url.Parse(base)
-	switch {
-	case err != nil:
-		var e *url.Error
-		if errors.As(err, &e) { // its text would repeat the address, password included
-			err = e.Err
-		}
-		return nil, fmt.Errorf("%w: %s", err, want)
-	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, fmt.Errorf("scheme %q: %s", u.Scheme, want)
-	case u.Hostname() == "":
-		return nil, fmt.Errorf("no host: %s", want)
-	case u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("query or fragment: %s", want)
-	}
-	u.Path = strings.TrimRight(u.Path, "/")
-	u.RawPath = strings.TrimRight(u.RawPath, "/")
-	return u, nil
 }
 
 // Address is the base URL without credentials.

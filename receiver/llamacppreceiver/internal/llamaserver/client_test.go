@@ -209,23 +209,6 @@ func TestClient_CountsConnectionsNotCalls(t *testing.T) {
 	assert.EqualValues(t, 2, c.Dials())
 }
 
-func TestParseBase_SaysWhatIsWrong(t *testing.T) {
-	for in, want := range map[string]string{
-		"localhost:8080":          `scheme "localhost": want http://host:port`,
-		"ftp://h":                 `scheme "ftp": want http://host:port`,
-		"http://":                 "no host: want http://host:port",
-		"http://h?x=1":            "query or fragment: want http://host:port",
-		"http://u:secret@h:80:80": "want http://host:port",
-	} {
-		_, err := ParseBase(in)
-		require.ErrorContains(t, err, want)
-		assert.NotContains(t, err.Error(), "secret")
-	}
-	u, err := ParseBase("https://h/llama/")
-	require.NoError(t, err)
-	assert.Equal(t, "https://h/llama", u.String())
-}
-
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
