@@ -1,0 +1,411 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package requests // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/serverlog"
+)
+
+const (
+	// maxFinished is how many requests are remembered after their end, so that
+	// a line that comes late or twice does not make a new one of them.
+	maxFinished = 256
+	// maxProgress bounds what is kept of one request; beyond it every second
+	// one is dropped.
+	maxProgress = 128
+	// maxOpen bounds the requests under way in one process, against a log that
+	// only ever begins some.
+	maxOpen = 4096
+)
+
+// Handler is told what is found.
+type Handler interface {
+	// Request ended. It belongs to the handler.
+	Request(*Request)
+	// Loaded says that a model was loaded, and in what time.
+	Loaded(p *Process, took time.Duration)
+	// Shifted says that tokens were dropped to go on within the context.
+	Shifted(*Process)
+	// Logged counts a warning or an error.
+	Logged(p *Process, s serverlog.Severity, area string)
+	// Listening says where the server says that it takes requests.
+	Listening(p *Process, url string)
+}
+
+// Tracker follows the requests of one server, which is one process or a router
+// with its children, and all processes that come after it in the same log.
+//
+// Lines may be missing, may come twice and, around a rotation, in another
+// order: a request is what its lines say together, whichever of them there are.
+// It is not safe for concurrent use.
+type Tracker struct {
+	// Processes by the port of the router's child, 0 for the server itself.
+	Processes map[int]*Process `json:"processes"`
+	// Models of the router's children, by port.
+	Models map[int]string `json:"models,omitempty"`
+	// KeepProgress keeps the progress of requests, for traces.
+	KeepProgress bool `json:"-"`
+}
+
+// Process is one life of a server.
+type Process struct {
+	// Child is the port of a router's child, 0 for the server itself.
+	Child int `json:"child"`
+	// Model that a router's child serves, its id; empty if not known.
+	Model string `json:"model,omitempty"`
+	// Path of the model's file.
+	Path string `json:"path,omitempty"`
+	// Began is the clock of the first line, negative while it was not seen. It
+	// tells processes apart.
+	Began time.Duration `json:"began"`
+	// Clocked says that the log has the process's clock; else it is made of
+	// the times at which lines were read.
+	Clocked bool `json:"clocked"`
+	// Wall gives the clock a place in time.
+	Wall Wall `json:"wall"`
+
+	Last      time.Duration         `json:"last"`
+	Loading   time.Duration         `json:"loading"` // when a load began, negative when none is under way
+	Open      map[int]*Request      `json:"open"`    // by task
+	Finished  map[int]time.Duration `json:"finished"`
+	Order     []int                 `json:"order"`     // of Finished, oldest first
+	MaxTask   int                   `json:"max_task"`  // the highest that got a slot
+	MaxClock  time.Duration         `json:"max_clock"` // when it did
+	Listens   bool                  `json:"listens"`
+	ListensAt time.Duration         `json:"listens_at"`
+
+	unclocked time.Time // where the log has no times: the wall time of clock 0
+}
+
+func newProcess(child int, model string) *Process {
+	return &Process{
+		Child: child, Model: model, Began: -1, Loading: -1, MaxTask: -1,
+		Open: map[int]*Request{}, Finished: map[int]time.Duration{},
+	}
+}
+
+// NewTracker returns a tracker of a server of which nothing was read.
+func NewTracker(keepProgress bool) *Tracker {
+	return &Tracker{Processes: map[int]*Process{}, Models: map[int]string{}, KeepProgress: keepProgress}
+}
+
+// UnmarshalJSON implements json.Unmarshaler. The marshaled form of a tracker
+// holds all that it needs to go on with a log in another process.
+func (t *Tracker) UnmarshalJSON(b []byte) error {
+	type plain Tracker
+	if err := json.Unmarshal(b, (*plain)(t)); err != nil {
+		return err
+	}
+	if t.Processes == nil {
+		t.Processes = map[int]*Process{}
+	}
+	if t.Models == nil {
+		t.Models = map[int]string{}
+	}
+	for _, p := range t.Processes {
+		if p == nil || p.Open == nil || p.Finished == nil {
+			return errors.New("incomplete process")
+		}
+		for _, r := range p.Open {
+			if r == nil {
+				return errors.New("incomplete request")
+			}
+			r.Process = p
+		}
+	}
+	return nil
+}
+
+// Add takes the next event. wall is a moment at or after the line was written,
+// the sooner the better.
+func (t *Tracker) Add(e *serverlog.Event, wall time.Time, h Handler) {
+	p := t.process(e, wall, h)
+	clock := p.clock(e, wall)
+	if e.Severity >= serverlog.Warning {
+		h.Logged(p, e.Severity, e.Area)
+	}
+	switch e.Kind {
+	case serverlog.Loading:
+		p.Loading = clock
+		p.Path = strings.Clone(e.Text)
+	case serverlog.Ready:
+		if p.Loading >= 0 && clock >= p.Loading {
+			h.Loaded(p, clock-p.Loading)
+		}
+		p.Loading = -1
+	case serverlog.Listening:
+		p.Listens, p.ListensAt = true, clock
+		h.Listening(p, strings.Clone(e.Text))
+	case serverlog.Launch:
+		p.launch(e, clock, h)
+	case serverlog.NewPrompt, serverlog.PromptProgress, serverlog.GenerationProgress,
+		serverlog.PromptDone, serverlog.GenerationDone, serverlog.Draft:
+		if r := p.find(e, clock, h); r != nil {
+			r.add(e, clock, t.KeepProgress)
+		}
+	case serverlog.ContextShift:
+		h.Shifted(p)
+		if r := p.find(e, clock, h); r != nil {
+			r.Truncated = true
+		}
+	case serverlog.Cancel:
+		p.failed(e, clock, Cancelled, ReasonCancelled, h)
+	case serverlog.RequestError:
+		outcome := Rejected
+		if e.Reason == serverlog.ReasonServer {
+			outcome = Failed
+		}
+		p.failed(e, clock, outcome, e.Reason, h)
+	case serverlog.Release:
+		if r := p.find(e, clock, h); r != nil {
+			r.Held = e.Tokens
+			r.Truncated = r.Truncated || e.Truncated
+			p.finish(r, clock, h)
+		}
+	case serverlog.Stop:
+		p.end(clock, h)
+	case serverlog.Spawn:
+		t.childGone(e.Text, h) // a model has one child at a time
+		t.Models[e.Port] = strings.Clone(e.Text)
+	case serverlog.ChildExit:
+		t.childGone(e.Text, h)
+	}
+	p.Last = max(p.Last, clock)
+}
+
+// childGone ends the router's child that served a model.
+func (t *Tracker) childGone(model string, h Handler) {
+	for port, name := range t.Models {
+		if name != model {
+			continue
+		}
+		if child := t.Processes[port]; child != nil {
+			child.end(child.Last, h)
+		}
+		delete(t.Processes, port)
+		delete(t.Models, port)
+	}
+}
+
+// process returns the process that wrote the line, which may be a new one.
+func (t *Tracker) process(e *serverlog.Event, wall time.Time, h Handler) *Process {
+	p := t.Processes[e.Child]
+	if p != nil && p.isOver(e) {
+		p.end(p.Last, h)
+		if e.Child == 0 {
+			for _, child := range t.Processes { // they end with their router
+				child.end(child.Last, h)
+			}
+			clear(t.Processes)
+			clear(t.Models)
+		}
+		p = nil
+	}
+	if p == nil {
+		p = newProcess(e.Child, t.Models[e.Child])
+		t.Processes[e.Child] = p
+	}
+	if e.Kind == serverlog.Start && p.Began < 0 {
+		p.Began = e.Clock
+	}
+	if e.HasClock {
+		p.Clocked = true
+		p.Wall.Observe(wall, e.Clock)
+	}
+	return p
+}
+
+// isOver says that e belongs to another process than p: it says again, at
+// another time, what a process says once. A clock that goes back proves
+// nothing: around a rotation lines come in another order.
+func (p *Process) isOver(e *serverlog.Event) bool {
+	switch e.Kind {
+	case serverlog.Start:
+		if p.Began < 0 {
+			return p.Listens || p.MaxTask >= 0
+		}
+		return !e.HasClock || p.Began != e.Clock
+	case serverlog.Listening:
+		return p.Listens && e.HasClock && p.ListensAt != e.Clock
+	case serverlog.Launch:
+		if at, ok := p.Finished[e.Task]; ok && e.HasClock && at != e.Clock && at >= 0 {
+			return true
+		}
+		if r := p.Open[e.Task]; r != nil && r.HasLaunch && e.HasClock && r.Launched != e.Clock {
+			return true
+		}
+		return e.HasClock && e.Task < p.MaxTask && e.Clock+time.Minute < p.MaxClock
+	default:
+		return false
+	}
+}
+
+// clock is the process's own, or where the log has none the time that went by
+// since its first line.
+func (p *Process) clock(e *serverlog.Event, wall time.Time) time.Duration {
+	if e.HasClock {
+		return e.Clock
+	}
+	if p.unclocked.IsZero() {
+		p.unclocked = wall.Add(-p.Last)
+		p.Wall.Observe(wall, p.Last)
+	}
+	return max(wall.Sub(p.unclocked), 0)
+}
+
+func (p *Process) launch(e *serverlog.Event, clock time.Duration, h Handler) {
+	if _, ok := p.Finished[e.Task]; ok {
+		return // read late or twice
+	}
+	for _, r := range p.Open {
+		if r.Slot == e.Slot && r.Task < e.Task {
+			p.lost(r, h)
+		}
+	}
+	r := p.find(e, clock, h)
+	if r == nil {
+		return
+	}
+	r.Launched, r.HasLaunch = clock, true
+	if e.Task > p.MaxTask {
+		p.MaxTask, p.MaxClock = e.Task, clock
+	}
+}
+
+// find returns the request of the event, which begins with whichever of its
+// lines comes first, or nil if it has ended or the line does not say whose it is.
+func (p *Process) find(e *serverlog.Event, clock time.Duration, h Handler) *Request {
+	if e.Task < 0 {
+		return nil
+	}
+	if r := p.Open[e.Task]; r != nil {
+		if e.Slot >= 0 {
+			r.Slot = e.Slot
+		}
+		return r
+	}
+	if _, ok := p.Finished[e.Task]; ok {
+		return nil
+	}
+	if len(p.Open) >= maxOpen {
+		p.lost(slices.MinFunc(values(p.Open), func(a, b *Request) int { return cmp.Compare(a.Launched, b.Launched) }), h)
+	}
+	r := newRequest(p, e, clock)
+	p.Open[e.Task] = r
+	return r
+}
+
+func newRequest(p *Process, e *serverlog.Event, clock time.Duration) *Request {
+	return &Request{
+		Process: p, Slot: e.Slot, Task: e.Task, Launched: clock,
+		Processed: Unknown, Cached: Unknown, Generated: Unknown, Prompt: Unknown, Held: Unknown,
+	}
+}
+
+// add takes what a line says of the request.
+func (r *Request) add(e *serverlog.Event, clock time.Duration, keepProgress bool) {
+	switch e.Kind {
+	case serverlog.NewPrompt:
+		r.Prompt = e.Tokens
+		if e.Cached >= 0 {
+			r.Cached = e.Cached
+		}
+	case serverlog.PromptProgress, serverlog.GenerationProgress:
+		if !keepProgress {
+			return
+		}
+		if len(r.Progress) == maxProgress {
+			for i := range maxProgress / 2 {
+				r.Progress[i] = r.Progress[2*i+1]
+			}
+			r.Progress = r.Progress[:maxProgress/2]
+		}
+		r.Progress = append(r.Progress, Progress{
+			Clock: clock, Generating: e.Kind == serverlog.GenerationProgress,
+			Tokens: e.Tokens, Part: e.Progress, Speed: e.Speed,
+		})
+	case serverlog.PromptDone:
+		r.PromptTime, r.Processed = e.Duration, e.Tokens
+		r.HasTimings = r.Generated != Unknown
+	case serverlog.GenerationDone:
+		r.GenerationTime, r.Generated, r.Reported = e.Duration, e.Tokens, clock
+		r.HasTimings = r.Processed != Unknown
+	case serverlog.Draft:
+		r.Drafted, r.Accepted = e.Drafted, e.Tokens
+	}
+}
+
+// failed notes why the request ends. One that never had a slot ends with it.
+func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, reason string, h Handler) {
+	if e.Task >= 0 {
+		if r := p.Open[e.Task]; r != nil {
+			r.Outcome, r.Reason = o, reason
+			return
+		}
+		if _, ok := p.Finished[e.Task]; ok {
+			return
+		}
+	}
+	r := newRequest(p, e, clock)
+	r.Outcome, r.Reason = o, reason
+	p.finish(r, clock, h)
+}
+
+// lost ends a request whose slot has another one: its last lines are missing.
+func (p *Process) lost(r *Request, h Handler) {
+	if r.HasTimings {
+		p.finish(r, r.Reported, h)
+		return
+	}
+	if r.Reason == "" {
+		r.Outcome, r.Reason = Lost, ReasonLost
+	}
+	p.finish(r, p.Last, h)
+}
+
+// end ends all requests with their process.
+func (p *Process) end(clock time.Duration, h Handler) {
+	open := values(p.Open)
+	slices.SortFunc(open, func(a, b *Request) int { return cmp.Compare(a.Task, b.Task) })
+	for _, r := range open {
+		if !r.HasTimings && r.Reason == "" {
+			r.Outcome, r.Reason = Failed, ReasonServerStopped
+		}
+		p.finish(r, clock, h)
+	}
+}
+
+func (p *Process) finish(r *Request, clock time.Duration, h Handler) {
+	r.Ended = clock
+	r.settle()
+	delete(p.Open, r.Task)
+	if r.Task >= 0 {
+		if len(p.Order) == maxFinished {
+			delete(p.Finished, p.Order[0])
+			p.Order = slices.Delete(p.Order, 0, 1)
+		}
+		p.Order = append(p.Order, r.Task)
+		launched := r.Launched
+		if !r.HasLaunch {
+			launched = -1
+		}
+		p.Finished[r.Task] = launched
+	}
+	h.Request(r)
+}
+
+func values(m map[int]*Request) []*Request {
+	s := make([]*Request, 0, len(m))
+	for _, r := range m {
+		s = append(s, r)
+	}
+	return s
+}

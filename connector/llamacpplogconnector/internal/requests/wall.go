@@ -1,0 +1,47 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package requests // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+
+import "time"
+
+// wallWindow is how long a bound counts. It has to be long enough to hold a
+// line that was read soon after it was written, and short enough to follow a
+// clock that was set, or that stood still while the machine slept.
+const wallWindow = time.Minute
+
+// Wall places the clock of a process in time. Each line tells a moment before
+// which the process's clock 0 must have been: it was read, or its file was
+// last changed, at or after the line was written. The earliest of these
+// moments is right to the shortest delay between writing and reading.
+type Wall struct {
+	// Zero is the earliest bound of the current window, and Before that of the
+	// one before it, in nanoseconds of Unix time; 0 where there is none.
+	Zero   int64 `json:"zero"`
+	Before int64 `json:"before"`
+	// Since is when the current window began, likewise.
+	Since int64 `json:"since"`
+}
+
+// Observe takes a moment at or after the clock showed what it is given.
+func (w *Wall) Observe(at time.Time, clock time.Duration) {
+	now := at.UnixNano()
+	bound := now - int64(clock)
+	switch {
+	case w.Zero == 0 || now-w.Since > 2*int64(wallWindow) || now < w.Since-int64(wallWindow):
+		*w = Wall{Zero: bound, Since: now}
+	case now-w.Since > int64(wallWindow):
+		*w = Wall{Zero: bound, Before: w.Zero, Since: now}
+	default:
+		w.Zero = min(w.Zero, bound)
+	}
+}
+
+// At is the time at which the clock showed so much.
+func (w *Wall) At(clock time.Duration) time.Time {
+	zero := w.Zero
+	if w.Before != 0 {
+		zero = min(zero, w.Before)
+	}
+	return time.Unix(0, zero+int64(clock))
+}

@@ -1,0 +1,192 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/connector"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	conventions "go.opentelemetry.io/otel/semconv/v1.41.0" // the last with those of GenAI
+	"go.uber.org/zap"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+)
+
+// provider is the value of gen_ai.provider.name.
+const provider = "llamacpp"
+
+// metricsConnector counts requests and sends their metrics from time to time.
+type metricsConnector struct {
+	*follower
+	set  connector.Settings
+	to   consumer.Metrics
+	stop context.CancelFunc
+	done sync.WaitGroup
+	fail bool // the last points were refused
+}
+
+func newMetricsConnector(cfg *Config, set connector.Settings, next consumer.Metrics) (*metricsConnector, error) {
+	count := func() *statistics {
+		return newStatistics(pcommon.NewTimestampFromTime(time.Now()), cfg.Histogram.Exponential.Get())
+	}
+	f, err := newFollower(cfg, set, "metrics", count)
+	if err != nil {
+		return nil, err
+	}
+	return &metricsConnector{follower: f, set: set, to: next}, nil
+}
+
+// Start implements component.Component.
+func (c *metricsConnector) Start(ctx context.Context, host component.Host) error {
+	if err := c.follower.Start(ctx, host); err != nil {
+		return err
+	}
+	run, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.done.Go(func() {
+		tick := time.NewTicker(c.cfg.MetricsFlushInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-run.Done():
+				return
+			case <-tick.C:
+				c.flush(run)
+			}
+		}
+	})
+	return nil
+}
+
+// Shutdown implements component.Component. The logs have ended by then.
+func (c *metricsConnector) Shutdown(ctx context.Context) error {
+	if c.stop == nil {
+		return nil
+	}
+	c.stop()
+	c.done.Wait()
+	c.stop = nil
+	c.flush(ctx)
+	return c.follower.Shutdown(ctx)
+}
+
+// ConsumeLogs implements consumer.Logs.
+func (c *metricsConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read(ld, func(s *source) {
+		for _, r := range s.ended {
+			of := s.server(r.Process)
+			var e *exemplar
+			if c.cfg.Exemplars.Enabled {
+				id := newSpanIDs(c.instance(s, of), r)
+				e = &exemplar{at: r.Process.Wall.At(r.Ended), trace: id.trace, span: id.request, slot: r.Slot, task: r.Task}
+			}
+			of.stats.ended(r, e)
+		}
+	})
+	return c.store(ctx)
+}
+
+func (c *metricsConnector) flush(ctx context.Context) {
+	now := time.Now()
+	c.mu.Lock()
+	c.expire(now)
+	md := c.emit(now)
+	c.mu.Unlock()
+	if md.ResourceMetrics().Len() == 0 {
+		return
+	}
+	err := c.to.ConsumeMetrics(ctx, md)
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	if err != nil && !c.fail {
+		c.log.Warn("metrics were refused; the next points make up for it", zap.Error(err))
+	}
+	c.fail = err != nil
+}
+
+func (c *metricsConnector) emit(now time.Time) pmetric.Metrics {
+	md := pmetric.NewMetrics()
+	for _, s := range c.sources {
+		for _, of := range s.servers {
+			c.emitServer(s, of, pcommon.NewTimestampFromTime(now)).ResourceMetrics().MoveAndAppendTo(md.ResourceMetrics())
+		}
+	}
+	return md
+}
+
+func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timestamp) pmetric.Metrics {
+	st := of.stats
+	mb := metadata.NewMetricsBuilder(
+		metadata.MetricsBuilderConfig{Metrics: c.cfg.Metrics.MetricsConfig, ResourceAttributes: c.cfg.ResourceAttributes},
+		c.set, metadata.WithStartTime(st.Start),
+	)
+	for outcome, n := range st.Requests {
+		mb.RecordLlamacppRequestsDataPoint(now, n, metadata.MapAttributeLlamacppRequestOutcome[requests.Outcome(outcome).String()])
+	}
+	mb.RecordLlamacppRequestsTruncatedDataPoint(now, st.Truncated)
+	mb.RecordLlamacppContextShiftsDataPoint(now, st.Shifts)
+	if st.Loaded {
+		mb.RecordLlamacppModelLoadDurationDataPoint(now, st.Load)
+	}
+	for area, bySeverity := range st.Records {
+		for severity, n := range bySeverity {
+			mb.RecordLlamacppLogRecordsDataPoint(now, n, area, metadata.MapAttributeLlamacppLogSeverity[severity])
+		}
+	}
+	res := c.resource(s, of)
+	md := mb.Emit(metadata.WithResource(res))
+	if md.ResourceMetrics().Len() == 0 { // every declared metric is off
+		rm := md.ResourceMetrics().AppendEmpty()
+		res.CopyTo(rm.Resource())
+		scope := rm.ScopeMetrics().AppendEmpty().Scope()
+		scope.SetName(metadata.ScopeName)
+		scope.SetVersion(c.set.BuildInfo.Version)
+	}
+	to := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
+	name := of.name(c.cfg)
+	for _, d := range distributions {
+		series := st.Histograms[d.name]
+		if len(series) == 0 || !d.enabled(&c.cfg.Metrics) {
+			continue
+		}
+		m := to.AppendEmpty()
+		m.SetName(d.name)
+		m.SetDescription(d.description)
+		m.SetUnit(d.unit)
+		for key, h := range series {
+			h.emit(m, st.Start, now, func(a pcommon.Map) {
+				c.describe(a, name)
+				switch {
+				case key == "":
+				case d == requestTokens:
+					a.PutStr(string(conventions.GenAITokenTypeKey), key)
+				default:
+					a.PutStr(string(conventions.ErrorTypeKey), key)
+				}
+			})
+		}
+	}
+	return md
+}
+
+// describe adds what the conventions want on each point.
+func (c *metricsConnector) describe(a pcommon.Map, model string) {
+	a.PutStr(string(conventions.GenAIOperationNameKey), c.cfg.Operation)
+	a.PutStr(string(conventions.GenAIProviderNameKey), provider)
+	if model != "" {
+		a.PutStr(string(conventions.GenAIRequestModelKey), model)
+	}
+}

@@ -1,0 +1,104 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// maxPositions bounds the files that are remembered: the current one and some
+// that were rotated away.
+const maxPositions = 16
+
+// position is the last record that was taken in from a file. A source that is
+// stopped before it has noted how far it got reads records again; they are
+// told by it.
+type position struct {
+	// File is what stays the file's own when it is renamed.
+	File fileID `json:"file"`
+	// Offset of the record, its Length in bytes, and its Hash.
+	Offset int64  `json:"offset"`
+	Length int    `json:"length"`
+	Hash   uint64 `json:"hash"`
+}
+
+// fileID tells files apart on one machine.
+type fileID struct {
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+}
+
+// positions of the files of one source, the one used last at the end.
+type positions []position
+
+// files are those that a batch of records came from, looked at once.
+type files map[string]*file
+
+type file struct {
+	id       fileID
+	modified time.Time
+	ok       bool // whether it is a file of this machine that can be looked at
+	// repeats says whether the position still holds: its record is still in the
+	// file. nil as long as nobody had to know.
+	repeats *bool
+}
+
+func (f files) get(path string) *file {
+	if known := f[path]; known != nil {
+		return known
+	}
+	looked := &file{}
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+		looked.modified = info.ModTime()
+		looked.id, looked.ok = identify(info)
+	}
+	f[path] = looked
+	return looked
+}
+
+// seen says whether the record was taken in before, and notes it if not. A
+// file that was truncated begins again at offset 0 without repeating anything:
+// its record at the position has changed.
+func (p *positions) seen(f *file, path string, offset int64, record string) bool {
+	if !f.ok {
+		return false
+	}
+	i := slices.IndexFunc(*p, func(known position) bool { return known.File == f.id })
+	if i >= 0 {
+		known := (*p)[i]
+		if offset <= known.Offset {
+			if f.repeats == nil {
+				holds := known.holds(path)
+				f.repeats = &holds
+			}
+			if *f.repeats {
+				return true
+			}
+		}
+		*p = slices.Delete(*p, i, i+1)
+	} else if len(*p) == maxPositions {
+		*p = slices.Delete(*p, 0, 1)
+	}
+	*p = append(*p, position{File: f.id, Offset: offset, Length: len(record), Hash: xxhash.Sum64String(record)})
+	return false
+}
+
+// holds says whether the record is still where it was. Sources trim white
+// space at its beginning.
+func (p position) holds(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	b := make([]byte, p.Length+64)
+	n, _ := f.ReadAt(b, p.Offset)
+	b = bytes.TrimLeft(b[:n], " \t\r\n")
+	return len(b) >= p.Length && xxhash.Sum64(b[:p.Length]) == p.Hash
+}

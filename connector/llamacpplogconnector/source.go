@@ -1,0 +1,243 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
+
+import (
+	"net"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	conventions "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/serverlog"
+)
+
+// source is the log of one server, which may be a router: all records of one
+// resource.
+type source struct {
+	attributes pcommon.Map // of the resource
+	parser     serverlog.Parser
+	tracker    *requests.Tracker
+	positions  positions
+	servers    map[string]*server // by model in router mode, else ""
+	count      func() *statistics // of a new server; nil where nothing is counted
+	lastRecord time.Time
+
+	// ended are the requests that ended in the batch at hand.
+	ended []*requests.Request
+
+	inBatch         bool // has records in the batch at hand
+	records, events int  // until it is clear that this is a llama-server's log
+	told            bool // or is not
+	listens         func(url string)
+}
+
+// server is what has a resource of its own: a server, or a model of a router.
+type server struct {
+	model string // that of a router's child
+	path  string // of the model's file
+	stats *statistics
+
+	instance string // its service.instance.id, once it was needed
+}
+
+func newSource(attributes pcommon.Map, count func() *statistics) *source {
+	s := &source{
+		attributes: pcommon.NewMap(),
+		tracker:    requests.NewTracker(count == nil),
+		servers:    map[string]*server{},
+		count:      count,
+	}
+	attributes.CopyTo(s.attributes)
+	return s
+}
+
+// add takes in one record.
+func (s *source) add(r plog.LogRecord, looked files) {
+	text := body(r.Body())
+	if text == "" {
+		return
+	}
+	observed := r.ObservedTimestamp().AsTime()
+	written := observed
+	if t := r.Timestamp(); t != 0 {
+		written = t.AsTime()
+	}
+	if p, ok := r.Attributes().Get("log.file.path"); ok {
+		f := looked.get(p.Str())
+		if offset, ok := r.Attributes().Get("log.file.record_offset"); ok && s.positions.seen(f, p.Str(), offset.Int(), text) {
+			return
+		}
+		// A source that polls reads a line long after it was written, but the
+		// file says when it was last written to.
+		if r.Timestamp() == 0 && f.ok && f.modified.Before(written) {
+			written = f.modified
+		}
+	}
+	if written.After(s.lastRecord) {
+		s.lastRecord = written
+	}
+	s.records++
+	s.parser.Parse(text, func(e *serverlog.Event) {
+		s.events++
+		at := written
+		if !e.HasClock && r.Timestamp() == 0 {
+			at = observed // the order of lines is all there is, and it is that of reading
+		}
+		s.tracker.Add(e, at, s)
+	})
+}
+
+// body is the line as the server wrote it: journald's records and those of
+// Docker's json-file, unless an operator has unwrapped them, hold it in a field.
+func body(v pcommon.Value) string {
+	switch v.Type() {
+	case pcommon.ValueTypeStr:
+		return v.Str()
+	case pcommon.ValueTypeBytes:
+		return string(v.Bytes().AsRaw())
+	case pcommon.ValueTypeMap:
+		for _, key := range []string{"MESSAGE", "log", "message"} {
+			if field, ok := v.Map().Get(key); ok && field.Type() == pcommon.ValueTypeStr {
+				return field.Str()
+			}
+		}
+	}
+	return ""
+}
+
+// server of a process.
+func (s *source) server(p *requests.Process) *server {
+	name := ""
+	if p.Child != 0 {
+		name = p.Model
+		if name == "" { // the line that says it was not read
+			name = strconv.Itoa(p.Child)
+		}
+	}
+	found := s.servers[name]
+	if found == nil {
+		found = &server{model: name}
+		if s.count != nil {
+			found.stats = s.count()
+		}
+		s.servers[name] = found
+	}
+	if p.Path != "" {
+		found.path = p.Path
+	}
+	return found
+}
+
+// name of the model that the server serves, or "".
+func (s *server) name(cfg *Config) string {
+	switch {
+	case s.model != "":
+		return s.model
+	case cfg.Model != "":
+		return cfg.Model
+	case s.path != "":
+		return path.Base(strings.ReplaceAll(s.path, `\`, "/"))
+	default:
+		return ""
+	}
+}
+
+// resource of a server: who it is, as the receiver says it, and what the log's
+// resource says besides.
+func (f *follower) resource(s *source, of *server) pcommon.Resource {
+	service, address, port, instance := f.identify(s, of)
+	rb := metadata.NewResourceBuilder(f.cfg.ResourceAttributes)
+	rb.SetServiceName(service)
+	rb.SetServerAddress(address)
+	rb.SetServerPort(port)
+	rb.SetServiceInstanceID(instance)
+	if name := of.name(f.cfg); name != "" {
+		rb.SetLlamacppModelName(name)
+	}
+	res := rb.Emit()
+	for k, v := range s.attributes.All() {
+		if _, ok := res.Attributes().Get(k); !ok {
+			v.CopyTo(res.Attributes().PutEmpty(k))
+		}
+	}
+	return res
+}
+
+// identify says who a server is: what the log's resource says goes before what
+// is configured.
+func (f *follower) identify(s *source, of *server) (service, address string, port int64, instance string) {
+	service, address, port, instance = f.cfg.ServiceName, f.server.address, f.server.port, f.server.instance
+	if v, ok := s.attributes.Get(string(conventions.ServiceNameKey)); ok {
+		service = v.AsString()
+	}
+	a, hasAddress := s.attributes.Get(string(conventions.ServerAddressKey))
+	p, hasPort := s.attributes.Get(string(conventions.ServerPortKey))
+	if hasAddress {
+		address = a.AsString()
+	}
+	if hasPort {
+		if n, err := strconv.ParseInt(p.AsString(), 10, 64); err == nil {
+			port = n
+		}
+	}
+	if hasAddress || hasPort {
+		instance = net.JoinHostPort(address, strconv.FormatInt(port, 10))
+	}
+	if v, ok := s.attributes.Get(string(conventions.ServiceInstanceIDKey)); ok {
+		instance = v.AsString()
+	}
+	if of.model != "" {
+		instance += "/" + of.model
+	}
+	return service, address, port, instance
+}
+
+// instance is the server's service.instance.id.
+func (f *follower) instance(s *source, of *server) string {
+	if of.instance == "" {
+		_, _, _, of.instance = f.identify(s, of)
+	}
+	return of.instance
+}
+
+var _ requests.Handler = (*source)(nil)
+
+// Request implements requests.Handler. Requests wait for the end of the batch,
+// since its last line places the clock of its first one best.
+func (s *source) Request(r *requests.Request) { s.ended = append(s.ended, r) }
+
+// Loaded implements requests.Handler.
+func (s *source) Loaded(p *requests.Process, took time.Duration) {
+	if st := s.server(p).stats; st != nil {
+		st.Load, st.Loaded = took.Seconds(), true
+	}
+}
+
+// Shifted implements requests.Handler.
+func (s *source) Shifted(p *requests.Process) {
+	if st := s.server(p).stats; st != nil {
+		st.Shifts++
+	}
+}
+
+// Logged implements requests.Handler.
+func (s *source) Logged(p *requests.Process, severity serverlog.Severity, area string) {
+	if st := s.server(p).stats; st != nil {
+		st.logged(severity, area)
+	}
+}
+
+// Listening implements requests.Handler.
+func (s *source) Listening(p *requests.Process, url string) {
+	if p.Child == 0 && s.listens != nil {
+		s.listens(url)
+	}
+}

@@ -1,0 +1,156 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/serverlog"
+)
+
+const (
+	// maxAreas bounds the values of llamacpp.log.area.
+	maxAreas  = 16
+	otherArea = "other"
+
+	attributeSlot = "llamacpp.slot.id"
+	attributeTask = "llamacpp.task.id"
+
+	input, output = "input", "output"
+)
+
+// statistics of one server, cumulative since Start.
+type statistics struct {
+	Start     pcommon.Timestamp           `json:"start"`
+	Requests  [requests.Outcomes]int64    `json:"requests"`
+	Truncated int64                       `json:"truncated"`
+	Shifts    int64                       `json:"shifts"`
+	Records   map[string]map[string]int64 `json:"records"` // by area and severity
+	Load      float64                     `json:"load"`    // seconds
+	Loaded    bool                        `json:"loaded"`
+	// Histograms by distribution, and by the attribute that tells its series apart.
+	Histograms map[string]map[string]*histogram `json:"histograms"`
+
+	exponential *ExponentialConfig
+}
+
+func newStatistics(start pcommon.Timestamp, exponential *ExponentialConfig) *statistics {
+	s := &statistics{
+		Start:       start,
+		Records:     map[string]map[string]int64{},
+		Histograms:  map[string]map[string]*histogram{},
+		exponential: exponential,
+	}
+	// A rate needs a first point before the first request.
+	for _, d := range []*distribution{requestDuration, timeToFirstToken, timePerOutputToken, requestCachedTokens, requestPromptSpeed, requestGenerationSpeed} {
+		s.histogram(d, "")
+	}
+	s.histogram(requestTokens, input)
+	s.histogram(requestTokens, output)
+	return s
+}
+
+// histogram of a distribution, and of the attribute that tells its series apart.
+func (s *statistics) histogram(d *distribution, of string) *histogram {
+	series := s.Histograms[d.name]
+	if series == nil {
+		series = map[string]*histogram{}
+		s.Histograms[d.name] = series
+	}
+	h := series[of]
+	if h == nil {
+		h = newHistogram(d, s.exponential)
+		series[of] = h
+	}
+	return h
+}
+
+func (s *statistics) logged(severity serverlog.Severity, area string) {
+	if _, known := s.Records[area]; area == "" || !known && len(s.Records) >= maxAreas {
+		area = otherArea
+	}
+	bySeverity := s.Records[area]
+	if bySeverity == nil {
+		bySeverity = map[string]int64{}
+		s.Records[strings.Clone(area)] = bySeverity
+	}
+	if severity == serverlog.Warning {
+		bySeverity[metadata.AttributeLlamacppLogSeverityWarning.String()]++
+	} else {
+		bySeverity[metadata.AttributeLlamacppLogSeverityError.String()]++
+	}
+}
+
+// ended counts a request.
+func (s *statistics) ended(r *requests.Request, e *exemplar) {
+	s.Requests[r.Outcome]++
+	if r.Truncated {
+		s.Truncated++
+	}
+	if d, ok := r.Duration(); ok {
+		s.histogram(requestDuration, r.Reason).record(d.Seconds(), e)
+	}
+	if r.Outcome != requests.Completed {
+		return
+	}
+	if _, ok := r.FirstToken(); ok {
+		s.histogram(timeToFirstToken, "").record(r.PromptTime.Seconds(), e)
+	}
+	if d, ok := r.TimePerOutputToken(); ok {
+		s.histogram(timePerOutputToken, "").record(d.Seconds(), e)
+	}
+	if n, ok := r.InputTokens(); ok {
+		s.histogram(requestTokens, input).record(float64(n), e)
+	}
+	if r.Generated >= 0 {
+		s.histogram(requestTokens, output).record(float64(r.Generated), e)
+	}
+	if r.Cached >= 0 {
+		s.histogram(requestCachedTokens, "").record(float64(r.Cached), e)
+	}
+	if v, ok := r.PromptSpeed(); ok {
+		s.histogram(requestPromptSpeed, "").record(v, e)
+	}
+	if v, ok := r.GenerationSpeed(); ok {
+		s.histogram(requestGenerationSpeed, "").record(v, e)
+	}
+	if r.Drafted > 0 {
+		s.histogram(requestDraftAcceptance, "").record(float64(r.Accepted)/float64(r.Drafted), e)
+	}
+}
+
+// restore takes stored statistics into new ones.
+func (s *statistics) restore(b []byte) error {
+	type plain statistics
+	old := struct {
+		*plain
+		Histograms map[string]map[string]json.RawMessage `json:"histograms"`
+	}{plain: (*plain)(s)}
+	if err := json.Unmarshal(b, &old); err != nil {
+		return err
+	}
+	if s.Records == nil {
+		s.Records = map[string]map[string]int64{}
+	}
+	for _, d := range distributions {
+		for of, raw := range old.Histograms[d.name] {
+			if err := s.histogram(d, of).restore(raw); err != nil {
+				return fmt.Errorf("%s: %w", d.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// distributions in the order in which they are emitted.
+var distributions = []*distribution{
+	requestDuration, timeToFirstToken, timePerOutputToken, requestTokens, requestCachedTokens,
+	requestPromptSpeed, requestGenerationSpeed, requestDraftAcceptance,
+}

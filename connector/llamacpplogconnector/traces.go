@@ -1,0 +1,209 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
+
+import (
+	"context"
+	"crypto/sha512"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/connector"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	conventions "go.opentelemetry.io/otel/semconv/v1.41.0" // the last with those of GenAI
+	"go.uber.org/zap"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+)
+
+// maxPending bounds the spans that wait while what comes next refuses them.
+const maxPending = 30_000
+
+// tracesConnector makes a trace of each request.
+type tracesConnector struct {
+	*follower
+	set     connector.Settings
+	to      consumer.Traces
+	pending ptrace.Traces
+}
+
+func newTracesConnector(cfg *Config, set connector.Settings, next consumer.Traces) (*tracesConnector, error) {
+	f, err := newFollower(cfg, set, "traces", nil)
+	if err != nil {
+		return nil, err
+	}
+	return &tracesConnector{follower: f, set: set, to: next, pending: ptrace.NewTraces()}, nil
+}
+
+// ConsumeLogs implements consumer.Logs. An error says that the spans could not
+// be handed on yet: they go with the next ones, whether these are the same
+// logs again or others.
+func (c *tracesConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expire(time.Now())
+	c.read(ld, func(s *source) {
+		byServer := map[*server]ptrace.SpanSlice{}
+		for _, r := range s.ended {
+			of := s.server(r.Process)
+			spans, ok := byServer[of]
+			if !ok {
+				spans = c.spans(s, of)
+				byServer[of] = spans
+			}
+			c.trace(s, of, r, spans)
+		}
+	})
+	if c.pending.SpanCount() > 0 {
+		if err := c.to.ConsumeTraces(ctx, c.pending); err != nil && !consumererror.IsPermanent(err) {
+			if n := c.pending.SpanCount(); n > maxPending {
+				c.log.Error("spans are lost: they have been refused for too long", zap.Int("spans", n), zap.Error(err))
+				c.pending = ptrace.NewTraces()
+			}
+			return err
+		} else if err != nil {
+			c.log.Error("spans are lost: they were refused for good", zap.Int("spans", c.pending.SpanCount()), zap.Error(err))
+		}
+		c.pending = ptrace.NewTraces()
+	}
+	return c.store(ctx)
+}
+
+var _ component.Component = (*tracesConnector)(nil)
+
+// spans is where those of a server go.
+func (c *tracesConnector) spans(s *source, of *server) ptrace.SpanSlice {
+	rs := c.pending.ResourceSpans().AppendEmpty()
+	c.resource(s, of).CopyTo(rs.Resource())
+	ss := rs.ScopeSpans().AppendEmpty()
+	ss.Scope().SetName(metadata.ScopeName)
+	ss.Scope().SetVersion(c.set.BuildInfo.Version)
+	return ss.Spans()
+}
+
+// spanIDs are those of one request's spans.
+type spanIDs struct {
+	trace                       pcommon.TraceID
+	request, prompt, generation pcommon.SpanID
+}
+
+// newSpanIDs derives them from what tells a request from all others, so that
+// metrics and traces agree on them, and a span that is made again after a
+// restart replaces the first one.
+func newSpanIDs(instance string, r *requests.Request) spanIDs {
+	h := sha512.New()
+	fmt.Fprint(h, instance, "|", r.Process.Child, "|", r.Process.Began, "|", r.Task, "|", r.Launched, "|", r.Ended)
+	if !r.Process.Clocked {
+		fmt.Fprint(h, "|", r.Process.Wall.At(r.Launched).UnixNano())
+	}
+	var sum [sha512.Size]byte
+	h.Sum(sum[:0])
+	var ids spanIDs
+	copy(ids.trace[:], sum[0:16])
+	copy(ids.request[:], sum[16:24])
+	copy(ids.prompt[:], sum[24:32])
+	copy(ids.generation[:], sum[32:40])
+	return ids
+}
+
+// trace adds the spans of a request.
+func (c *tracesConnector) trace(s *source, of *server, r *requests.Request, to ptrace.SpanSlice) {
+	ids := newSpanIDs(c.instance(s, of), r)
+	at := func(clock time.Duration) pcommon.Timestamp {
+		return pcommon.NewTimestampFromTime(r.Process.Wall.At(clock))
+	}
+
+	request := to.AppendEmpty()
+	request.SetTraceID(ids.trace)
+	request.SetSpanID(ids.request)
+	request.SetKind(ptrace.SpanKindServer)
+	request.SetName(c.cfg.Operation)
+	request.SetStartTimestamp(at(r.Launched))
+	request.SetEndTimestamp(at(r.Ended))
+	a := request.Attributes()
+	a.PutStr(string(conventions.GenAIOperationNameKey), c.cfg.Operation)
+	a.PutStr(string(conventions.GenAIProviderNameKey), provider)
+	if name := of.name(c.cfg); name != "" {
+		request.SetName(c.cfg.Operation + " " + name)
+		a.PutStr(string(conventions.GenAIRequestModelKey), name)
+	}
+	a.PutStr("llamacpp.request.outcome", r.Outcome.String())
+	if r.Task >= 0 {
+		a.PutInt(attributeTask, int64(r.Task))
+	}
+	if r.Slot >= 0 {
+		a.PutInt(attributeSlot, int64(r.Slot))
+	}
+	if r.Reason != "" {
+		a.PutStr(string(conventions.ErrorTypeKey), r.Reason)
+	}
+	if r.Outcome == requests.Failed {
+		request.Status().SetCode(ptrace.StatusCodeError)
+		request.Status().SetMessage(r.Reason)
+	}
+	if n, ok := r.InputTokens(); ok {
+		a.PutInt(string(conventions.GenAIUsageInputTokensKey), int64(n))
+	}
+	if r.Cached >= 0 {
+		a.PutInt(string(conventions.GenAIUsageCacheReadInputTokensKey), int64(r.Cached))
+	}
+	if r.Generated >= 0 {
+		a.PutInt(string(conventions.GenAIUsageOutputTokensKey), int64(r.Generated))
+	}
+	if r.Drafted > 0 {
+		a.PutInt("llamacpp.draft.tokens", int64(r.Drafted))
+		a.PutInt("llamacpp.draft.tokens.accepted", int64(r.Accepted))
+	}
+	if r.Truncated {
+		a.PutBool("llamacpp.request.truncated", true)
+	}
+
+	prompt, generation := request, request
+	if first, ok := r.FirstToken(); ok {
+		a.PutDouble(string(conventions.GenAIResponseTimeToFirstChunkKey), r.PromptTime.Seconds())
+		child := func(id pcommon.SpanID, name string, from, until time.Duration) ptrace.Span {
+			span := to.AppendEmpty()
+			span.SetTraceID(ids.trace)
+			span.SetSpanID(id)
+			span.SetParentSpanID(ids.request)
+			span.SetKind(ptrace.SpanKindInternal)
+			span.SetName(name)
+			span.SetStartTimestamp(at(from))
+			span.SetEndTimestamp(at(until))
+			return span
+		}
+		prompt = child(ids.prompt, "prompt", first-r.PromptTime, first)
+		prompt.Attributes().PutInt("llamacpp.tokens", int64(r.Processed))
+		if v, ok := r.PromptSpeed(); ok {
+			prompt.Attributes().PutDouble("llamacpp.tokens_per_second", v)
+		}
+		generation = child(ids.generation, "generation", first, r.Reported)
+		generation.Attributes().PutInt("llamacpp.tokens", int64(r.Generated))
+		if v, ok := r.GenerationSpeed(); ok {
+			generation.Attributes().PutDouble("llamacpp.tokens_per_second", v)
+		}
+	}
+	for _, p := range r.Progress {
+		span, name := prompt, "prompt progress"
+		if p.Generating {
+			span, name = generation, "generation progress"
+		}
+		event := span.Events().AppendEmpty()
+		event.SetName(name)
+		event.SetTimestamp(at(p.Clock))
+		event.Attributes().PutInt("llamacpp.tokens", int64(p.Tokens))
+		if p.Part > 0 {
+			event.Attributes().PutDouble("llamacpp.progress", p.Part)
+		}
+		if p.Speed > 0 {
+			event.Attributes().PutDouble("llamacpp.tokens_per_second", p.Speed)
+		}
+	}
+}
