@@ -33,7 +33,7 @@ type Event struct {
 	Tokens int
 	// Drafted is how many tokens were drafted (Draft).
 	Drafted int
-	// Cached is how many tokens of the prompt came from the cache, -1 where not said (NewPrompt).
+	// Cached is how many tokens of the prompt came from the cache (PromptCached), -1 where not said.
 	Cached int
 	// Duration: PromptProgress: since the prompt began, 0 where not said. PromptDone and GenerationDone: as measured by the server.
 	Duration time.Duration
@@ -70,6 +70,10 @@ const (
 	Launch
 	// NewPrompt says how long the prompt of a request is (older builds, or raised verbosity).
 	NewPrompt
+	// PromptCached says how many tokens of a prompt were in the cache (as NewPrompt).
+	// Older builds repeat it for each batch, then with those of the batches before:
+	// only the first of a request says it.
+	PromptCached
 	// PromptProgress says how far a prompt is.
 	PromptProgress
 	// GenerationProgress says how far an answer is.
