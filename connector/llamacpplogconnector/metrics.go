@@ -133,13 +133,10 @@ func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timesta
 		metadata.MetricsBuilderConfig{Metrics: c.cfg.Metrics.MetricsConfig, ResourceAttributes: c.cfg.ResourceAttributes},
 		c.set, metadata.WithStartTime(st.Start),
 	)
-	for outcome, n := range st.Requests {
-		mb.RecordLlamacppRequestsDataPoint(now, n, metadata.MapAttributeLlamacppRequestOutcome[requests.Outcome(outcome).String()])
-	}
-	mb.RecordLlamacppRequestsTruncatedDataPoint(now, st.Truncated)
-	mb.RecordLlamacppContextShiftsDataPoint(now, st.Shifts)
-	if st.Loaded {
-		mb.RecordLlamacppModelLoadDurationDataPoint(now, st.Load)
+	// A router serves nothing itself: its children do.
+	serves := of.model != "" || len(s.servers) == 1 || st.Requests != [requests.Outcomes]int64{}
+	if serves {
+		c.emitCounts(mb, st, now)
 	}
 	for area, bySeverity := range st.Records {
 		for severity, n := range bySeverity {
@@ -159,7 +156,7 @@ func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timesta
 	name := of.name(c.cfg)
 	for _, d := range distributions {
 		series := st.Histograms[d.name]
-		if len(series) == 0 || !d.enabled(&c.cfg.Metrics) {
+		if !serves || len(series) == 0 || !d.enabled(&c.cfg.Metrics) {
 			continue
 		}
 		m := to.AppendEmpty()
@@ -180,6 +177,17 @@ func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timesta
 		}
 	}
 	return md
+}
+
+func (*metricsConnector) emitCounts(mb *metadata.MetricsBuilder, st *statistics, now pcommon.Timestamp) {
+	for outcome, n := range st.Requests {
+		mb.RecordLlamacppRequestsDataPoint(now, n, metadata.MapAttributeLlamacppRequestOutcome[requests.Outcome(outcome).String()])
+	}
+	mb.RecordLlamacppRequestsTruncatedDataPoint(now, st.Truncated)
+	mb.RecordLlamacppContextShiftsDataPoint(now, st.Shifts)
+	if st.Loaded {
+		mb.RecordLlamacppModelLoadDurationDataPoint(now, st.Load)
+	}
 }
 
 // describe adds what the conventions want on each point.

@@ -91,7 +91,7 @@ func (s *source) add(r plog.LogRecord, looked files) {
 		if !e.HasClock && r.Timestamp() == 0 {
 			at = observed // the order of lines is all there is, and it is that of reading
 		}
-		s.tracker.Add(e, at, s)
+		s.tracker.Add(e, at, r.Timestamp() != 0, s)
 	})
 }
 

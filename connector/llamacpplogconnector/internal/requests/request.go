@@ -108,7 +108,7 @@ func (r *Request) Duration() (d time.Duration, ok bool) {
 	switch {
 	case r.HasTimings:
 		return r.PromptTime + r.GenerationTime, true
-	case r.HasLaunch:
+	case r.HasLaunch && r.Process.Exact:
 		return r.Ended - r.Launched, true
 	default:
 		return 0, false
@@ -161,9 +161,9 @@ func (r *Request) InputTokens() (n int, ok bool) {
 func (r *Request) settle() {
 	if !r.HasLaunch {
 		r.Launched = r.Ended
-		if r.HasTimings {
-			r.Launched = r.Reported - r.PromptTime - r.GenerationTime
-		}
+	}
+	if r.HasTimings { // the line's time may be rounded, or that of reading
+		r.Launched = min(r.Launched, r.Reported-r.PromptTime-r.GenerationTime)
 	}
 	if r.Cached == Unknown && r.Processed != Unknown {
 		switch {

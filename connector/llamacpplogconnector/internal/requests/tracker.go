@@ -69,6 +69,8 @@ type Process struct {
 	// Clocked says that the log has the process's clock; else it is made of
 	// the times at which lines were read.
 	Clocked bool `json:"clocked"`
+	// Exact says that the clock shows when lines were written.
+	Exact bool `json:"exact"`
 	// Wall gives the clock a place in time.
 	Wall Wall `json:"wall"`
 
@@ -125,9 +127,10 @@ func (t *Tracker) UnmarshalJSON(b []byte) error {
 }
 
 // Add takes the next event. wall is a moment at or after the line was written,
-// the sooner the better.
-func (t *Tracker) Add(e *serverlog.Event, wall time.Time, h Handler) {
+// the sooner the better; exact says that it is that very moment.
+func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler) {
 	p := t.process(e, wall, h)
+	p.Exact = exact || e.HasClock
 	clock := p.clock(e, wall)
 	if e.Severity >= serverlog.Warning {
 		h.Logged(p, e.Severity, e.Area)
@@ -137,7 +140,7 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, h Handler) {
 		p.Loading = clock
 		p.Path = strings.Clone(e.Text)
 	case serverlog.Ready:
-		if p.Loading >= 0 && clock >= p.Loading {
+		if p.Exact && p.Loading >= 0 && clock >= p.Loading {
 			h.Loaded(p, clock-p.Loading)
 		}
 		p.Loading = -1
@@ -385,6 +388,10 @@ func (p *Process) end(clock time.Duration, h Handler) {
 
 func (p *Process) finish(r *Request, clock time.Duration, h Handler) {
 	r.Ended = clock
+	launched := r.Launched
+	if !r.HasLaunch {
+		launched = -1
+	}
 	r.settle()
 	delete(p.Open, r.Task)
 	if r.Task >= 0 {
@@ -393,10 +400,6 @@ func (p *Process) finish(r *Request, clock time.Duration, h Handler) {
 			p.Order = slices.Delete(p.Order, 0, 1)
 		}
 		p.Order = append(p.Order, r.Task)
-		launched := r.Launched
-		if !r.HasLaunch {
-			launched = -1
-		}
 		p.Finished[r.Task] = launched
 	}
 	h.Request(r)
