@@ -15,8 +15,13 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// maxExemplars of an exponential histogram; one with fixed buckets keeps one a bucket.
-const maxExemplars = 10
+const (
+	// maxExemplars of an exponential histogram; one with fixed buckets keeps one a bucket.
+	maxExemplars = 10
+	// exemplarLife is how long an exemplar is sent: where Prometheus scrapes what
+	// was sent last, it has to find those since its last scrape.
+	exemplarLife = time.Minute
+)
 
 // distribution is what a histogram is of.
 type distribution struct {
@@ -144,7 +149,7 @@ func (h *histogram) record(v float64, e *exemplar) {
 	}
 }
 
-// emit writes a point. Exemplars are those since the last one.
+// emit writes a point.
 func (h *histogram) emit(m pmetric.Metric, start, now pcommon.Timestamp, attributes func(pcommon.Map)) {
 	if h.buckets != nil {
 		if m.Type() == pmetric.MetricTypeEmpty {
@@ -168,7 +173,7 @@ func (h *histogram) emit(m pmetric.Metric, start, now pcommon.Timestamp, attribu
 		for i := range in.Len() {
 			d.Positive().BucketCounts().Append(in.At(i))
 		}
-		h.emitExemplars(d.Exemplars())
+		h.emitExemplars(d.Exemplars(), now.AsTime())
 		return
 	}
 	if m.Type() == pmetric.MetricTypeEmpty {
@@ -186,11 +191,15 @@ func (h *histogram) emit(m pmetric.Metric, start, now pcommon.Timestamp, attribu
 	}
 	d.ExplicitBounds().FromRaw(h.bounds)
 	d.BucketCounts().FromRaw(h.counts)
-	h.emitExemplars(d.Exemplars())
+	h.emitExemplars(d.Exemplars(), now.AsTime())
 }
 
-func (h *histogram) emitExemplars(to pmetric.ExemplarSlice) {
-	for _, e := range h.exemplars {
+func (h *histogram) emitExemplars(to pmetric.ExemplarSlice, now time.Time) {
+	for place, e := range h.exemplars {
+		if now.Sub(e.at) > exemplarLife {
+			delete(h.exemplars, place)
+			continue
+		}
 		x := to.AppendEmpty()
 		x.SetTimestamp(pcommon.NewTimestampFromTime(e.at))
 		x.SetDoubleValue(e.value)
@@ -199,7 +208,6 @@ func (h *histogram) emitExemplars(to pmetric.ExemplarSlice) {
 		x.FilteredAttributes().PutInt(attributeSlot, int64(e.slot))
 		x.FilteredAttributes().PutInt(attributeTask, int64(e.task))
 	}
-	clear(h.exemplars)
 }
 
 // stored is the form in which a histogram outlives the collector.
