@@ -23,7 +23,7 @@ type object struct {
 // is no whole object.
 func readObject(s string) (o object, ok bool) {
 	var isLog, timed, said bool
-	for s = s[1:]; ; {
+	for s = strings.TrimLeft(s[1:], " "); ; {
 		key, _, rest, ok := cutString(s)
 		if !ok {
 			return object{}, false

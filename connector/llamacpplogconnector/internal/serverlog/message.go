@@ -158,7 +158,7 @@ func (e *Event) readPromptProgress(rest string) (ok bool) {
 	if e.Duration, rest, ok = cutDuration(value, " s /", time.Second); !ok {
 		return false
 	}
-	e.Speed, _, ok = cutSpeed(rest, " tokens per second")
+	e.Speed, ok = speed(rest, " tokens per second")
 	return ok
 }
 
@@ -172,13 +172,13 @@ func (e *Event) readGenerationProgress(rest string) (ok bool) {
 	if !ok {
 		return false
 	}
-	e.Speed, _, ok = cutSpeed(value, " t/s")
+	e.Speed, ok = speed(value, " t/s")
 	return ok
 }
 
-func cutSpeed(s, unit string) (f float64, rest string, ok bool) {
-	f, rest, ok = cutDecimal(s, unit)
-	return f, rest, ok && f <= maxSpeed
+func speed(s, unit string) (perSecond float64, ok bool) {
+	perSecond, _, ok = cutDecimal(s, unit)
+	return perSecond, ok && perSecond <= maxSpeed
 }
 
 // n_ctx_slot = 4096, n_keep = 0, task.n_tokens = 44
@@ -237,6 +237,7 @@ func (e *Event) readTaskError(rest string) (ok bool) {
 func reasonOfText(s string) string {
 	for _, w := range [...]struct{ words, reason string }{
 		{"context size", ReasonContextSize},
+		{"Context size", ReasonContextSize},
 		{"too large to process", ReasonContextSize},
 		{"compared to KV size", ReasonContextSize},
 		{"context shift is disabled", ReasonContextSize},
