@@ -156,8 +156,10 @@ func (f *follower) resource(s *source, of *server) pcommon.Resource {
 	service, address, port, instance := f.identify(s, of)
 	rb := metadata.NewResourceBuilder(f.cfg.ResourceAttributes)
 	rb.SetServiceName(service)
-	rb.SetServerAddress(address)
-	rb.SetServerPort(port)
+	if address != "" {
+		rb.SetServerAddress(address)
+		rb.SetServerPort(port)
+	}
 	rb.SetServiceInstanceID(instance)
 	if name := of.name(f.cfg); name != "" {
 		rb.SetLlamacppModelName(name)
@@ -172,7 +174,7 @@ func (f *follower) resource(s *source, of *server) pcommon.Resource {
 }
 
 // identify says who a server is: what the log's resource says goes before what
-// is configured.
+// is configured. The address may be unknown, "".
 func (f *follower) identify(s *source, of *server) (service, address string, port int64, instance string) {
 	service, address, port, instance = f.cfg.ServiceName, f.server.address, f.server.port, f.server.instance
 	if v, ok := s.attributes.Get(string(conventions.ServiceNameKey)); ok {
@@ -193,6 +195,9 @@ func (f *follower) identify(s *source, of *server) (service, address string, por
 	}
 	if v, ok := s.attributes.Get(string(conventions.ServiceInstanceIDKey)); ok {
 		instance = v.AsString()
+		if !hasAddress { // the configured one is that of another server
+			address = ""
+		}
 	}
 	if of.model != "" {
 		instance += "/" + of.model
