@@ -27,7 +27,7 @@ type Event struct {
 	// Slot and Task are -1 where the line does not say them.
 	Slot, Task int
 
-	// Tokens: PromptProgress: prompt tokens processed so far. GenerationProgress: tokens generated so far.
+	// Tokens: PromptProgress: prompt tokens processed so far, in builds before 2026 with cached ones. GenerationProgress: tokens generated so far.
 	// PromptDone: prompt tokens processed, without cached ones. GenerationDone: tokens generated.
 	// Release: tokens the slot's sequence holds. NewPrompt: the whole prompt. Draft: tokens accepted.
 	Tokens int
@@ -37,12 +37,16 @@ type Event struct {
 	Cached int
 	// Duration: PromptProgress: since the prompt began, 0 where not said. PromptDone and GenerationDone: as measured by the server.
 	Duration time.Duration
-	// Progress is the part of the prompt that is processed, 0 to 1 (PromptProgress).
+	// Progress is the part of the prompt that is processed, 0 to 1, cached tokens included (PromptProgress).
 	Progress float64
-	// Speed in tokens per second (PromptProgress, GenerationProgress).
+	// Speed in tokens per second since the prompt or the answer began (PromptProgress, GenerationProgress), 0 where not said.
 	Speed float64
-	// Truncated says that tokens of the sequence were dropped to make room (Release).
+	// Truncated says that the sequence came to the end of its context: its oldest
+	// tokens were dropped, or the answer was ended there (Release).
 	Truncated bool
+	// Early says that the build is one that may write the timings of a request,
+	// or its error, right after its Release.
+	Early bool
 	// Reason says what went wrong as a short constant of this package, fit for error.type (RequestError).
 	Reason string
 	// Text: Loading: path of the model. Listening: URL. Spawn, ChildExit: name of the model.
@@ -62,7 +66,7 @@ const (
 	Start
 	// Loading says that a model begins to load, at the start or on waking.
 	Loading
-	// Ready says that the model is loaded and its slots exist.
+	// Ready says that the model is loaded and its slots are made.
 	Ready
 	// Listening says that the server takes requests, and where.
 	Listening
@@ -86,7 +90,7 @@ const (
 	Draft
 	// ContextShift says that the oldest tokens of a sequence were dropped to go on.
 	ContextShift
-	// Cancel says that the client of a request went away.
+	// Cancel says that the client of a request went away, or has got an error: it follows each RequestError with a task.
 	Cancel
 	// RequestError says that a request failed or was refused; Task is -1 where the line does not say which.
 	RequestError

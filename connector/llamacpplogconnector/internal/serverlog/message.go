@@ -131,12 +131,12 @@ func (e *Event) readTiming(rest string) (ok bool) {
 
 // n_tokens = 49, truncated = 0; n_past = 49 in builds before November 2025.
 func (e *Event) readRelease(rest string) (ok bool) {
-	if e.Tokens, ok = intField(rest, "n_tokens", "n_past"); !ok {
-		return false
+	if e.Tokens, ok = intField(rest, "n_tokens"); !ok {
+		e.Tokens, e.Early = intField(rest, "n_past")
 	}
-	truncated, ok := field(rest, "truncated")
+	truncated, found := field(rest, "truncated")
 	e.Truncated = strings.HasPrefix(truncated, "1")
-	return ok && truncated != ""
+	return (ok || e.Early) && found && truncated != ""
 }
 
 // n_tokens =   2048, progress = 0.68, t =   7.45 s / 274.73 tokens per second;

@@ -47,7 +47,7 @@ func TestParser_Messages(t *testing.T) {
 		{"slot print_timing: id  0 | task 0 | draft acceptance rate = 0.75000 (    3 accepted /     4 generated)", "slot draft slot=0 task=0 tokens=3 drafted=4"},
 		{"slot   operator(): id  0 | task 0 | slot context shift, n_keep = 1, n_left = 254, n_discard = 127", "slot context shift slot=0 task=0"},
 		{"slot      release: id  0 | task 0 | stop processing: n_tokens = 177, truncated = 1", "slot release slot=0 task=0 tokens=177 truncated=true"},
-		{"slot      release: id  0 | task 0 | stop processing: n_past = 177, truncated = 0", "slot release slot=0 task=0 tokens=177"},
+		{"slot      release: id  0 | task 0 | stop processing: n_past = 177, truncated = 0", "slot release slot=0 task=0 tokens=177 early=true"},
 		{"slot      release: id  0 | task 0 | stop processing: truncated = 0, n_past = 177, n_tokens = 176, new = 1", "slot release slot=0 task=0 tokens=176"},
 		{"srv          stop: cancel task, id_task = 709", "srv cancel task=709"},
 		{"srv  cancel_tasks: cancel task, id_task = 709", "srv cancel task=709"},

@@ -53,6 +53,7 @@ func show(e *Event) string {
 	field("progress", e.Progress, 0.0)
 	field("speed", e.Speed, 0.0)
 	field("truncated", e.Truncated, false)
+	field("early", e.Early, false)
 	field("reason", e.Reason, "")
 	field("text", e.Text, "")
 	field("port", e.Port, 0)
@@ -211,7 +212,7 @@ func TestParser_UsersLinesInJSONAreNoneOfTheServers(t *testing.T) {
 // unless it ends with the number: nothing then tells that more followed.
 func TestParser_CutLinesInventNothing(t *testing.T) {
 	numbers := func(e *Event) []any {
-		n := []any{e.Kind, e.Slot, e.Drafted, e.Cached, e.Truncated}
+		n := []any{e.Kind, e.Slot, e.Drafted, e.Cached, e.Truncated, e.Early}
 		if e.Kind != Cancel {
 			n = append(n, e.Task)
 		}
