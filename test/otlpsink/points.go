@@ -28,6 +28,8 @@ type Point struct {
 	Arrived time.Time
 	// Value is the value, of a histogram the number of what it counted.
 	Value float64
+	// Distribution is what a histogram says besides.
+	Distribution *Distribution
 	// Attributes and Resource are as text.
 	Attributes, Resource map[string]string
 }
@@ -246,7 +248,17 @@ func readMetric(m pmetric.Metric) Points {
 			out = append(out, Point{
 				Counter: m.Histogram().AggregationTemporality() == pmetric.AggregationTemporalityCumulative,
 				Start:   d.StartTimestamp().AsTime(), Time: d.Timestamp().AsTime(),
-				Value: float64(d.Count()), Attributes: texts(d.Attributes()),
+				Value: float64(d.Count()), Attributes: texts(d.Attributes()), Distribution: readHistogram(d),
+			})
+		}
+		return out
+	case pmetric.MetricTypeExponentialHistogram:
+		var out Points
+		for _, d := range m.ExponentialHistogram().DataPoints().All() {
+			out = append(out, Point{
+				Counter: m.ExponentialHistogram().AggregationTemporality() == pmetric.AggregationTemporalityCumulative,
+				Start:   d.StartTimestamp().AsTime(), Time: d.Timestamp().AsTime(),
+				Value: float64(d.Count()), Attributes: texts(d.Attributes()), Distribution: readExponential(d),
 			})
 		}
 		return out

@@ -2,12 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package otlpsink is an OTLP/HTTP backend for tests: it keeps every metric
-// point that arrives and answers questions about them.
+// point and every span that arrives and answers questions about them.
 package otlpsink
 
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 )
 
 // Sink is a backend on a port of its own.
@@ -27,6 +29,7 @@ type Sink struct {
 
 	mu     sync.Mutex
 	points Points
+	spans  Spans
 	bodies [][]byte
 	broken []string
 }
@@ -44,6 +47,9 @@ func Start(tb testing.TB) *Sink {
 		}
 		if tb.Failed() {
 			tb.Logf("metrics that arrived:\n%s", s.Points().Describe())
+			if spans := s.Spans(); len(spans) > 0 {
+				tb.Logf("spans that arrived:\n%s", spans.Describe())
+			}
 		}
 	})
 	return s
@@ -66,9 +72,6 @@ func (s *Sink) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Sink) take(r *http.Request) ([]byte, error) {
-	if r.URL.Path != "/v1/metrics" {
-		return nil, fmt.Errorf("not the path of OTLP metrics")
-	}
 	body := io.Reader(r.Body)
 	if r.Header.Get("Content-Encoding") == "gzip" {
 		var err error
@@ -80,16 +83,32 @@ func (s *Sink) take(r *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	request := pmetricotlp.NewExportRequest()
-	if err := request.UnmarshalProto(b); err != nil {
-		return nil, err
+	switch r.URL.Path {
+	case "/v1/metrics":
+		request := pmetricotlp.NewExportRequest()
+		if err := request.UnmarshalProto(b); err != nil {
+			return nil, err
+		}
+		s.keep(b, read(request.Metrics(), time.Now()), nil)
+		return pmetricotlp.NewExportResponse().MarshalProto()
+	case "/v1/traces":
+		request := ptraceotlp.NewExportRequest()
+		if err := request.UnmarshalProto(b); err != nil {
+			return nil, err
+		}
+		s.keep(b, nil, readSpans(request.Traces(), time.Now()))
+		return ptraceotlp.NewExportResponse().MarshalProto()
+	default:
+		return nil, errors.New("neither the path of OTLP metrics nor of traces")
 	}
-	points := read(request.Metrics(), time.Now())
+}
+
+func (s *Sink) keep(body []byte, points Points, spans Spans) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bodies = append(s.bodies, body)
 	s.points = append(s.points, points...)
-	s.bodies = append(s.bodies, b)
-	s.mu.Unlock()
-	return pmetricotlp.NewExportResponse().MarshalProto()
+	s.spans = append(s.spans, spans...)
 }
 
 // Points are all points so far that match, in the order in which they arrived.
@@ -97,6 +116,13 @@ func (s *Sink) Points(match ...Match) Points {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.points.Where(match...)
+}
+
+// Spans are all spans so far that match, in the order in which they arrived.
+func (s *Sink) Spans(match ...MatchSpan) Spans {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spans.Where(match...)
 }
 
 // Holds tells whether the text stands anywhere in what has arrived: in a name,
