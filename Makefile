@@ -59,8 +59,9 @@ demo: build ## Watch a llama-server live: yours, one on PATH with MODEL=file.ggu
 
 .PHONY: test
 test: build generate-check ## Install what tests need and run them all
-	$(STEP) "install llama-server"
+	$(STEP) "install llama-server and journal tools"
 	@go run ./test/cmd/install-llama-server
+	@go run ./test/cmd/install-journal
 	@$(MAKE) fuzz FUZZTIME=3s
 	@$(MAKE) demo DURATION=20s DEMO_FLAGS=-simulator
 # Last, so that the closing lines are the tests' own.
@@ -74,6 +75,7 @@ race: prerequisites ## Run the unit tests under the race detector, repeatedly
 .PHONY: e2e
 e2e: build ## Run the end-to-end tests against the real llama-server
 	@go run ./test/cmd/install-llama-server
+	@go run ./test/cmd/install-journal
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
 
 .PHONY: test-gpu

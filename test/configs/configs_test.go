@@ -46,7 +46,8 @@ func environment(tb testing.TB) []string {
 	require.NoError(tb, os.WriteFile(ca, certificate(tb), 0o600))
 	return append(os.Environ(),
 		"LLAMACPP_API_KEY=secret", "LLAMACPP_API_KEY_FILE="+key, "LLAMACPP_CA_FILE="+ca,
-		"QUEUE_DIRECTORY="+filepath.Join(dir, "queue"))
+		"QUEUE_DIRECTORY="+filepath.Join(dir, "queue"), "STATE_DIRECTORY="+filepath.Join(dir, "state"),
+		"LLAMACPP_LOG="+filepath.Join(dir, "llama-server.log"))
 }
 
 // validate runs `otelcol-llamacpp validate` over the files and returns what it prints.
@@ -94,7 +95,7 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 func TestReadmeSnippetsAreAccepted(t *testing.T) {
 	program := binary(t)
 	fence := regexp.MustCompile("(?ms)^ *```ya?ml\n(.*?)\n *```")
-	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md"} {
+	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md", "connector/llamacpplogconnector/README.md", "docs/latency.md"} {
 		text, err := os.ReadFile(filepath.Join(root, readme))
 		require.NoError(t, err)
 		for i, match := range fence.FindAllSubmatch(text, -1) {

@@ -125,6 +125,15 @@ func TestCollectorConfig_ServesPrometheus(t *testing.T) {
 	eventuallyServes(t, metrics, "llamacpp_slots_tokens_decoded_total{", `instance="`+strings.TrimPrefix(server, "http://")+`"`)
 }
 
+func TestCollectorConfig_ReadsTheLogThatIsNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "llama-server.log")
+	metrics := start(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "LLAMACPP_LOG=" + file}, "collector-config.yaml")
+	eventuallyServes(t, metrics, "llamacpp_server_status{") // it reads new lines only
+	require.NoError(t, os.WriteFile(file, []byte(strings.Join(recording(t), "\n")+"\n"), 0o600))
+	eventuallyServes(t, metrics, "gen_ai_server_time_to_first_token_seconds_count{", "} 2")
+	eventuallyServes(t, metrics, "llamacpp_requests_total{", `llamacpp_request_outcome="completed"`, "} 2")
+}
+
 func TestOTLPOut_KeepsDataWhileTheBackendIsAway(t *testing.T) {
 	var away atomic.Bool
 	var refused atomic.Int64
