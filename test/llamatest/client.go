@@ -57,7 +57,23 @@ type Result struct {
 	// TTFT is the time to the first token, or to the whole answer where it
 	// was not streamed.
 	TTFT, Duration time.Duration
-	Cancelled      bool
+	// Ended is when the end of the answer had come.
+	Ended     time.Time
+	Cancelled bool
+	// Timings are what the server says that it measured; zero where it did not
+	// say so, as after a cancelled stream.
+	Timings Timings
+}
+
+// Timings are the server's own measurements of a request: prompt tokens from
+// the cache and computed, tokens generated, and the milliseconds that the
+// latter two took.
+type Timings struct {
+	CacheN      int     `json:"cache_n"`
+	PromptN     int     `json:"prompt_n"`
+	PromptMS    float64 `json:"prompt_ms"`
+	PredictedN  int     `json:"predicted_n"`
+	PredictedMS float64 `json:"predicted_ms"`
 }
 
 // StatusError is an answer that is not 200.
@@ -71,10 +87,7 @@ func (e *StatusError) Error() string { return fmt.Sprintf("status %d: %s", e.Cod
 type event struct {
 	Stop            bool
 	TokensPredicted int `json:"tokens_predicted"`
-	Timings         struct {
-		CacheN  int `json:"cache_n"`
-		PromptN int `json:"prompt_n"`
-	}
+	Timings         Timings
 }
 
 // Complete sends a request to /completion and reads its answer. A stream that
@@ -117,7 +130,10 @@ func (c *Client) complete(ctx context.Context, cancel func(), q Request) (res Re
 		client = oneShot
 	}
 	began := time.Now()
-	defer func() { res.Duration = time.Since(began) }()
+	defer func() {
+		res.Ended = time.Now()
+		res.Duration = res.Ended.Sub(began)
+	}()
 	r, err := client.Do(hr)
 	if err != nil {
 		return res, err
@@ -167,5 +183,6 @@ func (c *Client) complete(ctx context.Context, cancel func(), q Request) (res Re
 }
 
 func (r *Result) finish(e event) {
+	r.Timings = e.Timings
 	r.PromptTokens, r.CachedTokens, r.PredictedTokens = e.Timings.PromptN, e.Timings.CacheN, e.TokensPredicted
 }

@@ -50,6 +50,9 @@ type Options struct {
 	// LogDir is the folder for the server's log (default the system's
 	// temporary folder, or the test's).
 	LogDir string
+	// LogFile is the file that the server's log is appended to; each process
+	// opens it anew, as a shell's >> does. Default is a new one in LogDir.
+	LogFile string
 }
 
 // Router is router mode.
@@ -72,7 +75,7 @@ type Server struct {
 	o       Options
 	b       Binary
 	args    []string
-	log     *os.File
+	log     string
 	cmd     *exec.Cmd
 	exited  chan struct{}
 	release []func() error
@@ -133,11 +136,17 @@ func (s *Server) prepare() error {
 	if err := os.MkdirAll(s.b.Models, 0o755); err != nil {
 		return fmt.Errorf("models of llama-server: %w", err)
 	}
-	var err error
-	if s.log, err = os.CreateTemp(s.o.LogDir, "llama-server-*.log"); err != nil {
-		return fmt.Errorf("log of llama-server: %w", err)
+	s.log = s.o.LogFile
+	if s.log == "" {
+		f, err := os.CreateTemp(s.o.LogDir, "llama-server-*.log")
+		if err != nil {
+			return fmt.Errorf("log of llama-server: %w", err)
+		}
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("log of llama-server: %w", err)
+		}
+		s.log = f.Name()
 	}
-	s.release = append(s.release, s.log.Close)
 
 	s.args = []string{
 		"--host", "127.0.0.1", "-t", "1", "-np", strconv.Itoa(s.o.Slots), "-c", strconv.Itoa(s.o.Context),
@@ -236,7 +245,12 @@ func (s *Server) launch() error {
 	args := append([]string{"--port", strconv.Itoa(s.Port)}, append(s.args, s.o.Args...)...)
 	cmd := s.b.command(context.Background(), args...)
 	cmd.Env = append(os.Environ(), s.o.Env...)
-	cmd.Stdout, cmd.Stderr = s.log, s.log
+	log, err := os.OpenFile(s.log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return fmt.Errorf("log of llama-server: %w", err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w: %s", s.b.Path, err, Cure)
 	}
@@ -253,7 +267,7 @@ func (s *Server) launch() error {
 func (s *Server) URL() string { return fmt.Sprintf("http://127.0.0.1:%d", s.Port) }
 
 // Log is the path of the file with all that the server printed.
-func (s *Server) Log() string { return s.log.Name() }
+func (s *Server) Log() string { return s.log }
 
 // LogTail is the end of the log, at most n bytes.
 func (s *Server) LogTail(n int) string {

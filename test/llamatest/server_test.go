@@ -51,6 +51,10 @@ func TestServer_LivesDiesAndComesBack(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 31, res.PromptTokens+res.CachedTokens)
 	assert.Equal(t, 12, res.Received)
+	assert.Equal(t, 12, res.Timings.PredictedN)
+	assert.Positive(t, res.Timings.PromptMS)
+	assert.Positive(t, res.Timings.PredictedMS)
+	assert.WithinDuration(t, time.Now(), res.Ended, 10*time.Second)
 
 	pid := s.PID
 	require.NoError(t, s.Restart(ctx))
@@ -65,6 +69,20 @@ func TestServer_LivesDiesAndComesBack(t *testing.T) {
 	}
 	require.ErrorContains(t, err, "refused")
 	assert.Contains(t, s.LogTail(4000), "listening on")
+}
+
+func TestServer_AppendsToALogFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "server.log")
+	require.NoError(t, os.WriteFile(path, []byte("before\n"), 0o600))
+	s := Start(t, Options{LogFile: path})
+	assert.True(t, strings.HasPrefix(s.LogTail(1<<20), "before\n"))
+
+	// Moved away, it is another file for the next process.
+	require.NoError(t, os.Rename(path, path+".1"))
+	require.NoError(t, s.Restart(within(t)))
+	assert.Equal(t, path, s.Log())
+	assert.NotContains(t, s.LogTail(1<<20), "before")
+	assert.Contains(t, s.LogTail(1<<20), "listening on")
 }
 
 func TestServer_EndsWithTheTest(t *testing.T) {
