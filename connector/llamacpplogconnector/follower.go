@@ -128,6 +128,7 @@ func (f *follower) read(ld plog.Logs, each func(*source)) {
 	}
 	for _, s := range had {
 		f.question(s)
+		s.tracker.Settle(s.lastRecord, s)
 		each(s)
 		clear(s.ended)
 		s.ended, s.inBatch = s.ended[:0], false

@@ -81,8 +81,12 @@ type Request struct {
 	// Drafted and Accepted are tokens of speculative decoding, 0 without it.
 	Drafted  int `json:"drafted,omitempty"`
 	Accepted int `json:"accepted,omitempty"`
-	// Truncated says that tokens were dropped to go on within the context.
+	// Truncated says that the request came to the end of its context, and
+	// Shifted that its oldest tokens were dropped to go on.
 	Truncated bool `json:"truncated,omitempty"`
+	Shifted   bool `json:"shifted,omitempty"`
+	// Waits says that it left its slot, but not yet how.
+	Waits bool `json:"waits,omitempty"`
 
 	Progress []Progress `json:"progress,omitempty"`
 }
@@ -169,9 +173,9 @@ func (r *Request) settle() {
 		switch {
 		case r.Prompt >= r.Processed:
 			r.Cached = r.Prompt - r.Processed
-		case r.Held != Unknown && r.Generated > 0 && !r.Truncated && r.Drafted == 0:
-			// The last token generated is not part of the sequence. With
-			// drafts or dropped tokens the sum does not hold.
+		case r.Held != Unknown && r.Generated > 0 && !r.Shifted:
+			// The last token generated is not part of the sequence. Where
+			// tokens were dropped the sum does not hold.
 			if n := r.Held - (r.Generated - 1) - r.Processed; n >= 0 {
 				r.Cached = n
 			}

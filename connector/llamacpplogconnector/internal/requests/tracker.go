@@ -24,6 +24,9 @@ const (
 	// maxOpen bounds the requests under way in one process, against a log that
 	// only ever begins some.
 	maxOpen = 4096
+	// patience is how long the last lines of a request may come after it left
+	// its slot.
+	patience = 2 * time.Second
 )
 
 // Handler is told what is found.
@@ -83,8 +86,10 @@ type Process struct {
 	MaxClock  time.Duration         `json:"max_clock"` // when it did
 	Listens   bool                  `json:"listens"`
 	ListensAt time.Duration         `json:"listens_at"`
+	Loads     time.Duration         `json:"loads"` // the first load began
 
 	unclocked time.Time // where the log has no times: the wall time of clock 0
+	last      *Request  // that ended last and may get one more line
 }
 
 func newProcess(child int, model string) *Process {
@@ -97,6 +102,18 @@ func newProcess(child int, model string) *Process {
 // NewTracker returns a tracker of a server of which nothing was read.
 func NewTracker(keepProgress bool) *Tracker {
 	return &Tracker{Processes: map[int]*Process{}, Models: map[int]string{}, KeepProgress: keepProgress}
+}
+
+// Settle ends the requests that left their slot some time before now, where
+// the line that was waited for has not come: embeddings, for one, have none.
+func (t *Tracker) Settle(now time.Time, h Handler) {
+	for _, p := range t.Processes {
+		for _, r := range p.Open {
+			if r.Waits && now.Sub(p.Wall.At(r.Ended)) > patience {
+				p.finish(r, r.Ended, h)
+			}
+		}
+	}
 }
 
 // UnmarshalJSON implements json.Unmarshaler. The marshaled form of a tracker
@@ -138,6 +155,9 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler)
 	switch e.Kind {
 	case serverlog.Loading:
 		p.Loading = clock
+		if !p.Listens {
+			p.Loads = clock
+		}
 		p.Path = strings.Clone(e.Text)
 	case serverlog.Ready:
 		if p.Exact && p.Loading >= 0 && clock >= p.Loading {
@@ -149,21 +169,27 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler)
 		h.Listening(p, strings.Clone(e.Text))
 	case serverlog.Launch:
 		p.launch(e, clock, h)
-	case serverlog.NewPrompt, serverlog.PromptProgress, serverlog.GenerationProgress,
+	case serverlog.NewPrompt, serverlog.PromptCached, serverlog.PromptProgress, serverlog.GenerationProgress,
 		serverlog.PromptDone, serverlog.GenerationDone, serverlog.Draft:
 		if r := p.find(e, clock, h); r != nil {
 			r.add(e, clock, t.KeepProgress)
+			if r.Waits && r.HasTimings {
+				p.finish(r, r.Ended, h)
+				p.last = r
+			}
+		} else if p.last != nil && p.last.Task == e.Task && e.Kind == serverlog.Draft {
+			p.last.add(e, clock, false)
 		}
 	case serverlog.ContextShift:
 		h.Shifted(p)
 		if r := p.find(e, clock, h); r != nil {
-			r.Truncated = true
+			r.Shifted, r.Truncated = true, true
 		}
 	case serverlog.Cancel:
 		p.failed(e, clock, Cancelled, ReasonCancelled, h)
 	case serverlog.RequestError:
 		outcome := Rejected
-		if e.Reason == serverlog.ReasonServer {
+		if e.Reason == serverlog.ReasonServer || e.Reason == serverlog.ReasonContextFull {
 			outcome = Failed
 		}
 		p.failed(e, clock, outcome, e.Reason, h)
@@ -171,7 +197,12 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler)
 		if r := p.find(e, clock, h); r != nil {
 			r.Held = e.Tokens
 			r.Truncated = r.Truncated || e.Truncated
-			p.finish(r, clock, h)
+			r.Ended = clock
+			// Older builds say only then how long it took, or what went wrong.
+			r.Waits = e.Early && !r.HasTimings && r.Reason == ""
+			if !r.Waits {
+				p.finish(r, clock, h)
+			}
 		}
 	case serverlog.Stop:
 		p.end(clock, h)
@@ -236,6 +267,8 @@ func (p *Process) isOver(e *serverlog.Event) bool {
 			return p.Listens || p.MaxTask >= 0
 		}
 		return !e.HasClock || p.Began != e.Clock
+	case serverlog.Loading: // some builds have no other first line
+		return p.Listens && e.HasClock && e.Clock < p.ListensAt && e.Clock != p.Loads
 	case serverlog.Listening:
 		return p.Listens && e.HasClock && p.ListensAt != e.Clock
 	case serverlog.Launch:
@@ -318,7 +351,8 @@ func (r *Request) add(e *serverlog.Event, clock time.Duration, keepProgress bool
 	switch e.Kind {
 	case serverlog.NewPrompt:
 		r.Prompt = e.Tokens
-		if e.Cached >= 0 {
+	case serverlog.PromptCached:
+		if r.Cached == Unknown {
 			r.Cached = e.Cached
 		}
 	case serverlog.PromptProgress, serverlog.GenerationProgress:
@@ -348,9 +382,17 @@ func (r *Request) add(e *serverlog.Event, clock time.Duration, keepProgress bool
 
 // failed notes why the request ends. One that never had a slot ends with it.
 func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, reason string, h Handler) {
+	if e.Task < 0 && e.Slot >= 0 {
+		return // a fault told to a slot that had no request
+	}
 	if e.Task >= 0 {
 		if r := p.Open[e.Task]; r != nil {
-			r.Outcome, r.Reason = o, reason
+			if r.Reason == "" { // an error is followed by a cancellation
+				r.Outcome, r.Reason = o, reason
+			}
+			if r.Waits {
+				p.finish(r, r.Ended, h)
+			}
 			return
 		}
 		if _, ok := p.Finished[e.Task]; ok {
@@ -364,11 +406,14 @@ func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, rea
 
 // lost ends a request whose slot has another one: its last lines are missing.
 func (p *Process) lost(r *Request, h Handler) {
-	if r.HasTimings {
+	switch {
+	case r.Waits:
+		p.finish(r, r.Ended, h)
+		return
+	case r.HasTimings:
 		p.finish(r, r.Reported, h)
 		return
-	}
-	if r.Reason == "" {
+	case r.Reason == "":
 		r.Outcome, r.Reason = Lost, ReasonLost
 	}
 	p.finish(r, p.Last, h)
@@ -379,6 +424,10 @@ func (p *Process) end(clock time.Duration, h Handler) {
 	open := values(p.Open)
 	slices.SortFunc(open, func(a, b *Request) int { return cmp.Compare(a.Task, b.Task) })
 	for _, r := range open {
+		if r.Waits {
+			p.finish(r, r.Ended, h)
+			continue
+		}
 		if !r.HasTimings && r.Reason == "" {
 			r.Outcome, r.Reason = Failed, ReasonServerStopped
 		}

@@ -124,6 +124,8 @@ const (
 const (
 	// ReasonContextSize: the prompt does not fit into the context.
 	ReasonContextSize = "exceed_context_size"
+	// ReasonContextFull: the context was full before the answer was complete.
+	ReasonContextFull = "context_full"
 	// ReasonInvalidRequest: the request was malformed or asked for what the server does not do.
 	ReasonInvalidRequest = "invalid_request"
 	// ReasonServer: decoding failed, or another fault of the server.

@@ -236,11 +236,11 @@ func (e *Event) readTaskError(rest string) (ok bool) {
 // it no type in its log.
 func reasonOfText(s string) string {
 	for _, w := range [...]struct{ words, reason string }{
+		{"Context size has been exceeded", ReasonContextFull},
+		{"context shift is disabled", ReasonContextFull},
 		{"context size", ReasonContextSize},
-		{"Context size", ReasonContextSize},
 		{"too large to process", ReasonContextSize},
 		{"compared to KV size", ReasonContextSize},
-		{"context shift is disabled", ReasonContextSize},
 		{"invalid tokens", ReasonInvalidRequest},
 		{"grammar", ReasonInvalidRequest},
 		{"initialize samplers", ReasonInvalidRequest},

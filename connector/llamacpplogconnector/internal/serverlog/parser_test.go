@@ -70,9 +70,9 @@ func TestParser_ErrorsHaveReasons(t *testing.T) {
 		"input (602 tokens) is larger than the max context size (256 tokens). skipping":                           ReasonContextSize,
 		"input is too large to process. increase the physical batch size":                                         ReasonContextSize,
 		"Input prompt is too big compared to KV size. Please try increasing KV size.":                             ReasonContextSize,
-		"context shift is disabled":                              ReasonContextSize,
-		"Context size has been exceeded.":                        ReasonContextSize,
-		"decode() failed: Context size has been exceeded.":       ReasonContextSize,
+		"context shift is disabled":                              ReasonContextFull,
+		"Context size has been exceeded.":                        ReasonContextFull,
+		"decode() failed: Context size has been exceeded.":       ReasonContextFull,
 		"Prompt contains invalid tokens":                         ReasonInvalidRequest,
 		"Failed to parse grammar":                                ReasonInvalidRequest,
 		"Failed to initialize samplers: failed to parse grammar": ReasonInvalidRequest,
@@ -239,7 +239,7 @@ func FuzzParser(f *testing.F) {
 		}
 	}
 	f.Add("slot print_timing: id  1 | task 124 | \n" + oldTimings)
-	reasons := []string{"", ReasonContextSize, ReasonInvalidRequest, ReasonServer, ReasonUnavailable}
+	reasons := []string{"", ReasonContextSize, ReasonContextFull, ReasonInvalidRequest, ReasonServer, ReasonUnavailable}
 	f.Fuzz(func(t *testing.T, record string) {
 		var p, q Parser
 		var first, second []Event
