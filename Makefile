@@ -102,6 +102,10 @@ bench: build ## Run the benchmarks, and compare with others (BENCH=regexp, BENCH
 	$(STEP) "one scrape, against a bare GET and the Prometheus receiver"
 	@cd bench && go test -run '^$$' -bench Scrape -benchtime 1x -count $(BENCHCOUNT) . | tee ../bin/bench-scrape.txt
 	@$(TOOL) benchstat bin/bench-scrape.txt
+	$(STEP) "lines of the server's log, against regex_parser"
+	@cd bench && go test -run '^$$' -bench Lines -count $(BENCHCOUNT) . | tee ../bin/bench-lines.txt
+	@$(TOOL) benchstat bin/bench-lines.txt
+	@cd bench && go run ./log
 	$(STEP) "fleets of simulated servers, $(FLEETTIME) each"
 	@cd bench && go run ./fleet -duration $(FLEETTIME)
 	$(STEP) "what being watched costs the real server"
