@@ -119,4 +119,3 @@ func entries(lines []string) []*entry.Entry {
 	}
 	return es
 }
-

@@ -30,12 +30,12 @@ func newRequests() requests {
 		total: histogram{
 			name: "llamacpp.request.duration",
 			description: "How long requests held a slot. An estimate, to ± the scrapers' intervals, of requests that were seen to start and to end; " +
-				"those shorter than the interval are missed.",
+				"those shorter than the interval are missed. Prefer gen_ai.server.request.duration, which is exact, where the connector llamacpplog reads the server's log.",
 		},
 		prompt: histogram{
 			name: "llamacpp.request.prompt.duration",
 			description: "How long requests held a slot before their first token. An estimate, to ± the scrapers' intervals, of requests that were seen to start " +
-				"and to generate; those shorter than the interval are missed.",
+				"and to generate; those shorter than the interval are missed. Prefer gen_ai.server.time_to_first_token, which is exact, where the connector llamacpplog reads the server's log.",
 		},
 	}
 }

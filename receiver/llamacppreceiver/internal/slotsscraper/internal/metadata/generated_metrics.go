@@ -209,7 +209,7 @@ type metricLlamacppRequestsObserved struct {
 // init fills llamacpp.requests.observed metric with initial data.
 func (m *metricLlamacppRequestsObserved) init() {
 	m.data.SetName("llamacpp.requests.observed")
-	m.data.SetDescription("Requests that were seen in a slot and seen to end. An estimate from below; requests shorter than the interval are missed.")
+	m.data.SetDescription("Requests that were seen in a slot and seen to end. An estimate from below; requests shorter than the interval are missed. Prefer llamacpp.requests, which is exact, where the connector llamacpplog reads the server's log.")
 	m.data.SetUnit("{request}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)

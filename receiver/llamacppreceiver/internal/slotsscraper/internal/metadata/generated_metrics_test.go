@@ -144,7 +144,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.requests.observed"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Requests that were seen in a slot and seen to end. An estimate from below; requests shorter than the interval are missed.", mi.Description())
+					assert.Equal(t, "Requests that were seen in a slot and seen to end. An estimate from below; requests shorter than the interval are missed. Prefer llamacpp.requests, which is exact, where the connector llamacpplog reads the server's log.", mi.Description())
 					assert.Equal(t, "{request}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
