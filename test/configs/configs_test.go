@@ -139,6 +139,7 @@ func completed(tb testing.TB, snippet []byte) []byte {
 		}}
 		service["extensions"] = slices.Sorted(maps.Keys(section("extensions")))
 	}
+	connectors := section("connectors") // stand among receivers and exporters
 	for _, p := range service["pipelines"].(map[string]any) {
 		for kind, names := range p.(map[string]any) {
 			list, ok := names.([]any)
@@ -146,6 +147,9 @@ func completed(tb testing.TB, snippet []byte) []byte {
 				continue
 			}
 			for _, name := range list {
+				if _, ok := connectors[name.(string)]; ok {
+					continue
+				}
 				if part := section(kind); part[name.(string)] == nil {
 					part[name.(string)] = stub(name.(string))
 				}

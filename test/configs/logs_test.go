@@ -25,7 +25,7 @@ import (
 // 6 generated tokens, 11 of them from the cache.
 func recording(tb testing.TB) []string {
 	tb.Helper()
-	text, err := os.ReadFile(filepath.Join(root, "connector/llamacpplogconnector/internal/serverlog/testdata/start_and_two_requests.log"))
+	text, err := os.ReadFile(root + "/connector/llamacpplogconnector/internal/serverlog/testdata/start_and_two_requests.log")
 	require.NoError(tb, err)
 	return strings.Split(strings.TrimSpace(string(text)), "\n")
 }
