@@ -50,7 +50,7 @@ type Request struct {
 	Task int `json:"task"`
 	// Launched is when the request got its slot, and Ended when it left it.
 	// HasLaunch says that the line was seen; else Launched follows from the
-	// durations that the server measured.
+	// durations that the server measured, or is that of the first line.
 	Launched  time.Duration `json:"launched"`
 	Ended     time.Duration `json:"ended"`
 	HasLaunch bool          `json:"has_launch"`
@@ -87,6 +87,9 @@ type Request struct {
 	Shifted   bool `json:"shifted,omitempty"`
 	// Waits says that it left its slot, but not yet how.
 	Waits bool `json:"waits,omitempty"`
+	// Replaced is when another request got the slot before this one was seen to
+	// leave it, 0 while none did.
+	Replaced time.Duration `json:"replaced,omitempty"`
 
 	Progress []Progress `json:"progress,omitempty"`
 }
@@ -163,13 +166,14 @@ func (r *Request) InputTokens() (n int, ok bool) {
 
 // settle works out what the lines say only together.
 func (r *Request) settle() {
-	if !r.HasLaunch {
-		r.Launched = r.Ended
-	}
 	if r.HasTimings { // the line's time may be rounded, or that of reading
+		r.Ended = max(r.Ended, r.Reported)
 		r.Launched = min(r.Launched, r.Reported-r.PromptTime-r.GenerationTime)
 	}
-	if r.Cached == Unknown && r.Processed != Unknown {
+	r.Launched = min(r.Launched, r.Ended)
+	// Where they are known, these are surer than the line, which older builds
+	// repeat for each batch: of the repeated ones the first may be missing.
+	if r.Processed != Unknown {
 		switch {
 		case r.Prompt >= r.Processed:
 			r.Cached = r.Prompt - r.Processed

@@ -24,6 +24,14 @@ const (
 	// maxOpen bounds the requests under way in one process, against a log that
 	// only ever begins some.
 	maxOpen = 4096
+	// maxRefused is how many errors that name no task are remembered.
+	maxRefused = 64
+	// maxProcesses bounds a router's children, against a log without the lines
+	// that say when they end.
+	maxProcesses = 256
+	// lateness is how long after the next request of its slot began, on the
+	// server's clock, a request's last lines may be read around a rotation.
+	lateness = 10 * time.Second
 	// patience is how long the last lines of a request may come after it left
 	// its slot.
 	patience = 2 * time.Second
@@ -88,8 +96,12 @@ type Process struct {
 	ListensAt time.Duration         `json:"listens_at"`
 	Loads     time.Duration         `json:"loads"` // the first load began
 
-	unclocked time.Time // where the log has no times: the wall time of clock 0
-	last      *Request  // that ended last and may get one more line
+	// Refused are the clocks of the last errors that name no task.
+	Refused []time.Duration `json:"refused,omitempty"`
+	// Unclocked is the wall time of clock 0 where the log has no times.
+	Unclocked time.Time `json:"unclocked,omitzero"`
+
+	last *Request // that ended last and may get one more line
 }
 
 func newProcess(child int, model string) *Process {
@@ -104,13 +116,15 @@ func NewTracker(keepProgress bool) *Tracker {
 	return &Tracker{Processes: map[int]*Process{}, Models: map[int]string{}, KeepProgress: keepProgress}
 }
 
-// Settle ends the requests that left their slot some time before now, where
-// the line that was waited for has not come: embeddings, for one, have none.
+// Settle ends the requests that left their slot, or lost it, some time before
+// now, where the line that was waited for has not come: embeddings, for one,
+// have none.
 func (t *Tracker) Settle(now time.Time, h Handler) {
 	for _, p := range t.Processes {
 		for _, r := range p.Open {
-			if r.Waits && now.Sub(p.Wall.At(r.Ended)) > patience {
-				p.finish(r, r.Ended, h)
+			if r.Waits && now.Sub(p.Wall.At(r.Ended)) > patience ||
+				r.Replaced != 0 && now.Sub(p.Wall.At(r.Replaced)) > lateness {
+				p.lost(r, h)
 			}
 		}
 	}
@@ -133,8 +147,9 @@ func (t *Tracker) UnmarshalJSON(b []byte) error {
 		if p == nil || p.Open == nil || p.Finished == nil {
 			return errors.New("incomplete process")
 		}
-		for _, r := range p.Open {
-			if r == nil {
+		p.Wall.restored = true
+		for task, r := range p.Open {
+			if r == nil || r.Task != task || r.Outcome >= Outcomes {
 				return errors.New("incomplete request")
 			}
 			r.Process = p
@@ -207,26 +222,50 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler)
 	case serverlog.Stop:
 		p.end(clock, h)
 	case serverlog.Spawn:
-		t.childGone(e.Text, h) // a model has one child at a time
-		t.Models[e.Port] = strings.Clone(e.Text)
+		t.spawn(e, h)
 	case serverlog.ChildExit:
-		t.childGone(e.Text, h)
+		for port, name := range t.Models {
+			if child := t.Processes[port]; name == e.Text && child != nil {
+				child.end(child.Last, h)
+			}
+		}
 	}
 	p.Last = max(p.Last, clock)
 }
 
-// childGone ends the router's child that served a model.
-func (t *Tracker) childGone(model string, h Handler) {
-	for port, name := range t.Models {
-		if name != model {
-			continue
-		}
-		if child := t.Processes[port]; child != nil {
-			child.end(child.Last, h)
-		}
-		delete(t.Processes, port)
-		delete(t.Models, port)
+// spawn notes that a router starts a child, which has its model to itself. The
+// child before it was kept until now, in case that lines of it came twice.
+func (t *Tracker) spawn(e *serverlog.Event, h Handler) {
+	if t.Models[e.Port] == e.Text {
+		return // read twice, or followed by another first line of the child
 	}
+	for port, name := range t.Models {
+		if name == e.Text {
+			t.drop(port, h)
+		}
+	}
+	t.drop(e.Port, h)
+	t.Models[e.Port] = strings.Clone(e.Text)
+}
+
+// drop forgets a process.
+func (t *Tracker) drop(child int, h Handler) {
+	if p := t.Processes[child]; p != nil {
+		p.end(p.Last, h)
+	}
+	delete(t.Processes, child)
+	delete(t.Models, child)
+}
+
+// dropOldest forgets the child of which nothing was read for the longest time.
+func (t *Tracker) dropOldest(h Handler) {
+	oldest := 0
+	for child, p := range t.Processes {
+		if child != 0 && (oldest == 0 || p.Wall.Since < t.Processes[oldest].Wall.Since) {
+			oldest = child
+		}
+	}
+	t.drop(oldest, h)
 }
 
 // process returns the process that wrote the line, which may be a new one.
@@ -235,15 +274,17 @@ func (t *Tracker) process(e *serverlog.Event, wall time.Time, h Handler) *Proces
 	if p != nil && p.isOver(e) {
 		p.end(p.Last, h)
 		if e.Child == 0 {
-			for _, child := range t.Processes { // they end with their router
-				child.end(child.Last, h)
+			for child := range t.Processes { // they end with their router
+				t.drop(child, h)
 			}
-			clear(t.Processes)
 			clear(t.Models)
 		}
 		p = nil
 	}
 	if p == nil {
+		if len(t.Processes) >= maxProcesses {
+			t.dropOldest(h)
+		}
 		p = newProcess(e.Child, t.Models[e.Child])
 		t.Processes[e.Child] = p
 	}
@@ -258,8 +299,9 @@ func (t *Tracker) process(e *serverlog.Event, wall time.Time, h Handler) *Proces
 }
 
 // isOver says that e belongs to another process than p: it says again, at
-// another time, what a process says once. A clock that goes back proves
-// nothing: around a rotation lines come in another order.
+// another time, what a process says once, or something of a request before it
+// got its slot. A clock that goes back proves nothing else: around a rotation
+// lines come in another order.
 func (p *Process) isOver(e *serverlog.Event) bool {
 	switch e.Kind {
 	case serverlog.Start:
@@ -279,8 +321,17 @@ func (p *Process) isOver(e *serverlog.Event) bool {
 			return true
 		}
 		return e.HasClock && e.Task < p.MaxTask && e.Clock+time.Minute < p.MaxClock
+	case serverlog.Cancel, serverlog.RequestError:
+		return false // a request can end before it gets a slot
 	default:
-		return false
+		if e.Task < 0 || !e.HasClock {
+			return false
+		}
+		if r := p.Open[e.Task]; r != nil {
+			return r.HasLaunch && e.Clock < r.Launched
+		}
+		at, ok := p.Finished[e.Task]
+		return ok && e.Clock < at
 	}
 }
 
@@ -290,11 +341,11 @@ func (p *Process) clock(e *serverlog.Event, wall time.Time) time.Duration {
 	if e.HasClock {
 		return e.Clock
 	}
-	if p.unclocked.IsZero() {
-		p.unclocked = wall.Add(-p.Last)
+	if p.Unclocked.IsZero() {
+		p.Unclocked = wall.Add(-p.Last)
 		p.Wall.Observe(wall, p.Last)
 	}
-	return max(wall.Sub(p.unclocked), 0)
+	return max(wall.Sub(p.Unclocked), 0)
 }
 
 func (p *Process) launch(e *serverlog.Event, clock time.Duration, h Handler) {
@@ -302,8 +353,12 @@ func (p *Process) launch(e *serverlog.Event, clock time.Duration, h Handler) {
 		return // read late or twice
 	}
 	for _, r := range p.Open {
-		if r.Slot == e.Slot && r.Task < e.Task {
+		switch {
+		case r.Slot != e.Slot || r.Task == e.Task || r.Launched > clock:
+		case !e.HasClock || r.Waits || r.Replaced != 0 && r.Replaced+lateness < clock:
 			p.lost(r, h)
+		case r.Replaced == 0:
+			r.Replaced = clock
 		}
 	}
 	r := p.find(e, clock, h)
@@ -398,6 +453,14 @@ func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, rea
 		if _, ok := p.Finished[e.Task]; ok {
 			return
 		}
+	} else if e.HasClock {
+		if slices.Contains(p.Refused, clock) {
+			return // read twice
+		}
+		if len(p.Refused) == maxRefused {
+			p.Refused = slices.Delete(p.Refused, 0, 1)
+		}
+		p.Refused = append(p.Refused, clock)
 	}
 	r := newRequest(p, e, clock)
 	r.Outcome, r.Reason = o, reason
@@ -416,7 +479,11 @@ func (p *Process) lost(r *Request, h Handler) {
 	case r.Reason == "":
 		r.Outcome, r.Reason = Lost, ReasonLost
 	}
-	p.finish(r, p.Last, h)
+	if r.Replaced != 0 {
+		p.finish(r, r.Replaced, h)
+	} else {
+		p.finish(r, p.Last, h)
+	}
 }
 
 // end ends all requests with their process.
@@ -424,8 +491,8 @@ func (p *Process) end(clock time.Duration, h Handler) {
 	open := values(p.Open)
 	slices.SortFunc(open, func(a, b *Request) int { return cmp.Compare(a.Task, b.Task) })
 	for _, r := range open {
-		if r.Waits {
-			p.finish(r, r.Ended, h)
+		if r.Waits || r.Replaced != 0 {
+			p.lost(r, h)
 			continue
 		}
 		if !r.HasTimings && r.Reason == "" {

@@ -21,6 +21,10 @@ type Wall struct {
 	Before int64 `json:"before"`
 	// Since is when the current window began, likewise.
 	Since int64 `json:"since"`
+
+	// restored says that the bounds are those of an earlier collector. What it
+	// left unread is read late, all at once: they are better than new ones.
+	restored bool
 }
 
 // Observe takes a moment at or after the clock showed what it is given.
@@ -28,6 +32,8 @@ func (w *Wall) Observe(at time.Time, clock time.Duration) {
 	now := at.UnixNano()
 	bound := now - int64(clock)
 	switch {
+	case w.restored && w.Zero != 0:
+		*w = Wall{Zero: bound, Before: w.earliest(), Since: now}
 	case w.Zero == 0 || now-w.Since > 2*int64(wallWindow) || now < w.Since-int64(wallWindow):
 		*w = Wall{Zero: bound, Since: now}
 	case now-w.Since > int64(wallWindow):
@@ -39,9 +45,12 @@ func (w *Wall) Observe(at time.Time, clock time.Duration) {
 
 // At is the time at which the clock showed so much.
 func (w *Wall) At(clock time.Duration) time.Time {
-	zero := w.Zero
+	return time.Unix(0, w.earliest()+int64(clock))
+}
+
+func (w *Wall) earliest() int64 {
 	if w.Before != 0 {
-		zero = min(zero, w.Before)
+		return min(w.Zero, w.Before)
 	}
-	return time.Unix(0, zero+int64(clock))
+	return w.Zero
 }
