@@ -9,8 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +34,9 @@ const (
 	// strangeRecords is after how many records without one line of a
 	// llama-server a source is called into question.
 	strangeRecords = 100
+	// manyFiles is how often records of a source come from another file than
+	// those before, more than rotations do, until it is told.
+	manyFiles = 50
 )
 
 // identity names the server of the configured endpoint.
@@ -53,10 +57,12 @@ type follower struct {
 	count   func() *statistics // see source
 	storage storage.Client     // nil without one
 
-	mu      sync.Mutex
-	sources map[string]*source // by resource
-	changed map[string]*source // since they were stored
-	known   int                // sources that storage lists
+	mu       sync.Mutex
+	sources  map[string]*source // by resource
+	changed  map[string]*source // since they were stored
+	gone     map[string]bool    // to be deleted from storage
+	unlisted bool               // storage lists other sources
+	unstored bool               // storing has failed and was told
 }
 
 func newFollower(cfg *Config, set connector.Settings, signal string, count func() *statistics) (*follower, error) {
@@ -69,6 +75,7 @@ func newFollower(cfg *Config, set connector.Settings, signal string, count func(
 		server:  identity{address: e.Address, port: e.Port, instance: e.Instance},
 		sources: map[string]*source{},
 		changed: map[string]*source{},
+		gone:    map[string]bool{},
 	}, nil
 }
 
@@ -103,24 +110,27 @@ func (f *follower) Shutdown(ctx context.Context) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err := errors.Join(f.store(ctx), f.storage.Close(ctx))
+	f.store(ctx)
+	err := f.storage.Close(ctx)
 	f.storage = nil
 	return err
 }
 
 // read takes in logs and calls each for the sources that had some, whose
 // requests that ended then are in source.ended. The caller holds mu.
-func (f *follower) read(ld plog.Logs, each func(*source)) {
+func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
 	looked := files{}
 	var had []*source
 	for _, rl := range ld.ResourceLogs().All() {
+		h := pdatautil.MapHash(rl.Resource().Attributes())
+		key := hex.EncodeToString(h[:])
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, r := range sl.LogRecords().All() {
-				key, s := f.source(rl.Resource().Attributes(), r)
-				s.add(r, looked)
+				s := f.source(key+unit(r.Body()), rl.Resource().Attributes(), now)
+				s.add(r, looked, now)
 				if !s.inBatch {
 					s.inBatch = true
-					f.changed[key] = s
+					f.changed[s.key] = s
 					had = append(had, s)
 				}
 			}
@@ -128,64 +138,77 @@ func (f *follower) read(ld plog.Logs, each func(*source)) {
 	}
 	for _, s := range had {
 		f.question(s)
-		s.tracker.Settle(s.lastRecord, s)
+		s.tracker.Settle(s.written, s)
 		each(s)
 		clear(s.ended)
 		s.ended, s.inBatch = s.ended[:0], false
 	}
 }
 
-// source of a record, which has one server's records in the order in which
-// they were written: a resource, and in a journal a unit.
-func (f *follower) source(resource pcommon.Map, r plog.LogRecord) (string, *source) {
-	h := pdatautil.MapHash(resource)
-	key := hex.EncodeToString(h[:])
-	if r.Body().Type() == pcommon.ValueTypeMap {
-		if unit, ok := r.Body().Map().Get("_SYSTEMD_UNIT"); ok {
-			key += unit.AsString()
+// unit of a record of a journal, in which those of all units have one resource.
+func unit(body pcommon.Value) string {
+	if body.Type() == pcommon.ValueTypeMap {
+		if u, ok := body.Map().Get("_SYSTEMD_UNIT"); ok {
+			return u.AsString()
 		}
 	}
+	return ""
+}
+
+// source has one server's records in the order in which they were written: a
+// resource, and in a journal a unit.
+func (f *follower) source(key string, resource pcommon.Map, now time.Time) *source {
 	s := f.sources[key]
 	if s == nil {
 		if len(f.sources) >= maxSources {
 			f.forgetOldest()
 		}
-		s = newSource(resource, f.count)
-		s.listens = f.compare
+		s = newSource(key, resource, f.count)
 		f.sources[key] = s
+		f.unlisted = true
+		delete(f.gone, key)
 	}
-	return key, s
+	s.lastRead = now
+	return s
 }
 
-// question says once that a source seems to be something else.
+// question says once what seems to be wrong with a source.
 func (f *follower) question(s *source) {
-	if s.told || s.events > 0 || s.records < strangeRecords {
-		return
+	if !s.strange && s.events == 0 && s.records >= strangeRecords {
+		s.strange = true
+		f.log.Warn("no line of these logs is one of llama-server's: check which receiver is connected, and that its operators leave the line as it is",
+			zap.Int("records", s.records), zap.Any("resource", s.attributes.AsRaw()))
 	}
-	s.told = true
-	f.log.Warn("no line of these logs is one of llama-server's: check which receiver is connected, and that its operators leave the line as it is",
-		zap.Int("records", s.records), zap.Any("resource", s.attributes.AsRaw()))
+	if s.turns == manyFiles {
+		s.turns++
+		f.log.Warn("lines come from several files in turn, but are followed as the log of one server: give each server's lines a resource of their own, e.g. with service.instance.id",
+			zap.String("file", s.path), zap.Any("resource", s.attributes.AsRaw()))
+	}
+	if s.url != "" && !s.compared {
+		s.compared = true
+		f.compare(s)
+	}
 }
 
-// compare notes once that the log seems to be that of another server.
-func (f *follower) compare(url string) {
-	e, err := endpoint.Parse(url)
-	if err != nil || e.Port == f.server.port {
+// compare notes that the log seems to be that of another server.
+func (f *follower) compare(s *source) {
+	e, err := endpoint.Parse(s.url)
+	_, address, port, instance := f.identify(s, &server{})
+	if err != nil || address == "" || e.Port == port {
 		return
 	}
-	f.log.Info("the log is of a server that listens on another port than that of endpoint: they are the same server only if the port is mapped",
-		zap.String("log", url), zap.String("endpoint", f.server.instance))
+	f.log.Info("the log is of a server that listens on another port than the one it is called after: they are the same server only if the port is mapped",
+		zap.String("log", s.url), zap.String("called", instance))
 }
 
 func (f *follower) forgetOldest() {
 	oldest := ""
 	for key, s := range f.sources {
-		if oldest == "" || s.lastRecord.Before(f.sources[oldest].lastRecord) {
+		if oldest == "" || s.lastRead.Before(f.sources[oldest].lastRead) {
 			oldest = key
 		}
 	}
-	delete(f.sources, oldest)
-	delete(f.changed, oldest)
+	f.forget(oldest)
 }
 
 // expire forgets the sources that have been silent for too long.
@@ -194,10 +217,18 @@ func (f *follower) expire(now time.Time) {
 		return
 	}
 	for key, s := range f.sources {
-		if now.Sub(s.lastRecord) > f.cfg.MetricsExpiration {
-			delete(f.sources, key)
-			delete(f.changed, key)
+		if now.Sub(s.lastRead) > f.cfg.MetricsExpiration {
+			f.forget(key)
 		}
+	}
+}
+
+func (f *follower) forget(key string) {
+	delete(f.sources, key)
+	delete(f.changed, key)
+	if f.storage != nil {
+		f.gone[key] = true
+		f.unlisted = true
 	}
 }
 
@@ -212,7 +243,7 @@ type storedSource struct {
 	Tracker    *requests.Tracker       `json:"tracker"`
 	Positions  positions               `json:"positions"`
 	Servers    map[string]storedServer `json:"servers"`
-	LastRecord time.Time               `json:"last_record"`
+	LastRead   time.Time               `json:"last_read"`
 }
 
 type storedServer struct {
@@ -221,51 +252,64 @@ type storedServer struct {
 }
 
 // store writes what changed, before the source of the logs can note that it
-// has handed them on.
-func (f *follower) store(ctx context.Context) error {
-	if f.storage == nil || len(f.changed) == 0 {
-		return nil
+// has handed them on. Where that fails nothing is lost as long as the collector
+// runs, which is no reason to refuse logs.
+func (f *follower) store(ctx context.Context) {
+	if f.storage == nil || len(f.changed)+len(f.gone) == 0 {
+		return
 	}
-	var ops []*storage.Operation
+	err := f.write(ctx)
+	if err != nil && !f.unstored {
+		f.log.Error("counts cannot be stored, and begin anew if the collector ends before they can", zap.Error(err))
+	}
+	f.unstored = err != nil
+}
+
+func (f *follower) write(ctx context.Context) error {
+	ops := make([]*storage.Operation, 0, len(f.gone)+len(f.changed)+1)
+	for key := range f.gone {
+		ops = append(ops, storage.DeleteOperation(keyPrefix+key))
+	}
 	for key, s := range f.changed {
-		out := storedSource{
-			Attributes: s.attributes.AsRaw(), Tracker: s.tracker, Positions: s.positions,
-			Servers: map[string]storedServer{}, LastRecord: s.lastRecord,
-		}
-		for name, server := range s.servers {
-			st := storedServer{Path: server.path}
-			if server.stats != nil {
-				b, err := json.Marshal(server.stats)
-				if err != nil {
-					return err
-				}
-				st.Statistics = b
-			}
-			out.Servers[name] = st
-		}
-		b, err := json.Marshal(out)
+		b, err := s.marshal()
 		if err != nil {
 			return err
 		}
 		ops = append(ops, storage.SetOperation(keyPrefix+key, b))
 	}
-	if f.known != len(f.sources) {
-		list := make([]string, 0, len(f.sources))
-		for key := range f.sources {
-			list = append(list, key)
-		}
-		b, err := json.Marshal(list)
+	if f.unlisted {
+		b, err := json.Marshal(slices.Sorted(maps.Keys(f.sources)))
 		if err != nil {
 			return err
 		}
 		ops = append(ops, storage.SetOperation(listKey, b))
-		f.known = len(list)
 	}
 	if err := f.storage.Batch(ctx, ops...); err != nil {
-		return fmt.Errorf("storage: %w", err)
+		return err
 	}
 	clear(f.changed)
+	clear(f.gone)
+	f.unlisted = false
 	return nil
+}
+
+func (s *source) marshal() ([]byte, error) {
+	out := storedSource{
+		Attributes: s.attributes.AsRaw(), Tracker: s.tracker, Positions: s.positions,
+		Servers: map[string]storedServer{}, LastRead: s.lastRead,
+	}
+	for name, server := range s.servers {
+		st := storedServer{Path: server.path}
+		if server.stats != nil {
+			b, err := json.Marshal(server.stats)
+			if err != nil {
+				return nil, err
+			}
+			st.Statistics = b
+		}
+		out.Servers[name] = st
+	}
+	return json.Marshal(out)
 }
 
 func (f *follower) restore(ctx context.Context) error {
@@ -289,18 +333,18 @@ func (f *follower) restore(ctx context.Context) error {
 		if b == nil {
 			continue
 		}
-		s, err := f.restoreSource(b)
+		s, err := f.restoreSource(key, b)
 		if err != nil {
 			f.log.Warn("what was stored of a server cannot be used; its counts begin anew", zap.Error(err))
+			f.forget(key)
 			continue
 		}
 		f.sources[key] = s
 	}
-	f.known = len(f.sources)
 	return nil
 }
 
-func (f *follower) restoreSource(b []byte) (*source, error) {
+func (f *follower) restoreSource(key string, b []byte) (*source, error) {
 	in := storedSource{Tracker: &requests.Tracker{KeepProgress: f.count == nil}}
 	if err := json.Unmarshal(b, &in); err != nil {
 		return nil, err
@@ -317,14 +361,16 @@ func (f *follower) restoreSource(b []byte) (*source, error) {
 	if err := attributes.FromRaw(in.Attributes); err != nil {
 		return nil, err
 	}
-	s := newSource(attributes, f.count)
-	s.tracker, s.positions, s.lastRecord, s.listens = in.Tracker, in.Positions, in.LastRecord, f.compare
+	s := newSource(key, attributes, f.count)
+	s.tracker, s.positions, s.lastRead = in.Tracker, in.Positions, in.LastRead
 	for name, stored := range in.Servers {
-		of := &server{model: strings.Clone(name), path: stored.Path}
+		of := &server{model: name, path: stored.Path}
 		if f.count != nil {
 			of.stats = f.count()
 			if err := of.stats.restore(stored.Statistics); err != nil {
-				return nil, err
+				// Which requests were counted still holds.
+				f.log.Warn("the counts stored of a server cannot be used and begin anew", zap.String("server", f.instance(s, of)), zap.Error(err))
+				of.stats = f.count()
 			}
 		}
 		s.servers[name] = of

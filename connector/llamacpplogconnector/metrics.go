@@ -89,7 +89,7 @@ func (c *metricsConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error 
 			of := s.server(r.Process)
 			var e *exemplar
 			if c.cfg.Exemplars.Enabled {
-				id := newSpanIDs(c.instance(s, of), r)
+				id := newSpanIDs(c.key(s, of).Instance, r)
 				e = &exemplar{at: r.Process.Wall.At(r.Ended), trace: id.trace, span: id.request, slot: r.Slot, task: r.Task}
 			}
 			of.stats.ended(r, e)
@@ -153,7 +153,7 @@ func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timesta
 		scope.SetVersion(c.set.BuildInfo.Version)
 	}
 	to := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
-	name := of.name(c.cfg)
+	name := c.modelName(s, of)
 	for _, d := range distributions {
 		series := st.Histograms[d.name]
 		if !serves || len(series) == 0 || !d.enabled(&c.cfg.Metrics) {

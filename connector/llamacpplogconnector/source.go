@@ -6,6 +6,7 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 import (
 	"net"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,12 +18,13 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/serverlog"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
 )
 
 // source is the log of one server, which may be a router: all records of one
 // resource.
 type source struct {
-	attributes pcommon.Map // of the resource
+	resource   pcommon.Resource // of the records
 	parser     serverlog.Parser
 	tracker    *requests.Tracker
 	positions  positions
@@ -45,17 +47,17 @@ type server struct {
 	path  string // of the model's file
 	stats *statistics
 
-	instance string // its service.instance.id, once it was needed
+	key serverresource.Key // once it was needed
 }
 
-func newSource(attributes pcommon.Map, count func() *statistics) *source {
+func newSource(resource pcommon.Resource, count func() *statistics) *source {
 	s := &source{
-		attributes: pcommon.NewMap(),
-		tracker:    requests.NewTracker(count == nil),
-		servers:    map[string]*server{},
-		count:      count,
+		resource: pcommon.NewResource(),
+		tracker:  requests.NewTracker(count == nil),
+		servers:  map[string]*server{},
+		count:    count,
 	}
-	attributes.CopyTo(s.attributes)
+	resource.CopyTo(s.resource)
 	return s
 }
 
@@ -136,18 +138,24 @@ func (s *source) server(p *requests.Process) *server {
 	return found
 }
 
-// name of the model that the server serves, or "".
-func (s *server) name(cfg *Config) string {
-	switch {
-	case s.model != "":
-		return s.model
-	case cfg.Model != "":
-		return cfg.Model
-	case s.path != "":
-		return path.Base(strings.ReplaceAll(s.path, `\`, "/"))
-	default:
-		return ""
+// modelName is the name of the model that a server serves, or "". A receiver
+// that asks the server knows its alias.
+func (f *follower) modelName(s *source, of *server) string {
+	if of.model != "" {
+		return of.model
 	}
+	if f.cfg.Model != "" {
+		return f.cfg.Model
+	}
+	if r, ok := serverresource.Of(f.key(s, of)); ok {
+		if v, ok := r.Attributes().Get(attributeModel); ok {
+			return v.Str()
+		}
+	}
+	if of.path != "" {
+		return path.Base(strings.ReplaceAll(of.path, `\`, "/"))
+	}
+	return ""
 }
 
 // resource of a server: who it is, as the receiver says it, and what the log's
@@ -161,27 +169,42 @@ func (f *follower) resource(s *source, of *server) pcommon.Resource {
 		rb.SetServerPort(port)
 	}
 	rb.SetServiceInstanceID(instance)
-	if name := of.name(f.cfg); name != "" {
+	if name := f.modelName(s, of); name != "" {
 		rb.SetLlamacppModelName(name)
 	}
 	res := rb.Emit()
-	for k, v := range s.attributes.All() {
-		if _, ok := res.Attributes().Get(k); !ok {
-			v.CopyTo(res.Attributes().PutEmpty(k))
+	add := func(from pcommon.Resource) {
+		for k, v := range from.Attributes().All() {
+			if _, ok := res.Attributes().Get(k); !ok && !slices.Contains(ours, k) {
+				v.CopyTo(res.Attributes().PutEmpty(k))
+			}
 		}
 	}
+	if known, ok := serverresource.Of(f.key(s, of)); ok {
+		add(known)
+	}
+	add(s.resource)
 	return res
+}
+
+// attributeModel is the resource attribute of the model's name, and ours are
+// those that metadata.yaml declares, which the configuration may switch off.
+const attributeModel = "llamacpp.model.name"
+
+var ours = []string{
+	attributeModel, string(conventions.ServerAddressKey), string(conventions.ServerPortKey),
+	string(conventions.ServiceInstanceIDKey), string(conventions.ServiceNameKey),
 }
 
 // identify says who a server is: what the log's resource says goes before what
 // is configured. The address may be unknown, "".
 func (f *follower) identify(s *source, of *server) (service, address string, port int64, instance string) {
 	service, address, port, instance = f.cfg.ServiceName, f.server.address, f.server.port, f.server.instance
-	if v, ok := s.attributes.Get(string(conventions.ServiceNameKey)); ok {
+	if v, ok := s.resource.Attributes().Get(string(conventions.ServiceNameKey)); ok {
 		service = v.AsString()
 	}
-	a, hasAddress := s.attributes.Get(string(conventions.ServerAddressKey))
-	p, hasPort := s.attributes.Get(string(conventions.ServerPortKey))
+	a, hasAddress := s.resource.Attributes().Get(string(conventions.ServerAddressKey))
+	p, hasPort := s.resource.Attributes().Get(string(conventions.ServerPortKey))
 	if hasAddress {
 		address = a.AsString()
 	}
@@ -193,7 +216,7 @@ func (f *follower) identify(s *source, of *server) (service, address string, por
 	if hasAddress || hasPort {
 		instance = net.JoinHostPort(address, strconv.FormatInt(port, 10))
 	}
-	if v, ok := s.attributes.Get(string(conventions.ServiceInstanceIDKey)); ok {
+	if v, ok := s.resource.Attributes().Get(string(conventions.ServiceInstanceIDKey)); ok {
 		instance = v.AsString()
 		if !hasAddress { // the configured one is that of another server
 			address = ""
@@ -205,12 +228,12 @@ func (f *follower) identify(s *source, of *server) (service, address string, por
 	return service, address, port, instance
 }
 
-// instance is the server's service.instance.id.
-func (f *follower) instance(s *source, of *server) string {
-	if of.instance == "" {
-		_, _, _, of.instance = f.identify(s, of)
+// key names the server.
+func (f *follower) key(s *source, of *server) serverresource.Key {
+	if of.key == (serverresource.Key{}) {
+		of.key.Service, _, _, of.key.Instance = f.identify(s, of)
 	}
-	return of.instance
+	return of.key
 }
 
 var _ requests.Handler = (*source)(nil)

@@ -115,7 +115,7 @@ func newSpanIDs(instance string, r *requests.Request) spanIDs {
 
 // trace adds the spans of a request.
 func (c *tracesConnector) trace(s *source, of *server, r *requests.Request, to ptrace.SpanSlice) {
-	ids := newSpanIDs(c.instance(s, of), r)
+	ids := newSpanIDs(c.key(s, of).Instance, r)
 	at := func(clock time.Duration) pcommon.Timestamp {
 		return pcommon.NewTimestampFromTime(r.Process.Wall.At(clock))
 	}
@@ -130,7 +130,7 @@ func (c *tracesConnector) trace(s *source, of *server, r *requests.Request, to p
 	a := request.Attributes()
 	a.PutStr(string(conventions.GenAIOperationNameKey), c.cfg.Operation)
 	a.PutStr(string(conventions.GenAIProviderNameKey), provider)
-	if name := of.name(c.cfg); name != "" {
+	if name := c.modelName(s, of); name != "" {
 		request.SetName(c.cfg.Operation + " " + name)
 		a.PutStr(string(conventions.GenAIRequestModelKey), name)
 	}

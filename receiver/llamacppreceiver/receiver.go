@@ -33,6 +33,7 @@ type llamacppReceiver struct {
 	set         receiver.Settings
 	next        consumer.Metrics
 	server      *watch.Server // nil until Start, and where only the GPUs are watched
+	resource    *resource     // likewise
 	gpus        *gpu.Handle   // nil until Start, and without the gpu scraper
 	controllers []receiver.Metrics
 }
@@ -96,6 +97,9 @@ func (r *llamacppReceiver) Shutdown(ctx context.Context) error {
 	if r.server != nil {
 		r.server.Wait()
 	}
+	if r.resource != nil {
+		r.resource.withdraw()
+	}
 	return errs
 }
 
@@ -106,6 +110,7 @@ func (r *llamacppReceiver) addControllers() error {
 		if resource, err = newResource(r.cfg); err != nil {
 			return err
 		}
+		r.resource = resource
 	}
 	delay := phase(r.cfg.ClientConfig.Endpoint)
 	if cfg := r.cfg.Scrapers.Server.Get(); cfg != nil {

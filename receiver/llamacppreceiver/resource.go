@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 )
@@ -56,8 +57,29 @@ func (r *resource) of(model string, props *llamaserver.Props) pcommon.Resource {
 	if !ok || m.props != props {
 		m = made{props, r.make(model, props)}
 		r.made[model] = m
+		serverresource.Publish(r.key(model), m.resource)
 	}
 	return m.resource
+}
+
+// withdraw takes back what other components were told.
+func (r *resource) withdraw() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for model := range r.made {
+		serverresource.Withdraw(r.key(model))
+	}
+}
+
+func (r *resource) key(model string) serverresource.Key {
+	return serverresource.Key{Service: r.service, Instance: r.instanceOf(model)}
+}
+
+func (r *resource) instanceOf(model string) string {
+	if model == "" {
+		return r.instance
+	}
+	return r.instance + "/" + model
 }
 
 func (r *resource) make(model string, props *llamaserver.Props) pcommon.Resource {
@@ -65,11 +87,8 @@ func (r *resource) make(model string, props *llamaserver.Props) pcommon.Resource
 	rb.SetServiceName(r.service)
 	rb.SetServerAddress(r.address)
 	rb.SetServerPort(r.port)
-	instance, name := r.instance, model
-	if model != "" {
-		instance += "/" + model
-	}
-	rb.SetServiceInstanceID(instance)
+	rb.SetServiceInstanceID(r.instanceOf(model))
+	name := model
 	if props != nil {
 		if name == "" {
 			name = props.ModelName
