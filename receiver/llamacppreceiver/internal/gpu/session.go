@@ -121,7 +121,7 @@ type session struct {
 
 	mu      sync.Mutex
 	handles map[*Handle]struct{}
-	start   time.Time
+	looking []*Handle     // those that have looked, in order of the first time
 	round   chan struct{} // closed when a round that has been asked for is over
 	asked   uint64        // rounds
 	served  uint64
@@ -142,6 +142,8 @@ type session struct {
 type device struct {
 	Identity
 	unit     unit // nil while lost
+	reopened bool // not read since
+	since    time.Time
 	state    State
 	reading  *Reading // the last one
 	slowRead time.Time
@@ -161,12 +163,27 @@ type counter struct {
 }
 
 func (c *counter) take(v uint64) uint64 {
+	return c.takeOf(v, 64, false)
+}
+
+// takeOf is take of a counter that goes back to zero after so many bits, unless
+// it is known that it began anew.
+func (c *counter) takeOf(v uint64, bits int, anew bool) uint64 {
 	if c.seen && v < c.last {
-		c.base += c.last
+		if !anew && bits < 64 && c.last>>bits == 0 {
+			c.base += 1 << bits
+		} else {
+			c.base += c.last
+		}
 	}
 	c.last, c.seen = v, true
 	return c.base + v
 }
+
+// pcieBits is how wide the driver's counters of PCIe are: nvml.h only says that
+// they wrap, and its kernel interface (NV2080_CTRL_BUS_GET_PEX_UTIL_COUNTERS) has
+// 32 bits. One that is found above that does not wrap here.
+const pcieBits = 32
 
 // Handle is one receiver's share of the session.
 type Handle struct {
@@ -175,7 +192,8 @@ type Handle struct {
 	log  *zap.Logger
 	once sync.Once
 	// given are the times of the readings that it has, by UUID.
-	given map[string]time.Time
+	given  map[string]time.Time
+	looked bool
 }
 
 // Open joins the process's session with the driver, or begins it. It does not
@@ -206,7 +224,6 @@ func newSession(d driver, o Options) *session {
 	s := &session{
 		options: o, driver: d, ended: make(chan struct{}), wake: make(chan struct{}, 1),
 		handles: map[*Handle]struct{}{}, round: make(chan struct{}), known: map[string]*device{},
-		start: time.Now(),
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
@@ -224,6 +241,7 @@ func (h *Handle) Close() {
 		s.say.remove(h.log)
 		s.mu.Lock()
 		delete(s.handles, h)
+		s.looking = slices.DeleteFunc(s.looking, func(other *Handle) bool { return other == h })
 		left := len(s.handles)
 		s.mu.Unlock()
 		if left == 0 {
@@ -244,14 +262,18 @@ func (h *Handle) Close() {
 }
 
 // Look reads the GPUs, or takes what another receiver has read no longer than
-// fresh ago. No reading comes twice. It returns within patience: a GPU that has not answered until then
-// is left out.
+// fresh ago. No reading comes twice. It returns within patience: a GPU that has
+// not answered until then is left out.
 func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 	s := h.s
 	since := time.Now().Add(-fresh)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	s.mu.Lock()
+	if !h.looked {
+		h.looked = true
+		s.looking = append(s.looking, h)
+	}
 	if h.all(since) {
 		defer s.mu.Unlock()
 		return h.collect(since)
@@ -300,17 +322,89 @@ func (h *Handle) all(since time.Time) bool {
 	return len(h.s.known) > 0
 }
 
-// collect takes those readings.
+// collect takes those readings, with what is wanted of them.
 func (h *Handle) collect(since time.Time) Look {
-	l := Look{Start: h.s.start}
+	var l Look
+	wanted := choice(h.want.Devices)
 	for _, d := range h.s.known {
-		if h.isNew(d, since) {
-			h.given[d.ID] = d.reading.At
-			l.Readings = append(l.Readings, d.reading)
+		if !h.isNew(d, since) {
+			continue
+		}
+		h.given[d.ID] = d.reading.At
+		r := *d.reading
+		whole := wanted.gpu(r.Identity)
+		var by *Handle
+		if whole {
+			by = h.insteadOf(func(c choice) bool { return c.gpu(r.Identity) })
+			r.Report = by == nil
+		}
+		r.Instances = nil
+		seen := whole
+		for _, in := range d.reading.Instances {
+			if !wanted.instance(r.Identity, in.Identity) {
+				continue
+			}
+			seen = true
+			other := h.insteadOf(func(c choice) bool { return c.instance(r.Identity, in.Identity) })
+			if other == nil {
+				r.Instances = append(r.Instances, in)
+			}
+			by = cmp.Or(by, other)
+		}
+		if !seen {
+			continue
+		}
+		if !whole && r.Processes.OK {
+			r.Processes.V = slices.DeleteFunc(slices.Clone(r.Processes.V), func(p Process) bool {
+				return !wanted.instance(r.Identity, d.reading.Instance(p.Instance))
+			})
+		}
+		l.Readings = append(l.Readings, &r)
+		if by != nil {
+			l.By = by.want.Name
 		}
 	}
 	slices.SortFunc(l.Readings, func(a, b *Reading) int { return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID)) })
+	l.Missing = h.missing()
 	return l
+}
+
+// insteadOf is the receiver that reports what both have chosen instead of this
+// one; nil if there is none. There is always one that nobody replaces, as `over`
+// and the order of looking, where neither is over the other alone, are an order.
+func (h *Handle) insteadOf(chosen func(choice) bool) *Handle {
+	before := true
+	for _, other := range h.s.looking {
+		if other == h {
+			before = false
+			continue
+		}
+		if other.want.over(&h.want) && (before || !h.want.over(&other.want)) && chosen(other.want.Devices) {
+			return other
+		}
+	}
+	return nil
+}
+
+// missing are the wanted devices that are not there. While a GPU does not answer,
+// nobody knows what it has.
+func (h *Handle) missing() []Device {
+	for _, d := range h.s.known {
+		if d.reading == nil || d.reading.State == Failed {
+			return nil
+		}
+	}
+	if len(h.s.known) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(h.want.Devices), func(w Device) bool {
+		for _, d := range h.s.known {
+			if w.isGPU(d.Identity) || slices.ContainsFunc(d.reading.Instances, func(in Instance) bool { return w.isInstance(d.Identity, in.Identity) }) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // sayStuck says once that a call does not return.
@@ -438,7 +532,7 @@ func (s *session) connect() {
 			d = &device{xids: map[uint64]uint64{}}
 			s.known[id.ID] = d
 		}
-		d.Identity, d.unit, d.slowRead = id, u, time.Time{}
+		d.Identity, d.unit, d.slowRead, d.reopened = id, u, time.Time{}, true
 	}
 	s.mu.Unlock()
 	explained := false
@@ -506,9 +600,11 @@ func (s *session) listen() {
 			if d != nil {
 				d.xids[n]++
 			}
+			first := d != nil && d.xids[n] == 1
 			s.mu.Unlock()
-			if d != nil {
-				s.say.log().Warn("a GPU reports an error: see NVIDIA's catalogue of Xid errors", zap.String("gpu", id), zap.Uint64("xid", n))
+			if first {
+				s.say.log().Warn("a GPU reports an error: see NVIDIA's catalogue of Xid errors; further ones of this number are only counted",
+					zap.String("gpu", id), zap.Uint64("xid", n))
 			}
 		}
 	}(s.stop, s.events)
@@ -540,8 +636,11 @@ func (s *session) lost(d *device, why error) {
 	s.mu.Lock()
 	news := d.state != Failed
 	d.state, d.unit = Failed, nil
-	r := &Reading{Identity: d.Identity, At: time.Now(), State: Failed, XIDs: d.errors()}
-	d.reading = r
+	now := time.Now()
+	if d.since.IsZero() {
+		d.since = now
+	}
+	d.reading = &Reading{Identity: d.Identity, At: now, Since: d.since, State: Failed, XIDs: d.errors()}
 	s.mu.Unlock()
 	if news {
 		s.say.log().Warn("a GPU is lost: "+why.Error(), zap.String("gpu", d.ID), zap.Int("index", d.Index))
@@ -602,11 +701,26 @@ const sampleGap = time.Minute
 
 // takeIn makes the reading from what the driver said.
 func (d *device) takeIn(r *raw) {
+	if d.since.IsZero() {
+		d.since = r.At
+	}
+	r.Since = d.since
+	// The driver is held loaded by a connection; whether it was loaded anew before
+	// this one is seen by its count of energy, which does not wrap.
+	anew := d.reopened
+	d.reopened = false
 	if r.Energy.OK {
+		if d.energy.seen {
+			anew = uint64(r.Energy.V) < d.energy.last
+		}
 		r.Energy.V = float64(d.energy.take(uint64(r.Energy.V))) / 1000
 	}
-	r.Received = d.received.of(r.Received)
-	r.Transmitted = d.transmitted.of(r.Transmitted)
+	if r.Received.OK {
+		r.Received.V = d.received.takeOf(r.Received.V, pcieBits, anew)
+	}
+	if r.Transmitted.OK {
+		r.Transmitted.V = d.transmitted.takeOf(r.Transmitted.V, pcieBits, anew)
+	}
 	r.Corrected = d.corrected.of(r.Corrected)
 	r.Uncorrected = d.uncorrected.of(r.Uncorrected)
 	r.RemappedRows = d.remapped.of(r.remapped)

@@ -68,7 +68,7 @@ func newFixture(t testing.TB, gpus int, server Server, change ...func(*Config)) 
 	core, logs := observer.New(zapcore.InfoLevel)
 	set := receivertest.NewNopSettings(receivertest.NopType)
 	set.Logger = zap.New(core)
-	h := gpu.Open(set.Logger, cfg.Want(server != nil), gpu.Options{Library: fake.Path, SlowEvery: time.Nanosecond})
+	h := gpu.Open(set.Logger, cfg.Want("llamacpp", server != nil), gpu.Options{Library: fake.Path, SlowEvery: time.Nanosecond})
 	t.Cleanup(h.Close)
 	return &fixture{New(&cfg, set, always{h}, named("host"), server, func() pcommon.Resource { return named("server") }), t, logs}
 }
@@ -163,6 +163,7 @@ func TestScrape_EveryMetric(t *testing.T) {
 	}
 	f.names = map[int]string{1<<30 + 70: "python3", 70: "llama-server", 71: "llama-server"}
 	f.scrape() // the first samples
+	time.Sleep(150 * time.Millisecond)
 	fake.GPU(0).Energy += 1000
 	compare(t, "two.yaml", f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
 	assert.Empty(t, f.messages())
@@ -200,7 +201,7 @@ func TestScrape_MeanPowerIsFromTheEnergyCounter(t *testing.T) {
 	seconds := after.Timestamp().AsTime().Sub(before.Timestamp().AsTime()).Seconds()
 	assert.InEpsilon(t, 5/seconds, points(second, "nvidia.gpu.power.mean")[0].DoubleValue(), 1e-3)
 	assert.Equal(t, before.StartTimestamp(), after.StartTimestamp())
-	assert.Less(t, before.StartTimestamp(), before.Timestamp())
+	assert.Equal(t, before.StartTimestamp(), before.Timestamp(), "what came before has no known beginning: it is not to be taken for an increase")
 }
 
 func TestScrape_OnlyTheChosenDevices(t *testing.T) {
@@ -211,7 +212,8 @@ func TestScrape_OnlyTheChosenDevices(t *testing.T) {
 		assert.Equal(t, map[string]int64{fake.UUID(1): 11 << 30, fake.UUID(3): 13 << 30}, ids(points(f.scrape(), "hw.gpu.memory.usage")))
 	}
 	require.Len(t, f.messages(), 1)
-	assert.Contains(t, f.messages()[0], "warn a GPU of scrapers::gpu::devices is not there")
+	assert.Contains(t, f.messages()[0], "warn devices of scrapers::gpu::devices are not there")
+	assert.Equal(t, []any{"9"}, f.logs.All()[0].ContextMap()["devices"])
 }
 
 func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
@@ -263,16 +265,31 @@ func TestProgram(t *testing.T) {
 	assert.Empty(t, program(1<<30))
 }
 
-func TestConfig_Devices(t *testing.T) {
-	for in, want := range map[any]string{0: "", 7: "", "GPU-8f5c": "", -1: "devices", "0x": "devices", 1.5: "devices"} {
+func TestConfig(t *testing.T) {
+	const wanted = "want a GPU's index from 0 or its UUID"
+	for _, tt := range []struct {
+		settings map[string]any
+		want     string // of the error
+	}{
+		{map[string]any{"devices": []any{0, 7, "GPU-8f5c", "MIG-8f5c", "0:0", "1:12"}}, ""},
+		{map[string]any{"devices": []any{-1}}, "devices: -1: " + wanted},
+		{map[string]any{"devices": []any{"0x"}}, `devices: "0x": ` + wanted},
+		{map[string]any{"devices": []any{1.5}}, "devices: 1.5: " + wanted},
+		{map[string]any{"devices": []any{"0:1:0"}}, `devices: "0:1:0": ` + wanted},
+		{map[string]any{"devices": []any{"0:-1"}}, `devices: "0:-1": ` + wanted},
+		{map[string]any{"devices": []any{"0"}}, `devices: "0": ` + wanted},
+		{map[string]any{"devices": []any{"MIG-GPU-8f5c/7/0"}}, "the form of drivers before version 470"},
+		{map[string]any{"report": "always"}, ""},
+		{map[string]any{"report": "never"}, `report: "never": want "once", or "always"`},
+	} {
 		cfg := NewDefaultConfig()
-		require.NoError(t, confmap.NewFromStringMap(map[string]any{"devices": []any{in}}).Unmarshal(&cfg))
+		require.NoError(t, confmap.NewFromStringMap(tt.settings).Unmarshal(&cfg))
 		err := confmap.Validate(&cfg)
-		if want == "" {
+		if tt.want == "" {
 			assert.NoError(t, err)
 			continue
 		}
-		assert.ErrorContains(t, err, want)
+		assert.ErrorContains(t, err, tt.want)
 	}
 }
 
