@@ -224,13 +224,15 @@ func TestLook_OneReceiverReportsAGPU(t *testing.T) {
 	one := join(t, Want{Devices: devices(t, 1), Reports: 0b0001, Dedicated: true}, o)
 	assert.Equal(t, []int{1}, one.reported(), "that is what it is for")
 	assert.Equal(t, []int{0}, more.reported())
+	assert.Empty(t, join(t, Want{Devices: devices(t, 1), Reports: 0b0001, Dedicated: true}, o).reported(), "it came later")
+	assert.Equal(t, []int{1}, one.reported())
 	one.Close()
-	assert.Equal(t, []int{0, 1}, more.reported(), "takes over")
+	assert.Equal(t, []int{0}, more.reported())
 	more.Close()
-	assert.Equal(t, []int{0, 1}, a.reported())
+	assert.Equal(t, []int{0}, a.reported())
 	a.Close()
 	other.Close()
-	assert.Equal(t, []int{0, 1}, b.reported())
+	assert.Equal(t, []int{0}, b.reported())
 	assert.Empty(t, early.reported())
 }
 
@@ -248,6 +250,20 @@ func TestLook_CountersGoOnWhenAnotherReceiverTakesOver(t *testing.T) {
 	require.True(t, after.Report)
 	assert.Equal(t, first.Since, after.Since)
 	assert.InDelta(t, before.Energy.V+0.5, after.Energy.V, 1e-6)
+}
+
+func TestLook_NoReadingIsReportedTwice(t *testing.T) {
+	a := open(t, 1, Want{})
+	a.one()
+	b := join(t, Want{}, Options{Library: fake.Path})
+	a.Close()
+	l := b.Look(ctx(), time.Hour, wait)
+	require.Len(t, l.Readings, 1)
+	assert.False(t, l.Readings[0].Report, "a has")
+	assert.True(t, b.one().Report)
+	dedicated := join(t, Want{Dedicated: true}, Options{Library: fake.Path})
+	assert.False(t, dedicated.Look(ctx(), time.Hour, wait).Readings[0].Report, "b has")
+	assert.True(t, dedicated.one().Report)
 }
 
 func devices(t *testing.T, names ...any) []Device {

@@ -121,7 +121,7 @@ type session struct {
 
 	mu      sync.Mutex
 	handles map[*Handle]struct{}
-	looking []*Handle     // those that have looked, in order of the first time
+	looking []*Handle     // those that have looked: the dedicated ones, then the others, each in order of the first time
 	round   chan struct{} // closed when a round that has been asked for is over
 	asked   uint64        // rounds
 	served  uint64
@@ -145,7 +145,9 @@ type device struct {
 	reopened bool // not read since
 	since    time.Time
 	state    State
-	reading  *Reading // the last one
+	reading  *Reading  // the last one
+	reported time.Time // the last one that a receiver reported
+	reports  uint64    // what it made of it
 	slowRead time.Time
 	slow     raw // the last values that hardly ever change
 
@@ -272,7 +274,11 @@ func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 	s.mu.Lock()
 	if !h.looked {
 		h.looked = true
-		s.looking = append(s.looking, h)
+		at := slices.IndexFunc(s.looking, func(other *Handle) bool { return h.want.Dedicated && !other.want.Dedicated })
+		if at < 0 {
+			at = len(s.looking)
+		}
+		s.looking = slices.Insert(s.looking, at, h)
 	}
 	if h.all(since) {
 		defer s.mu.Unlock()
@@ -336,7 +342,7 @@ func (h *Handle) collect(since time.Time) Look {
 		var by *Handle
 		if whole {
 			by = h.insteadOf(func(c choice) bool { return c.gpu(r.Identity) })
-			r.Report = by == nil
+			r.Report = by == nil && !d.reportedFor(h)
 		}
 		r.Instances = nil
 		seen := whole
@@ -346,7 +352,7 @@ func (h *Handle) collect(since time.Time) Look {
 			}
 			seen = true
 			other := h.insteadOf(func(c choice) bool { return c.instance(r.Identity, in.Identity) })
-			if other == nil {
+			if other == nil && (r.Report || !whole) {
 				r.Instances = append(r.Instances, in)
 			}
 			by = cmp.Or(by, other)
@@ -367,6 +373,19 @@ func (h *Handle) collect(since time.Time) Look {
 	slices.SortFunc(l.Readings, func(a, b *Reading) int { return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID)) })
 	l.Missing = h.missing()
 	return l
+}
+
+// reportedFor tells whether another receiver has reported the last reading, which
+// is so when a receiver takes over from it. Else this one does.
+func (d *device) reportedFor(h *Handle) bool {
+	if h.want.Always {
+		return false
+	}
+	if d.reported.Equal(d.reading.At) && h.want.Reports&^d.reports == 0 {
+		return true
+	}
+	d.reported, d.reports = d.reading.At, h.want.Reports
+	return false
 }
 
 // insteadOf is the receiver that reports what both have chosen instead of this
