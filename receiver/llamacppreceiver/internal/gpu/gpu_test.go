@@ -80,7 +80,7 @@ type fixture struct {
 func open(t testing.TB, n int, want Want, change ...func(*Options)) *fixture {
 	t.Helper()
 	fake.Reset(n)
-	o := Options{Library: fake.Path, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond, SlowEvery: time.Nanosecond}
+	o := Options{Library: fake.Path, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond, SlowEvery: time.Nanosecond, StuckAfter: time.Nanosecond}
 	for _, c := range change {
 		c(&o)
 	}
@@ -607,6 +607,21 @@ func TestLook_CallThatBlocksHoldsNobodyUp(t *testing.T) {
 	fake.Clear()
 	f.eventually(func(rs []*Reading) bool { return len(rs) == 3 }, "goes on")
 	assert.Equal(t, "info the NVIDIA driver answers again", f.messages()[1])
+}
+
+func TestLook_CallThatTakesSecondsIsNotSaidToBlock(t *testing.T) {
+	f := open(t, 1, Want{}, func(o *Options) { o.StuckAfter = 200 * time.Millisecond })
+	fake.Delay("nvmlInit_v2", -1, time.Hour)
+	assert.Empty(t, f.Look(ctx(), 0, 20*time.Millisecond).Readings)
+	assert.Empty(t, f.Look(ctx(), 0, 20*time.Millisecond).Readings)
+	fake.Clear()
+	f.one()
+	assert.Empty(t, f.messages())
+	fake.Delay("nvmlDeviceGetPowerUsage", -1, time.Hour)
+	for f.logs.Len() == 0 {
+		f.Look(ctx(), 0, 20*time.Millisecond)
+	}
+	assert.Contains(t, f.messages()[0], "warn the NVIDIA driver does not answer")
 }
 
 func TestClose_DoesNotWaitForACallThatNeverReturns(t *testing.T) {

@@ -24,6 +24,10 @@ type Options struct {
 	// SlowEvery is how old a value may be that hardly ever changes: limits,
 	// errors, the list of MIG instances; 10s by default.
 	SlowEvery time.Duration
+	// StuckAfter is how long a call may take before that is said; 5s by default, as
+	// the first one takes seconds where the driver lets go of idle GPUs (without
+	// persistence mode).
+	StuckAfter time.Duration
 }
 
 // driver is the library.
@@ -126,6 +130,7 @@ type session struct {
 	asked   uint64        // rounds
 	served  uint64
 	known   map[string]*device // by UUID
+	slow    slowCall           // under way when a receiver's patience ended
 	stuck   bool               // has been said
 
 	// Of the polling goroutine.
@@ -136,6 +141,12 @@ type session struct {
 	backoff time.Duration
 	events  chan struct{} // closed when the goroutine of the events has ended
 	stop    chan struct{} // ends it
+}
+
+// slowCall is a call of the driver, first seen under way at a time.
+type slowCall struct {
+	call string
+	seen time.Time
 }
 
 // device is what is remembered of a GPU for as long as the session lasts.
@@ -204,6 +215,7 @@ func Open(log *zap.Logger, want Want, o Options) *Handle {
 	o.RetryMin = cmp.Or(o.RetryMin, time.Second)
 	o.RetryMax = cmp.Or(o.RetryMax, 30*time.Second)
 	o.SlowEvery = cmp.Or(o.SlowEvery, 10*time.Second)
+	o.StuckAfter = cmp.Or(o.StuckAfter, 5*time.Second)
 	sessions.Lock()
 	defer sessions.Unlock()
 	s := sessions.open[o.Library]
@@ -435,6 +447,12 @@ func (s *session) sayStuck() {
 	if call == "" {
 		return // it is only slow, with many GPUs
 	}
+	if call != s.slow.call {
+		s.slow = slowCall{call, time.Now()}
+	}
+	if time.Since(s.slow.seen) < s.options.StuckAfter {
+		return
+	}
 	s.stuck = true
 	s.say.log().Warn("the NVIDIA driver does not answer: GPUs that come after this call are not read until it does; "+
 		"see the kernel's log for Xid errors", zap.String("call", call))
@@ -465,7 +483,7 @@ func (s *session) poll() {
 		s.lookAtAll(want)
 
 		s.mu.Lock()
-		s.served = asked
+		s.served, s.slow = asked, slowCall{}
 		if s.stuck {
 			s.stuck = false
 			s.say.log().Info("the NVIDIA driver answers again")

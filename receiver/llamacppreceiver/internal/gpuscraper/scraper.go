@@ -72,9 +72,7 @@ func New(cfg *Config, set receiver.Settings, gpus GPUs, host pcommon.Resource, s
 func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	interval := s.cfg.ControllerConfig.CollectionInterval
 	look := s.gpus.Look(ctx, interval/2, interval)
-	if len(look.Readings) > 0 {
-		s.say(look)
-	}
+	s.say(look)
 	for _, r := range look.Readings {
 		s.mb.Reset(metadata.WithStartTime(pcommon.NewTimestampFromTime(r.Since)))
 		s.record(r)
@@ -346,9 +344,9 @@ func (s *Scraper) recordServer(readings []*gpu.Reading) {
 		s.notTold(err.Error())
 		return
 	}
-	used, unknown := false, false
-	told := false
+	answers, told, used, unknown := false, false, false, false
 	for _, r := range readings {
+		answers = answers || r.State != gpu.Failed
 		if !r.Processes.OK {
 			continue
 		}
@@ -370,6 +368,7 @@ func (s *Scraper) recordServer(readings []*gpu.Reading) {
 		}
 	}
 	switch {
+	case !answers: // which was said
 	case !told:
 		s.notTold("the driver does not list processes")
 	case unknown:

@@ -216,6 +216,42 @@ func TestScrape_OnlyTheChosenDevices(t *testing.T) {
 	assert.Equal(t, []any{"9"}, f.logs.All()[0].ContextMap()["devices"])
 }
 
+func TestScrape_DevicesThatAreNotThereAreSaidOnce(t *testing.T) {
+	f := newFixture(t, 1, nil, func(c *Config) { c.Devices = []any{1, "0:0"} })
+	for range 3 {
+		assert.Zero(t, f.scrape().DataPointCount())
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Equal(t, []any{"1", "0:0"}, f.logs.All()[0].ContextMap()["devices"])
+}
+
+// Both scrape the same GPUs, and the second is there for its server.
+func TestScrape_GPUsOfAnotherReceiver(t *testing.T) {
+	first := newFixture(t, 1, nil, all)
+	server := &processes{pids: []int{7}}
+	second := newFixture(t, 1, server, func(c *Config) { c.MetricsBuilderConfig.Metrics.NvidiaGpuProcessMemoryUsage.Enabled = true })
+	fake.SetProcesses(0, fakenvml.Process{PID: 7, Memory: 20})
+	first.scrape()
+	for range 2 {
+		time.Sleep(time.Millisecond)
+		fake.GPU(0).Energy += 1000
+		md := second.scrape()
+		assert.Equal(t, 1, md.DataPointCount())
+		assert.Equal(t, map[string]int64{fake.UUID(0): 20}, ids(points(md, "llamacpp.gpu.memory.usage")))
+	}
+	assert.Equal(t, []string{"info another receiver of this collector reports the GPUs, this one only what its server holds of them: " +
+		"scrapers::gpu::report: always makes it report them, too"}, second.messages())
+	last := points(first.scrape(), "hw.energy")[0]
+	first.gpus.(always).Close()
+	fake.GPU(0).Energy += 1000
+	time.Sleep(time.Millisecond)
+	md := second.scrape()
+	next := points(md, "hw.energy")[0]
+	assert.InDelta(t, last.DoubleValue()+1, next.DoubleValue(), 1e-6)
+	assert.Equal(t, last.StartTimestamp(), next.StartTimestamp())
+	assert.Len(t, points(md, "nvidia.gpu.power.mean"), 1, "since its own scrape before")
+}
+
 func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
 	server := &processes{err: errors.New("the endpoint is another host")}
 	f := newFixture(t, 3, server)
@@ -247,6 +283,16 @@ func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
 	for i, m := range f.messages() {
 		assert.Contains(t, m, want[i])
 	}
+}
+
+func TestScrape_ServersMemoryIsNotMissedWhileNoGPUAnswers(t *testing.T) {
+	f := newFixture(t, 1, &processes{pids: []int{7}})
+	fake.SetProcesses(0, fakenvml.Process{PID: 7, Memory: 20})
+	require.Len(t, points(f.scrape(), "llamacpp.gpu.memory.usage"), 1)
+	fake.GPU(0).Lost = fakenvml.GPUIsLost
+	assert.Empty(t, points(f.scrape(), "llamacpp.gpu.memory.usage"))
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "warn a GPU is lost")
 }
 
 func TestScrape_WithoutGPUsNothingComes(t *testing.T) {
