@@ -371,6 +371,21 @@ func TestLook_DriverThatIsNotLoadedIsFoundLater(t *testing.T) {
 	assert.Equal(t, "info the NVIDIA driver is there", f.messages()[1])
 }
 
+func TestLook_WhyTheDriverDoesNotOpenIsSaidWithTheCure(t *testing.T) {
+	for code, want := range map[uint64]string{
+		fakenvml.Unknown: "a container can lose its GPUs for good when systemd is reloaded", fakenvml.NoPermission: "let the collector's user read and write /dev/nvidiactl",
+		17: "allow the devices /dev/nvidia* in its control group", fakenvml.LibRMMismatch: "reload the module or reboot", 10: "answers NVML_ERROR_TIMEOUT: trying again",
+	} {
+		fake.Reset(1)
+		fake.SetInit(code)
+		f := join(t, Want{}, Options{Library: fake.Path})
+		assert.Empty(t, f.look())
+		require.Len(t, f.messages(), 1)
+		assert.Contains(t, f.messages()[0], want)
+		f.Close()
+	}
+}
+
 func TestLook_RetriesBackOff(t *testing.T) {
 	f := open(t, 1, Want{}, func(o *Options) { o.RetryMin, o.RetryMax = 20*time.Millisecond, time.Hour })
 	fake.SetInit(fakenvml.DriverNotLoaded)
