@@ -48,11 +48,11 @@ func NewDefaultConfig() Config {
 func (c *Config) Validate() error {
 	for _, d := range c.Devices {
 		if _, err := gpu.ParseDevice(d); err != nil {
-			return fmt.Errorf("devices: %w", err)
+			return fmt.Errorf(`"devices": %w`, err)
 		}
 	}
 	if c.Report != ReportOnce && c.Report != ReportAlways {
-		return fmt.Errorf("report: %q: want %q, or %q to report GPUs that another receiver reports, too", c.Report, ReportOnce, ReportAlways)
+		return fmt.Errorf(`"report": %q: want %q, or %q to report GPUs that another receiver reports, too`, c.Report, ReportOnce, ReportAlways)
 	}
 	return nil
 }
