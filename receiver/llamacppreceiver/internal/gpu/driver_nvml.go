@@ -17,7 +17,6 @@ import (
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
-	"go.uber.org/zap"
 )
 
 const systemLibrary = "libnvidia-ml.so.1"
@@ -331,7 +330,7 @@ func (l *library) listen() {
 			continue
 		}
 		if ret := u.handle.RegisterEvents(nvml.EventTypeXidCriticalError, set); ret != nvml.SUCCESS && ret != nvml.ERROR_NOT_SUPPORTED {
-			l.say.log().Info("Xid errors of a GPU are not counted: "+name(ret), zap.String("gpu", u.id.ID))
+			l.say.complain(u.failure(callEventRegister), "Xid errors of a GPU are not counted: "+name(ret))
 		}
 	}
 }
@@ -349,7 +348,7 @@ func (l *library) waitEvent(timeout time.Duration) (id string, n uint64, more bo
 		time.Sleep(timeout) // it returns at once, from now on
 		return "", 0, true
 	default:
-		l.say.log().Warn("Xid errors are not counted until the driver is opened anew: " + name(ret))
+		l.say.complain(failure{call: symbols[callEventWait][0]}, "Xid errors are not counted until the driver is opened anew: "+name(ret))
 		return "", 0, false
 	}
 	if e.EventType != nvml.EventTypeXidCriticalError {
@@ -367,7 +366,8 @@ func (l *library) waitEvent(timeout time.Duration) (id string, n uint64, more bo
 type verdict uint8
 
 const (
-	works verdict = iota
+	untried verdict = iota
+	works
 	refused
 	failing
 )
@@ -432,9 +432,9 @@ func (u *nvmlUnit) may(c call) bool {
 // took tells whether a call gave a value, and learns from it.
 func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 	if ret == nvml.SUCCESS {
-		if u.verdicts[c] == failing {
+		if u.verdicts[c] != works {
 			u.verdicts[c] = works
-			u.lib.say.log().Info("a value of a GPU can be read again", zap.String("gpu", u.id.ID), zap.String("call", symbols[c][0]))
+			u.lib.say.relent(u.failure(c), "a value of a GPU can be read again")
 		}
 		return true
 	}
@@ -444,8 +444,7 @@ func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 		u.verdicts[c] = refused
 	case nvml.ERROR_NO_PERMISSION:
 		u.verdicts[c] = refused
-		u.lib.say.log().Warn("a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN",
-			zap.String("gpu", u.id.ID), zap.String("call", symbols[c][0]))
+		u.lib.say.complain(u.failure(c), "a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN")
 	case nvml.ERROR_GPU_IS_LOST, nvml.ERROR_RESET_REQUIRED:
 		u.gone = u.lib.gpuCondition(ret)
 	case nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIB_RM_VERSION_MISMATCH, nvml.ERROR_UNINITIALIZED:
@@ -454,11 +453,13 @@ func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 	default:
 		if u.verdicts[c] != failing {
 			u.verdicts[c] = failing
-			u.lib.say.log().Warn("a value of a GPU cannot be read: "+name(ret), zap.String("gpu", u.id.ID), zap.String("call", symbols[c][0]))
+			u.lib.say.complain(u.failure(c), "a value of a GPU cannot be read: "+name(ret))
 		}
 	}
 	return false
 }
+
+func (u *nvmlUnit) failure(c call) failure { return failure{symbols[c][0], u.id.ID} }
 
 func (u *nvmlUnit) read(r *raw, want Want, slow bool) error {
 	u.gone = nil

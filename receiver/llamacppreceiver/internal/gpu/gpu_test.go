@@ -62,6 +62,7 @@ func child(path string) int {
 		for _, r := range h.Look(ctx(), 0, wait).Readings {
 			fmt.Printf("%+v\n", *r)
 		}
+		time.Sleep(profileGap)
 	}
 	return 0
 }
@@ -355,6 +356,29 @@ func TestLook_FailureOfOneValueIsSaidWhenItBeginsAndEnds(t *testing.T) {
 	fake.Clear()
 	assert.True(t, f.one().Power.OK)
 	assert.Equal(t, []string{"warn a value of a GPU cannot be read: NVML_ERROR_UNKNOWN", "info a value of a GPU can be read again"}, f.messages())
+}
+
+func TestLook_WhatWasSaidIsNotSaidAgainWithEachConnection(t *testing.T) {
+	f := open(t, 2, Want{})
+	fake.Fail("nvmlDeviceGetTotalEnergyConsumption", 0, fakenvml.NoPermission)
+	fake.Fail("nvmlDeviceGetPowerUsage", 0, fakenvml.Unknown)
+	fake.Fail("nvmlDeviceRegisterEvents", 0, fakenvml.NoPermission)
+	fake.Fail("nvmlEventSetWait_v2", -1, fakenvml.Unknown)
+	require.Len(t, f.look(), 2)
+	fake.GPU(1).Lost = fakenvml.GPUIsLost
+	f.eventually(func([]*Reading) bool { return fake.Calls("nvmlInit_v2") > 3 }, "connects again")
+	assert.ElementsMatch(t, []string{
+		"warn Xid errors of a GPU are not counted: NVML_ERROR_NO_PERMISSION",
+		"warn a value of a GPU cannot be read: NVML_ERROR_UNKNOWN",
+		"warn a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN",
+		"warn Xid errors are not counted until the driver is opened anew: NVML_ERROR_UNKNOWN",
+		"warn a GPU is lost: it has fallen off the bus (NVML_ERROR_GPU_IS_LOST): see the kernel's log; checked again from time to time",
+	}, f.messages())
+	fake.Clear()
+	fake.GPU(1).Lost = 0
+	f.eventually(func(rs []*Reading) bool { return rs[1].State == OK }, "recovers")
+	assert.True(t, f.look()[0].Power.OK)
+	assert.Len(t, f.logs.FilterMessage("a value of a GPU can be read again").All(), 2)
 }
 
 func TestLook_DriverThatIsNotLoadedIsFoundLater(t *testing.T) {
@@ -758,7 +782,9 @@ func TestOpen_BuiltWithoutCgo(t *testing.T) {
 // happens in a child.
 func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
 	look := func(without ...string) string {
-		d := fakenvml.Start(t, fakenvml.Options{GPUs: 1, Without: without})
+		d := fakenvml.Start(t, fakenvml.Options{GPUs: 2, Without: without})
+		d.GPU(0).GPM, d.GPU(1).GPM = 1, 1
+		d.SetInstances(1, 10<<30, 1<<30)
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childLibrary+"="+d.Path)
 		out, err := cmd.CombinedOutput()
@@ -779,6 +805,11 @@ func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
 	out = look("nvmlErrorString", "nvmlDeviceGetPowerUsage")
 	assert.Equal(t, 2, strings.Count(out, "Utilization:{V:0.9 OK:true}"), out)
 	assert.Contains(t, out, "Power:{V:0 OK:false}")
+	for _, ofMIG := range []string{"nvmlGpmMigSampleGet", "nvmlDeviceGetGpuInstanceId", "nvmlDeviceGetMemoryInfo_v2", "nvmlGpmSampleFree"} {
+		out = look(ofMIG)
+		assert.Equal(t, 2, strings.Count(out, "ID:MIG-"), out)
+		assert.NotContains(t, out, "WARN")
+	}
 	for _, required := range []string{"nvmlInit_v2", "nvmlShutdown", "nvmlDeviceGetUUID"} {
 		out = look(required)
 		assert.NotContains(t, out, "Index:0")

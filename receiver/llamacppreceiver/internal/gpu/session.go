@@ -80,6 +80,36 @@ var errGone error = &condition{code: "gone", text: "it is not in the driver's li
 type sayer struct {
 	mu   sync.Mutex
 	logs []*zap.Logger
+	// failing are the calls that have been complained of, by GPU, which outlives a
+	// connection: as long as a GPU is lost, the driver is opened again and again.
+	failing map[failure]bool
+}
+
+type failure struct{ call, gpu string }
+
+// complain logs a failure unless that has been done.
+func (s *sayer) complain(f failure, message string) {
+	s.mu.Lock()
+	known := s.failing[f]
+	if s.failing == nil {
+		s.failing = map[failure]bool{}
+	}
+	s.failing[f] = true
+	s.mu.Unlock()
+	if !known {
+		s.log().Warn(message, zap.String("call", f.call), zap.String("gpu", f.gpu))
+	}
+}
+
+// relent logs that a call works, if a failure of it has been logged.
+func (s *sayer) relent(f failure, message string) {
+	s.mu.Lock()
+	known := s.failing[f]
+	delete(s.failing, f)
+	s.mu.Unlock()
+	if known {
+		s.log().Info(message, zap.String("call", f.call), zap.String("gpu", f.gpu))
+	}
 }
 
 func (s *sayer) add(log *zap.Logger) {
