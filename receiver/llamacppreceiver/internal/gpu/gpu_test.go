@@ -822,7 +822,7 @@ func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
 func TestLook_TakesHalfTheCallsOfANaiveSample(t *testing.T) {
 	for _, n := range []int{1, 8} {
 		f := open(t, n, Want{Processes: true}, func(o *Options) { o.SlowEvery = time.Hour })
-		f.look()
+		connected := callsOf(func() { f.look() })
 		own := callsOf(func() { f.look() })
 		f.Close() // the binding has variables of its own, which Init sets
 		lib := nvml.New(nvml.WithLibraryPath(fake.Path))
@@ -830,6 +830,8 @@ func TestLook_TakesHalfTheCallsOfANaiveSample(t *testing.T) {
 		asWritten := callsOf(func() { naive(t, lib) })
 		use(lib.Shutdown())
 		assert.Equal(t, 16*n, own)
+		const opening, opened, slow = 3, 5, 14 // of the driver, of a GPU; what is read every 10 s, and the number of fans
+		assert.Equal(t, opening+(opened+slow)*n+own, connected)
 		assert.Equal(t, 1+40*n, asWritten)
 	}
 }
