@@ -253,6 +253,14 @@ func TestLook_CountersGoOnWhenAnotherReceiverTakesOver(t *testing.T) {
 	assert.InDelta(t, before.Energy.V+0.5, after.Energy.V, 1e-6)
 }
 
+func TestLook_ReceiverThatHasLeftReportsNothing(t *testing.T) {
+	a := open(t, 1, Want{})
+	left := join(t, Want{Dedicated: true}, Options{Library: fake.Path})
+	left.Close()
+	assert.Empty(t, left.look(), "a scrape that was under way")
+	assert.Equal(t, []int{0}, a.reported())
+}
+
 func TestLook_NoReadingIsReportedTwice(t *testing.T) {
 	a := open(t, 1, Want{})
 	a.one()
@@ -677,6 +685,24 @@ func TestClose_DoesNotWaitForACallThatNeverReturns(t *testing.T) {
 	fake.Clear()
 	next.eventually(func(rs []*Reading) bool { return len(rs) == 1 }, "begins then")
 	assert.Equal(t, 1, fake.Sessions())
+}
+
+func TestClose_EndsALookThatWaits(t *testing.T) {
+	open(t, 1, Want{}).one() // keeps the session
+	f := join(t, Want{}, Options{Library: fake.Path})
+	fake.Delay("nvmlDeviceGetPowerUsage", -1, time.Hour)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f.Look(ctx(), 0, time.Hour)
+	}()
+	require.Eventually(t, func() bool { return f.s.driver.calling() != "" }, wait, time.Millisecond)
+	f.Close()
+	select {
+	case <-ended:
+	case <-time.After(wait):
+		t.Error("it waits for the driver")
+	}
 }
 
 func TestLook_MIGInstancesHaveTheirMemory(t *testing.T) {

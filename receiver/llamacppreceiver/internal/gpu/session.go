@@ -234,6 +234,7 @@ type Handle struct {
 	want Want
 	log  *zap.Logger
 	once sync.Once
+	left chan struct{} // closed by Close
 	// given are the times of the readings that it has, by UUID.
 	given  map[string]time.Time
 	looked bool
@@ -256,7 +257,7 @@ func Open(log *zap.Logger, want Want, o Options) *Handle {
 		sessions.open[o.Library] = s
 		go s.poll()
 	}
-	h := &Handle{s: s, want: want, log: log, given: map[string]time.Time{}}
+	h := &Handle{s: s, want: want, log: log, left: make(chan struct{}), given: map[string]time.Time{}}
 	s.say.add(log)
 	s.mu.Lock()
 	s.handles[h] = struct{}{}
@@ -277,10 +278,11 @@ func newSession(d driver, o Options) *session {
 // nothing can end.
 const closePatience = 2 * time.Second
 
-// Close leaves the session; the last one ends it.
+// Close leaves the session and ends Look; the last one ends the session.
 func (h *Handle) Close() {
 	h.once.Do(func() {
 		s := h.s
+		close(h.left)
 		sessions.Lock()
 		s.say.remove(h.log)
 		s.mu.Lock()
@@ -314,6 +316,12 @@ func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	s.mu.Lock()
+	select {
+	case <-h.left: // it is no candidate for reporting any more
+		s.mu.Unlock()
+		return Look{}
+	default:
+	}
 	if !h.looked {
 		h.looked = true
 		at := slices.IndexFunc(s.looking, func(other *Handle) bool { return h.want.Dedicated && !other.want.Dedicated })
@@ -345,7 +353,7 @@ func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 			return l
 		case <-ctx.Done():
 			return Look{}
-		case <-s.life.Done():
+		case <-h.left:
 			return Look{}
 		}
 		s.mu.Lock()
