@@ -184,9 +184,14 @@ func TestScrape_LostGPUSaysOnlyThatItFailed(t *testing.T) {
 }
 
 func TestScrape_MIGInstancesNameTheirGPU(t *testing.T) {
-	f := newFixture(t, 1, nil)
+	f := newFixture(t, 1, &processes{pids: []int{7}}, all)
 	fake.SetInstances(0, 10<<30, 1<<30, 2<<30)
-	compare(t, "mig.yaml", f.scrape())
+	fake.GPU(0).GPM = 1
+	fake.SetProcesses(0, fakenvml.Process{PID: 6, Memory: 1 << 20}, fakenvml.Process{PID: 7, Memory: 1 << 30, Instance: 1})
+	f.names = map[int]string{6: "python3", 7: "llama-server"}
+	f.scrape() // the first samples
+	time.Sleep(150 * time.Millisecond)
+	compare(t, "mig.yaml", f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
 }
 
 func TestScrape_MeanPowerIsFromTheEnergyCounter(t *testing.T) {
