@@ -80,7 +80,7 @@ e2e: build ## Run the end-to-end tests against the real llama-server
 
 .PHONY: test-gpu
 test-gpu: prerequisites ## Compare the GPU metrics with nvidia-smi, and run a load, where there is an NVIDIA GPU
-	@if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then \
+	@if nvidia-smi -L 2>/dev/null | grep '^GPU'; then \
 		go test -tags gpu -count=1 -v ./test/realgpu && \
 		go test -run '^$$' -bench Driver -benchmem -tags gpu ./receiver/llamacppreceiver/internal/gpu; \
 	else \

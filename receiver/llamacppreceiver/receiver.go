@@ -146,7 +146,7 @@ func (r *llamacppReceiver) addControllers() error {
 // newGPUScraper joins the session with the driver. The resource is the server's,
 // nil without one.
 func (r *llamacppReceiver) newGPUScraper(cfg *gpuscraper.Config, resource *resource) *gpuscraper.Scraper {
-	r.gpus = gpu.Open(r.set.Logger, cfg.Want(resource != nil), gpu.Options{})
+	r.gpus = gpu.Open(r.set.Logger, cfg.Want(r.set.ID.String(), resource != nil), gpu.Options{})
 	host := hostResource(r.cfg.ResourceAttributes)
 	if resource == nil {
 		return gpuscraper.New(cfg, r.set, r.gpus, host, nil, nil)

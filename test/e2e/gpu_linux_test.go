@@ -169,7 +169,7 @@ func TestGPU_LostOneRecoversAndTheOthersGoOn(t *testing.T) {
 	assert.Contains(t, messages(c), "info a GPU is back")
 }
 
-func TestGPU_DriverUpgradedUnderTheProcessRecovers(t *testing.T) {
+func TestGPU_DriverUpgradedUnderTheProcess(t *testing.T) {
 	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
 	c := watchGPUs(t, d, gpusAlone)
@@ -182,6 +182,33 @@ func TestGPU_DriverUpgradedUnderTheProcessRecovers(t *testing.T) {
 	d.SetInit(fakenvml.Success)
 	c.awaitReadings(d, 1, 2)
 	assert.Len(t, c.complaints("llamacpp/gpu"), 1)
+}
+
+// A package manager puts another file in the library's place. The C library never
+// unloads one whose functions the program has called, and opens it again in place
+// of the new one: only a new process gets that.
+func TestGPU_LibraryReplacedUnderTheProcess(t *testing.T) {
+	t.Parallel()
+	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
+	c := watchGPUs(t, d, gpusAlone)
+	c.awaitReadings(d, 1, 2)
+	require.NoError(t, d.Replace(2))
+	c.awaitReadings(d, 1, 5)
+	assert.Empty(t, c.complaints("llamacpp/gpu"), "the module that is loaded goes with the old library")
+
+	d.SetInit(fakenvml.LibRMMismatch)
+	d.Fail("nvmlDeviceGetUtilizationRates", -1, fakenvml.LibRMMismatch)
+	c.eventually(func() bool { return d.Calls("nvmlInit_v2") >= 3 }, "it is tried again")
+	require.Len(t, c.complaints("llamacpp/gpu"), 1)
+	assert.Contains(t, c.complaints("llamacpp/gpu")[0], "cannot load the new "+d.Path+": restart the collector")
+	d.Clear()
+	d.SetInit(fakenvml.Success)
+	c.awaitReadings(d, 1, 2)
+	assert.Equal(t, 1, d.Version(), "it was opened anew, and is the old one")
+
+	next := runIn(t, []string{"LD_LIBRARY_PATH=" + d.Folder()}, gpusAlone)
+	next.awaitReadings(d, 1, 2)
+	assert.Equal(t, 2, d.Version())
 }
 
 func TestGPU_CallThatBlocksDoesNotDelayTheServersMetrics(t *testing.T) {
@@ -243,4 +270,56 @@ func TestGPU_ReceiversShareOneSession(t *testing.T) {
 	assert.Equal(t, 1, d.Calls("nvmlInit_v2"))
 	assert.Empty(t, c.Points(ofGPU(d, 0)))
 	assert.Empty(t, c.Points(ofGPU(d, 3)))
+}
+
+// Which receiver has reported is seen by host.name, which only the one of GPUs has.
+func TestGPU_OneReceiverReportsEachGPU(t *testing.T) {
+	t.Parallel()
+	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
+	d.SetProcesses(1, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 6 << 30})
+	one, two := simulate(t), simulate(t)
+	section := "resource_attributes: {host.name: {enabled: false}}\nscrapers: {server: , gpu: {collection_interval: 100ms}}"
+	c := watchGPUs(t, d, receiver("llamacpp/one", one.URL(), section), receiver("llamacpp/two", two.URL(), section), gpusAlone)
+	dedicated := func(p otlpsink.Point) bool { return p.Metric == "hw.power" && p.Resource["host.name"] != "" }
+	c.eventually(func() bool { return len(c.Points(dedicated)) > 0 }, "the one of GPUs reports")
+	settled := otlpsink.After(time.Now().Add(time.Second))
+	ofTheGPUs := func(p otlpsink.Point) bool {
+		return strings.HasPrefix(p.Metric, "hw.") || strings.HasPrefix(p.Metric, "nvidia.")
+	}
+	c.eventually(func() bool { return len(c.Points(otlpsink.Metric("hw.power"), ofGPU(d, 0), settled)) >= 10 }, "more readings")
+	at := map[string]bool{}
+	for _, p := range c.Points(ofTheGPUs, settled) {
+		require.NotEmpty(t, p.Resource["host.name"], "%s", p.Metric)
+		point := p.Series() + p.Time.String()
+		require.False(t, at[point], "twice: %s", point)
+		at[point] = true
+	}
+	for _, s := range []*llamasim.Server{one, two} {
+		held := c.Points(otlpsink.Metric("llamacpp.gpu.memory.usage"), ofGPU(d, 1), otlpsink.Of(strings.TrimPrefix(s.URL(), "http://")), settled)
+		assert.True(t, held.LastIs(6<<30), "each server has its own")
+	}
+	for _, id := range []string{"llamacpp/one", "llamacpp/two"} {
+		require.NotEmpty(t, c.lines(id, "another receiver of this collector reports the GPUs", "llamacpp/gpu"), c.text())
+	}
+	assert.Empty(t, c.lines("llamacpp/gpu", "another receiver"))
+}
+
+func TestGPU_MIGInstancesAreChosenAndProfiled(t *testing.T) {
+	t.Parallel()
+	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
+	d.SetInstances(0, 10<<30, 1<<30, 2<<30)
+	d.GPU(0).GPM = 1
+	d.SetProcesses(0, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 1 << 29, Instance: 1}, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 1 << 28, Instance: 0})
+	s := simulate(t)
+	c := watchGPUs(t, d, receiver("llamacpp", s.URL(), "scrapers:", "  gpu:", "    collection_interval: 200ms", "    devices: [0:1]", "    metrics:",
+		"      nvidia.gpu.sm.utilization: {enabled: true}", "      nvidia.gpu.dram.utilization: {enabled: true}"))
+	instance := []otlpsink.Match{otlpsink.With("hw.id", d.InstanceUUID(0, 1)), otlpsink.With("hw.parent", d.UUID(0))}
+	c.await(2<<30, "hw.gpu.memory.usage", instance...)
+	c.await(0.51, "nvidia.gpu.sm.utilization", instance...)
+	c.await(0.2, "nvidia.gpu.dram.utilization", instance...)
+	c.await(1<<29, "llamacpp.gpu.memory.usage", instance...)
+	for _, p := range c.Points() {
+		assert.Equal(t, d.InstanceUUID(0, 1), p.Attributes["hw.id"], p.Metric)
+	}
+	assert.Empty(t, c.complaints("llamacpp"))
 }

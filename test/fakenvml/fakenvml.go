@@ -10,6 +10,7 @@ package fakenvml
 import (
 	"cmp"
 	"fmt"
+	"math/bits"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,13 +48,14 @@ const (
 
 type text [96]byte
 
-// Process is one that uses a GPU.
-type Process struct{ PID, Memory uint64 }
+// Process is one that uses a GPU, or the MIG instance with this index.
+type Process struct{ PID, Memory, Instance uint64 }
 
 // Instance is a MIG device.
 type Instance struct {
 	uuid, name  text
 	Total, Used uint64
+	GPMValues   [4]float64
 }
 
 // GPU is what the library says of one GPU; see driver/fakenvml.c for units.
@@ -95,9 +97,11 @@ type event struct{ gpu, kind, data uint64 }
 
 type state struct {
 	size                      uint64
+	version                   uint64
 	init                      uint64
 	initialised               uint64
 	gpuCount                  uint64
+	samplesUsed               uint64
 	eventsWritten, eventsRead uint64
 	events                    [maxEvents]event
 	rules                     [maxRules]rule
@@ -123,6 +127,9 @@ type Options struct {
 	Later bool
 }
 
+// first is the version of a library that New builds.
+const first = 1
+
 // New builds a driver's library in the folder.
 func New(folder string, o Options) (*Driver, error) {
 	d := &Driver{Path: filepath.Join(folder, "libnvidia-ml.so.1")}
@@ -133,7 +140,7 @@ func New(folder string, o Options) (*Driver, error) {
 	for i := range MaxGPUs {
 		d.gpus[i] = Typical(i)
 	}
-	if err := build(d.Path+".later", o.Without); err != nil {
+	if err := build(d.Path+".later", first, o.Without); err != nil {
 		return nil, err
 	}
 	if !o.Later {
@@ -153,6 +160,18 @@ func Start(tb testing.TB, o Options) *Driver {
 	}
 	return d
 }
+
+// Replace puts a library of another version in the place of the first, as a
+// package manager does: by a rename, under which one that is loaded lives on.
+func (d *Driver) Replace(version int) error {
+	if err := build(d.Path+".later", version, nil); err != nil {
+		return err
+	}
+	return d.Install()
+}
+
+// Version is that of the library which was initialised last.
+func (d *Driver) Version() int { return int(d.version) }
 
 // Install puts the library where it is looked for.
 func (d *Driver) Install() error { return os.Rename(d.Path+".later", d.Path) }
@@ -181,7 +200,7 @@ func (d *Driver) share() error {
 
 // build compiles the library with the C compiler that cgo uses, against the
 // declarations of the binding.
-func build(path string, without []string) error {
+func build(path string, version int, without []string) error {
 	_, self, _, _ := runtime.Caller(0)
 	source := filepath.Join(filepath.Dir(self), "driver", "fakenvml.c")
 	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/NVIDIA/go-nvml")
@@ -191,7 +210,7 @@ func build(path string, without []string) error {
 		return fmt.Errorf("find go-nvml's nvml.h: %w", err)
 	}
 	args := []string{
-		"-shared", "-fPIC", "-O1", "-Wall", "-Wl,-soname,libnvidia-ml.so.1",
+		"-shared", "-fPIC", "-O1", "-Wall", "-Wl,-soname,libnvidia-ml.so.1", fmt.Sprintf("-DVERSION=%d", version),
 		"-I" + filepath.Join(strings.TrimSpace(string(binding)), "pkg", "nvml"), "-o", path, source,
 	}
 	if len(without) > 0 {
@@ -270,11 +289,19 @@ func (d *Driver) SetInstances(i int, total uint64, used ...uint64) {
 	g := &d.gpus[i]
 	g.MIG, g.InstanceCount = 1, uint64(len(used))
 	for n, u := range used {
-		in := Instance{Total: total, Used: u}
+		in := Instance{Total: total, Used: u, GPMValues: [4]float64{float64(50 + n), 40, 30, 20}}
 		copy(in.uuid[:], fmt.Sprintf("MIG-00000000-0000-4000-8000-%06d%06d", i, n))
 		copy(in.name[:], "NVIDIA Fake H100 MIG 1g.10gb")
 		g.Instances[n] = in
 	}
+}
+
+// Samples are those of performance counters that are allocated.
+func (d *Driver) Samples() int { return bits.OnesCount64(d.samplesUsed) }
+
+// InstanceUUID is that of a MIG instance of GPU number i.
+func (d *Driver) InstanceUUID(i, instance int) string {
+	return d.gpus[i].Instances[instance].uuid.String()
 }
 
 // SetProcesses are those that use GPU number i.

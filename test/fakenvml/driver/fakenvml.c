@@ -25,15 +25,20 @@
 #define RULES 64
 #define CALLS 128
 #define EVENTS 64
+#ifndef VERSION
+#define VERSION 1
+#endif
 #define TEXT 96
 
 struct process {
     uint64_t pid, memory;
+    uint64_t instance; // on which it runs, under MIG
 };
 
 struct instance {
     char uuid[TEXT], name[TEXT];
     uint64_t total, used;
+    double gpm_values[4]; // as the GPU's
 };
 
 struct gpu {
@@ -77,9 +82,11 @@ struct event {
 
 struct state {
     uint64_t size; // of this struct, written by the library
+    uint64_t version; // of the library that was initialised last
     uint64_t init; // what nvmlInit returns
     uint64_t initialised; // nvmlInit less nvmlShutdown
     uint64_t gpu_count;
+    uint64_t samples_used; // a bit each
     uint64_t events_written, events_read;
     struct event events[EVENTS];
     struct rule rules[RULES];
@@ -145,8 +152,15 @@ static nvmlReturn_t obey(const char *name, int64_t gpu) {
 // A handle is the address of one of these, so that a stale one still points
 // into the library.
 static char handles[GPUS], instance_handles[GPUS][INSTANCES];
-static char event_set, gpm_samples[64];
-static unsigned gpm_used;
+static char event_set;
+
+// A sample remembers whose it is: -1, or a GPU and one of its MIG instances,
+// whose numbers are FIRST_INSTANCE and up.
+#define FIRST_INSTANCE 7
+#define SAMPLES 64
+static struct sample {
+    int64_t gpu, instance;
+} samples[SAMPLES];
 
 static int64_t index_of(nvmlDevice_t d) {
     char *p = (char *)d.handle;
@@ -196,6 +210,7 @@ nvmlReturn_t nvmlInit_v2(void) {
     BEGIN(-1);
     if (state->init) return (nvmlReturn_t)state->init;
     state->initialised++;
+    state->version = VERSION;
     return NVML_SUCCESS;
 }
 
@@ -208,11 +223,6 @@ nvmlReturn_t nvmlShutdown(void) {
 
 const char *nvmlErrorString(nvmlReturn_t r) {
     return r == NVML_SUCCESS ? "Success" : "An error of the fake driver";
-}
-
-nvmlReturn_t nvmlSystemGetDriverVersion(char *out, unsigned length) {
-    BEGIN(-1);
-    return text("999.0 (fake)", out, length);
 }
 
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *out) {
@@ -399,15 +409,20 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, nvmlFieldValue_t *v
 
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t d, unsigned *n, nvmlProcessInfo_t *out) {
     DEVICE(d);
-    unsigned room = *n;
-    *n = (unsigned)g->process_count;
-    if (room < g->process_count) return NVML_ERROR_INSUFFICIENT_SIZE;
-    for (unsigned i = 0; i < *n; i++) {
-        out[i].pid = (unsigned)g->processes[i].pid;
-        out[i].usedGpuMemory = g->processes[i].memory;
-        out[i].gpuInstanceId = out[i].computeInstanceId = 0xFFFFFFFF;
+    struct instance *of = instance_of(d);
+    unsigned room = *n, found = 0;
+    for (unsigned i = 0; i < g->process_count; i++) {
+        struct process *p = &g->processes[i];
+        if (of && of != &g->instances[p->instance]) continue;
+        if (found < room) {
+            out[found].pid = (unsigned)p->pid;
+            out[found].usedGpuMemory = p->memory;
+            out[found].gpuInstanceId = out[found].computeInstanceId = 0xFFFFFFFF;
+        }
+        found++;
     }
-    return NVML_SUCCESS;
+    *n = found;
+    return found > room ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
 }
 
 nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t d, unsigned *current, unsigned *pending) {
@@ -422,6 +437,14 @@ nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t d, unsigned i, nvm
     DEVICE(d);
     if (i >= g->instance_count) return NVML_ERROR_NOT_FOUND;
     out->handle = (void *)&instance_handles[at][i];
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t d, unsigned *out) {
+    DEVICE(d);
+    struct instance *i = instance_of(d);
+    if (!i) return NVML_ERROR_INVALID_ARGUMENT;
+    *out = FIRST_INSTANCE + (unsigned)(i - g->instances);
     return NVML_SUCCESS;
 }
 
@@ -470,33 +493,48 @@ nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t d, nvmlGpmSupport_t *out) {
 
 nvmlReturn_t nvmlGpmSampleAlloc(nvmlGpmSample_t *out) {
     BEGIN(-1);
-    out->handle = (void *)&gpm_samples[gpm_used++ % sizeof gpm_samples];
-    return NVML_SUCCESS;
+    for (int i = 0; i < SAMPLES; i++)
+        if (!(state->samples_used & 1ull << i)) {
+            state->samples_used |= 1ull << i;
+            out->handle = (void *)&samples[i];
+            return NVML_SUCCESS;
+        }
+    return NVML_ERROR_MEMORY;
 }
 
 nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample) {
-    (void)sample;
     BEGIN(-1);
+    state->samples_used &= ~(1ull << ((struct sample *)sample.handle - samples));
     return NVML_SUCCESS;
 }
 
-// A sample remembers whose it is.
 nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t d, nvmlGpmSample_t sample) {
     DEVICE(d);
-    *(char *)sample.handle = (char)at;
+    if (g->mig) return NVML_ERROR_NOT_SUPPORTED;
+    *(struct sample *)sample.handle = (struct sample){at, -1};
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t d, unsigned instance, nvmlGpmSample_t sample) {
+    DEVICE(d);
+    if (instance < FIRST_INSTANCE || instance - FIRST_INSTANCE >= g->instance_count) return NVML_ERROR_INVALID_ARGUMENT;
+    *(struct sample *)sample.handle = (struct sample){at, instance - FIRST_INSTANCE};
     return NVML_SUCCESS;
 }
 
 nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
     BEGIN(-1);
-    int at = *(char *)get->sample2.handle;
+    struct sample *before = (struct sample *)get->sample1.handle, *s = (struct sample *)get->sample2.handle;
+    if (before == s || before->gpu != s->gpu || before->instance != s->instance) return NVML_ERROR_INVALID_ARGUMENT;
+    struct gpu *g = &state->gpus[s->gpu];
+    const double *values = s->instance < 0 ? g->gpm_values : g->instances[s->instance].gpm_values;
     for (unsigned i = 0; i < get->numMetrics; i++) {
         get->metrics[i].nvmlReturn = NVML_SUCCESS;
         switch (get->metrics[i].metricId) {
-        case NVML_GPM_METRIC_SM_UTIL: get->metrics[i].value = state->gpus[at].gpm_values[0]; break;
-        case NVML_GPM_METRIC_SM_OCCUPANCY: get->metrics[i].value = state->gpus[at].gpm_values[1]; break;
-        case NVML_GPM_METRIC_ANY_TENSOR_UTIL: get->metrics[i].value = state->gpus[at].gpm_values[2]; break;
-        case NVML_GPM_METRIC_DRAM_BW_UTIL: get->metrics[i].value = state->gpus[at].gpm_values[3]; break;
+        case NVML_GPM_METRIC_SM_UTIL: get->metrics[i].value = values[0]; break;
+        case NVML_GPM_METRIC_SM_OCCUPANCY: get->metrics[i].value = values[1]; break;
+        case NVML_GPM_METRIC_ANY_TENSOR_UTIL: get->metrics[i].value = values[2]; break;
+        case NVML_GPM_METRIC_DRAM_BW_UTIL: get->metrics[i].value = values[3]; break;
         default: get->metrics[i].nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
         }
     }

@@ -13,9 +13,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-static const char *kernel =
-    ".version 6.0\n"
-    ".target sm_50\n"
+// Newer drivers may not take the oldest target any more, nor older GPUs the next.
+static const char *const targets[] = {".version 6.0\n.target sm_50\n", ".version 6.3\n.target sm_75\n"};
+static const char kernel[] =
     ".address_size 64\n"
     ".visible .entry work(.param .u64 out, .param .u32 n) {\n"
     "  .reg .pred %p<2>;\n"
@@ -70,7 +70,17 @@ int main(void) {
     CALL(cuCtxCreate_v2, (void **, unsigned, int), &context, 0, device);
     CALL(cuMemAlloc_v2, (uint64_t *, size_t), &memory, (size_t)1 << 30);
     CALL(cuMemsetD8_v2, (uint64_t, unsigned char, size_t), memory, 1, (size_t)1 << 30);
-    CALL(cuModuleLoadData, (void **, const void *), &module, kernel);
+    int (*compile)(void **, const void *) = (int (*)(void **, const void *))dlsym(cuda, "cuModuleLoadData");
+    int result = -1;
+    for (int i = 0; compile && result && i < 2; i++) {
+        char source[2048];
+        snprintf(source, sizeof source, "%s%s", targets[i], kernel);
+        result = compile(&module, source);
+    }
+    if (result) {
+        fprintf(stderr, "cuModuleLoadData: CUresult %d\n", result);
+        return 1;
+    }
     CALL(cuModuleGetFunction, (void **, void *, const char *), &function, module, "work");
     printf("%d\n", ntohs(at.sin_port));
     fflush(stdout);

@@ -10,12 +10,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
-	"go.uber.org/zap"
 )
 
 const systemLibrary = "libnvidia-ml.so.1"
@@ -67,10 +68,14 @@ const (
 	callMIG
 	callMIGCount
 	callMIGHandle
+	callMIGInstance
+	callMIGMemoryV2
+	callMIGMemory
 	callProfileSupport
 	callProfileAlloc
 	callProfileFree
 	callProfileSample
+	callProfileSampleMIG
 	callProfile
 	callEventSet
 	callEventSetFree
@@ -124,19 +129,23 @@ var symbols = [calls][]string{
 	callProcesses: {
 		"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetComputeRunningProcesses",
 	},
-	callMIG:            {"nvmlDeviceGetMigMode"},
-	callMIGCount:       {"nvmlDeviceGetMaxMigDeviceCount"},
-	callMIGHandle:      {"nvmlDeviceGetMigDeviceHandleByIndex"},
-	callProfileSupport: {"nvmlGpmQueryDeviceSupport"},
-	callProfileAlloc:   {"nvmlGpmSampleAlloc"},
-	callProfileFree:    {"nvmlGpmSampleFree"},
-	callProfileSample:  {"nvmlGpmSampleGet"},
-	callProfile:        {"nvmlGpmMetricsGet"},
-	callEventSet:       {"nvmlEventSetCreate"},
-	callEventSetFree:   {"nvmlEventSetFree"},
-	callEventTypes:     {"nvmlDeviceGetSupportedEventTypes"},
-	callEventRegister:  {"nvmlDeviceRegisterEvents"},
-	callEventWait:      {"nvmlEventSetWait_v2", "nvmlEventSetWait"},
+	callMIG:              {"nvmlDeviceGetMigMode"},
+	callMIGCount:         {"nvmlDeviceGetMaxMigDeviceCount"},
+	callMIGHandle:        {"nvmlDeviceGetMigDeviceHandleByIndex"},
+	callMIGInstance:      {"nvmlDeviceGetGpuInstanceId"},
+	callMIGMemoryV2:      {"nvmlDeviceGetMemoryInfo_v2"},
+	callMIGMemory:        {"nvmlDeviceGetMemoryInfo"},
+	callProfileSupport:   {"nvmlGpmQueryDeviceSupport"},
+	callProfileAlloc:     {"nvmlGpmSampleAlloc"},
+	callProfileFree:      {"nvmlGpmSampleFree"},
+	callProfileSample:    {"nvmlGpmSampleGet"},
+	callProfileSampleMIG: {"nvmlGpmMigSampleGet"},
+	callProfile:          {"nvmlGpmMetricsGet"},
+	callEventSet:         {"nvmlEventSetCreate"},
+	callEventSetFree:     {"nvmlEventSetFree"},
+	callEventTypes:       {"nvmlDeviceGetSupportedEventTypes"},
+	callEventRegister:    {"nvmlDeviceRegisterEvents"},
+	callEventWait:        {"nvmlEventSetWait_v2", "nvmlEventSetWait"},
 }
 
 // library is the driver's, reached through the binding.
@@ -144,6 +153,8 @@ type library struct {
 	path    string
 	nvml    nvml.Interface
 	loaded  bool
+	file    string      // that was loaded
+	info    os.FileInfo // of that file; nil where it is not known
 	missing [calls]bool
 	units   []*nvmlUnit
 	set     nvml.EventSet // nil without events
@@ -181,7 +192,7 @@ func (l *library) open(say *sayer) (units []unit, absent, err error) {
 	l.under.Store(&underWay{call: callInit})
 	defer l.under.Store(nil)
 	if ret := l.nvml.Init(); ret != nvml.SUCCESS {
-		return nil, nil, driverCondition(ret)
+		return nil, nil, l.driverCondition(ret)
 	}
 	// The symbols can be looked up from now on.
 	extensions := l.nvml.Extensions()
@@ -204,7 +215,7 @@ func (l *library) open(say *sayer) (units []unit, absent, err error) {
 	n, ret := l.nvml.DeviceGetCount()
 	if ret != nvml.SUCCESS {
 		l.close()
-		return nil, nil, driverCondition(ret)
+		return nil, nil, l.driverCondition(ret)
 	}
 	l.units = nil
 	l.under.Store(&underWay{call: callHandle})
@@ -225,9 +236,10 @@ func (l *library) open(say *sayer) (units []unit, absent, err error) {
 	return units, absent, nil
 }
 
-// load opens the library for good. Functions that have been called once are
-// bound to it for the life of the process, so that it must not go away; and a
-// library without the first function to be called would end the process.
+// load opens the library for good: functions that have been called once are
+// bound to it for the life of the process, which is why the C library itself
+// never unloads it again. One without the first function to be called would end
+// the process.
 func (l *library) load() error {
 	if l.loaded {
 		return nil
@@ -244,7 +256,22 @@ func (l *library) load() error {
 		return unusable("nvmlShutdown")
 	}
 	l.loaded = true
+	if file, err := lib.Path(); err == nil {
+		if info, err := os.Stat(file); err == nil {
+			l.file, l.info = file, info
+		}
+	}
 	return nil
+}
+
+// replaced tells that another library lies where the loaded one came from, as
+// after an upgrade of the driver's package.
+func (l *library) replaced() bool {
+	if l.info == nil {
+		return false
+	}
+	now, err := os.Stat(l.file)
+	return err == nil && !os.SameFile(l.info, now)
 }
 
 func unusable(symbol string) error {
@@ -254,15 +281,15 @@ func unusable(symbol string) error {
 func (l *library) openUnit(i int) (*nvmlUnit, error) {
 	h, ret := l.nvml.DeviceGetHandleByIndex(i)
 	if ret != nvml.SUCCESS {
-		return nil, gpuCondition(ret)
+		return nil, l.gpuCondition(ret)
 	}
 	id, ret := h.GetUUID()
 	if ret != nvml.SUCCESS {
-		return nil, gpuCondition(ret)
+		return nil, l.gpuCondition(ret)
 	}
 	name, ret := h.GetName()
 	if ret != nvml.SUCCESS {
-		return nil, gpuCondition(ret)
+		return nil, l.gpuCondition(ret)
 	}
 	u := &nvmlUnit{lib: l, handle: h, id: Identity{ID: id, Name: name, Index: i}}
 	u.begin()
@@ -303,7 +330,7 @@ func (l *library) listen() {
 			continue
 		}
 		if ret := u.handle.RegisterEvents(nvml.EventTypeXidCriticalError, set); ret != nvml.SUCCESS && ret != nvml.ERROR_NOT_SUPPORTED {
-			l.say.log().Info("Xid errors of a GPU are not counted: "+name(ret), zap.String("gpu", u.id.ID))
+			l.say.complain(u.failure(callEventRegister), "Xid errors of a GPU are not counted: "+name(ret))
 		}
 	}
 }
@@ -321,6 +348,7 @@ func (l *library) waitEvent(timeout time.Duration) (id string, n uint64, more bo
 		time.Sleep(timeout) // it returns at once, from now on
 		return "", 0, true
 	default:
+		l.say.complain(failure{call: symbols[callEventWait][0]}, "Xid errors are not counted until the driver is opened anew: "+name(ret))
 		return "", 0, false
 	}
 	if e.EventType != nvml.EventTypeXidCriticalError {
@@ -338,7 +366,8 @@ func (l *library) waitEvent(timeout time.Duration) (id string, n uint64, more bo
 type verdict uint8
 
 const (
-	works verdict = iota
+	untried verdict = iota
+	works
 	refused
 	failing
 )
@@ -353,15 +382,16 @@ type nvmlUnit struct {
 	fields   []nvml.FieldValue
 	fans     int
 	mig      bool
-	migs     []migUnit
-	profile  [2]nvml.GpmSample // the last one and the next
-	sampled  bool
+	migs     []*migUnit
+	profile  profiler
 	under    [calls]underWay // made once, as one is stored at each call
 }
 
 type migUnit struct {
-	handle nvml.Device
-	id     Identity
+	handle   nvml.Device
+	id       Identity
+	instance Opt[int] // number of its GPU instance
+	profile  profiler
 }
 
 // wanted are the fields that are read with one call.
@@ -402,9 +432,9 @@ func (u *nvmlUnit) may(c call) bool {
 // took tells whether a call gave a value, and learns from it.
 func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 	if ret == nvml.SUCCESS {
-		if u.verdicts[c] == failing {
+		if u.verdicts[c] != works {
 			u.verdicts[c] = works
-			u.lib.say.log().Info("a value of a GPU can be read again", zap.String("gpu", u.id.ID), zap.String("call", symbols[c][0]))
+			u.lib.say.relent(u.failure(c), "a value of a GPU can be read again")
 		}
 		return true
 	}
@@ -414,21 +444,22 @@ func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 		u.verdicts[c] = refused
 	case nvml.ERROR_NO_PERMISSION:
 		u.verdicts[c] = refused
-		u.lib.say.log().Warn("a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN",
-			zap.String("gpu", u.id.ID), zap.String("call", symbols[c][0]))
+		u.lib.say.complain(u.failure(c), "a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN")
 	case nvml.ERROR_GPU_IS_LOST, nvml.ERROR_RESET_REQUIRED:
-		u.gone = gpuCondition(ret)
+		u.gone = u.lib.gpuCondition(ret)
 	case nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIB_RM_VERSION_MISMATCH, nvml.ERROR_UNINITIALIZED:
-		u.gone = driverCondition(ret)
+		u.gone = u.lib.driverCondition(ret)
 	case nvml.ERROR_NO_DATA, nvml.ERROR_NOT_READY, nvml.ERROR_NOT_FOUND:
 	default:
 		if u.verdicts[c] != failing {
 			u.verdicts[c] = failing
-			u.lib.say.log().Warn("a value of a GPU cannot be read: "+name(ret), zap.String("gpu", u.id.ID), zap.String("call", symbols[c][0]))
+			u.lib.say.complain(u.failure(c), "a value of a GPU cannot be read: "+name(ret))
 		}
 	}
 	return false
 }
+
+func (u *nvmlUnit) failure(c call) failure { return failure{symbols[c][0], u.id.ID} }
 
 func (u *nvmlUnit) read(r *raw, want Want, slow bool) error {
 	u.gone = nil
@@ -441,13 +472,11 @@ func (u *nvmlUnit) read(r *raw, want Want, slow bool) error {
 	u.readPower(r)
 	u.readFields(r)
 	u.readInstances(r)
-	if want.Processes && u.may(callProcesses) {
-		if ps, ret := u.handle.GetComputeRunningProcesses(); u.took(callProcesses, ret) {
-			r.Processes = some(processes(ps))
-		}
+	if want.Processes {
+		u.readProcesses(r)
 	}
 	if want.Profile {
-		u.readProfile(r)
+		u.readProfiles(r)
 	}
 	return u.gone
 }
@@ -463,9 +492,20 @@ func (u *nvmlUnit) readMode() {
 	}
 	if mig := mode == nvml.DEVICE_MIG_ENABLE; mig != u.mig {
 		u.begin()
+		u.profile.free(u)
 		u.mig = mig
 	}
-	u.migs = u.migs[:0]
+	before := u.migs
+	u.migs = nil
+	u.listInstances(before)
+	for _, m := range before {
+		if !slices.Contains(u.migs, m) {
+			m.profile.free(u)
+		}
+	}
+}
+
+func (u *nvmlUnit) listInstances(known []*migUnit) {
 	if !u.mig || !u.may(callMIGCount) {
 		return
 	}
@@ -482,13 +522,34 @@ func (u *nvmlUnit) readMode() {
 			continue
 		}
 		id, ret := h.GetUUID()
-		if !u.took(callUUID, ret) {
+		if !u.tookOfInstance(callUUID, ret) {
 			continue
 		}
-		if name, ret := h.GetName(); u.took(callName, ret) {
-			u.migs = append(u.migs, migUnit{h, Identity{ID: id, Name: name, Index: i}})
+		m := &migUnit{id: Identity{ID: id, Index: i}}
+		if at := slices.IndexFunc(known, func(m *migUnit) bool { return m.id.ID == id && m.id.Index == i }); at >= 0 {
+			m = known[at]
+		} else {
+			if m.id.Name, ret = h.GetName(); !u.tookOfInstance(callName, ret) {
+				continue
+			}
+			if u.may(callMIGInstance) {
+				if number, ret := h.GetGpuInstanceId(); u.tookOfInstance(callMIGInstance, ret) {
+					m.instance = some(number)
+				}
+			}
 		}
+		m.handle = h
+		u.migs = append(u.migs, m)
 	}
+}
+
+// tookOfInstance is took for a call on a MIG instance: that one is destroyed
+// meanwhile says nothing of the GPU.
+func (u *nvmlUnit) tookOfInstance(c call, ret nvml.Return) bool {
+	if ret == nvml.ERROR_INVALID_ARGUMENT || ret == nvml.ERROR_NOT_FOUND {
+		return false
+	}
+	return u.took(c, ret)
 }
 
 func (u *nvmlUnit) readSlow(r *raw) {
@@ -564,7 +625,7 @@ func (u *nvmlUnit) readUse(r *raw) {
 			r.Decoder = percent(v)
 		}
 	}
-	r.MemoryUsed, r.MemoryTotal = u.readMemory()
+	r.MemoryUsed, r.MemoryTotal = u.readMemory(u.handle, callMemoryV2, callMemory, u.took)
 	for i, which := range clockTypes {
 		c := callClockGraphics + call(i)
 		if !u.may(c) {
@@ -591,17 +652,17 @@ func (u *nvmlUnit) readUse(r *raw) {
 
 // readMemory leaves out what the driver itself holds, where the library tells
 // it apart.
-func (u *nvmlUnit) readMemory() (used, total Opt[uint64]) {
-	if u.may(callMemoryV2) {
-		if v, ret := u.handle.GetMemoryInfo_v2(); u.took(callMemoryV2, ret) {
+func (u *nvmlUnit) readMemory(of nvml.Device, v2, v1 call, took func(call, nvml.Return) bool) (used, total Opt[uint64]) {
+	if u.may(v2) {
+		if v, ret := of.GetMemoryInfo_v2(); took(v2, ret) {
 			return some(v.Used), some(v.Total)
 		}
-		if u.verdicts[callMemoryV2] != refused {
+		if u.verdicts[v2] != refused {
 			return used, total
 		}
 	}
-	if u.may(callMemory) {
-		if v, ret := u.handle.GetMemoryInfo(); u.took(callMemory, ret) {
+	if u.may(v1) {
+		if v, ret := of.GetMemoryInfo(); took(v1, ret) {
 			return some(v.Used), some(v.Total)
 		}
 	}
@@ -710,62 +771,103 @@ func number(f nvml.FieldValue) uint64 {
 
 func (u *nvmlUnit) readInstances(r *raw) {
 	for _, m := range u.migs {
-		if !u.may(callMemory) {
+		in := Instance{Identity: m.id}
+		in.MemoryUsed, in.MemoryTotal = u.readMemory(m.handle, callMIGMemoryV2, callMIGMemory, u.tookOfInstance)
+		r.Instances = append(r.Instances, in)
+	}
+}
+
+// readProcesses asks each MIG instance for its own, where there are any.
+func (u *nvmlUnit) readProcesses(r *raw) {
+	if len(u.migs) == 0 {
+		if u.may(callProcesses) {
+			if ps, ret := u.handle.GetComputeRunningProcesses(); u.took(callProcesses, ret) {
+				r.Processes = some(processes(nil, ps, ""))
+			}
+		}
+		return
+	}
+	for _, m := range u.migs {
+		if !u.may(callProcesses) {
 			return
 		}
-		// One that was destroyed meanwhile is an error of no importance.
-		if v, ret := m.handle.GetMemoryInfo(); ret == nvml.SUCCESS {
-			r.Instances = append(r.Instances, Instance{Identity: m.id, MemoryUsed: some(v.Used), MemoryTotal: some(v.Total)})
+		if ps, ret := m.handle.GetComputeRunningProcesses(); u.tookOfInstance(callProcesses, ret) {
+			r.Processes = some(processes(r.Processes.V, ps, m.id.ID))
 		}
 	}
 }
 
-func processes(from []nvml.ProcessInfo) []Process {
-	ps := make([]Process, 0, len(from))
+func processes(to []Process, from []nvml.ProcessInfo, instance string) []Process {
 	for _, p := range from {
-		q := Process{PID: int(p.Pid)}
+		q := Process{PID: int(p.Pid), Instance: instance}
 		if p.UsedGpuMemory != math.MaxUint64 { // NVML_VALUE_NOT_AVAILABLE
 			q.Memory = some(p.UsedGpuMemory)
 		}
-		ps = append(ps, q)
+		to = append(to, q)
 	}
-	return ps
+	return to
 }
 
-// readProfile compares a sample with the one before.
-func (u *nvmlUnit) readProfile(r *raw) {
-	if u.profile[0] == nil && !u.allocSamples() || !u.may(callProfileSample) {
+// profiler compares a sample with the one before.
+type profiler struct {
+	samples [2]nvml.GpmSample // the last one and the next
+	at      time.Time         // of the last one; zero without one
+	last    Opt[Profile]
+}
+
+// profileGap is how often the driver refreshes what it samples: two samples that
+// are nearer say nothing.
+const profileGap = 100 * time.Millisecond
+
+func (u *nvmlUnit) readProfiles(r *raw) {
+	if !u.mig {
+		r.Profile = u.profile.read(u, callProfileSample, func(s nvml.GpmSample) nvml.Return { return s.Get(u.handle) })
 		return
 	}
-	if !u.took(callProfileSample, u.profile[1].Get(u.handle)) {
-		return
+	for i, m := range u.migs {
+		if m.instance.OK {
+			r.Instances[i].Profile = m.profile.read(u, callProfileSampleMIG, func(s nvml.GpmSample) nvml.Return { return s.MigGet(u.handle, m.instance.V) })
+		}
 	}
-	u.profile[0], u.profile[1] = u.profile[1], u.profile[0]
-	if !u.sampled { // there is none before
-		u.sampled = true
-		return
+}
+
+func (p *profiler) read(u *nvmlUnit, c call, sample func(nvml.GpmSample) nvml.Return) (profile Opt[Profile]) {
+	now := time.Now()
+	if now.Sub(p.at) < profileGap {
+		return p.last
 	}
-	if !u.may(callProfile) {
-		return
+	p.last = profile
+	if p.samples[0] == nil && !p.alloc(u) || !u.may(c) {
+		return profile
+	}
+	if ret := sample(p.samples[1]); !u.tookOfInstance(c, ret) {
+		return profile
+	}
+	first := p.at.IsZero()
+	p.samples[0], p.samples[1], p.at = p.samples[1], p.samples[0], now
+	if first || !u.may(callProfile) {
+		return profile
 	}
 	ids := [...]nvml.GpmMetricId{nvml.GPM_METRIC_SM_UTIL, nvml.GPM_METRIC_SM_OCCUPANCY, nvml.GPM_METRIC_ANY_TENSOR_UTIL, nvml.GPM_METRIC_DRAM_BW_UTIL}
-	get := &nvml.GpmMetricsGetType{NumMetrics: uint32(len(ids)), Sample1: u.profile[1], Sample2: u.profile[0]}
+	get := &nvml.GpmMetricsGetType{NumMetrics: uint32(len(ids)), Sample1: p.samples[1], Sample2: p.samples[0]}
 	for i, id := range ids {
 		get.Metrics[i].MetricId = uint32(id)
 	}
 	if !u.took(callProfile, u.lib.nvml.GpmMetricsGet(get)) {
-		return
+		return profile
 	}
-	r.Profile = some(Profile{})
-	for i, to := range [...]*Opt[float64]{&r.Profile.V.SM, &r.Profile.V.Occupancy, &r.Profile.V.Tensor, &r.Profile.V.DRAM} {
+	profile.OK = true
+	for i, to := range [...]*Opt[float64]{&profile.V.SM, &profile.V.Occupancy, &profile.V.Tensor, &profile.V.DRAM} {
 		if nvml.Return(get.Metrics[i].NvmlReturn) == nvml.SUCCESS {
 			*to = percent(get.Metrics[i].Value)
 		}
 	}
+	p.last = profile
+	return profile
 }
 
-func (u *nvmlUnit) allocSamples() bool {
-	if u.mig || !u.may(callProfileSupport) {
+func (p *profiler) alloc(u *nvmlUnit) bool {
+	if !u.may(callProfileSupport) {
 		return false
 	}
 	s, ret := u.handle.GpmQueryDeviceSupport()
@@ -776,29 +878,35 @@ func (u *nvmlUnit) allocSamples() bool {
 		u.verdicts[callProfileSupport] = refused
 		return false
 	}
-	for i := range u.profile {
+	for i := range p.samples {
 		if !u.may(callProfileAlloc) {
-			u.freeSamples()
+			p.free(u)
 			return false
 		}
 		sample, ret := u.lib.nvml.GpmSampleAlloc()
 		if !u.took(callProfileAlloc, ret) {
-			u.freeSamples()
+			p.free(u)
 			return false
 		}
-		u.profile[i] = sample
+		p.samples[i] = sample
 	}
 	return true
 }
 
-func (u *nvmlUnit) freeSamples() {
-	for i, s := range u.profile {
+func (p *profiler) free(u *nvmlUnit) {
+	for _, s := range p.samples {
 		if s != nil && !u.lib.missing[callProfileFree] {
 			_ = s.Free()
 		}
-		u.profile[i] = nil
 	}
-	u.sampled = false
+	*p = profiler{}
+}
+
+func (u *nvmlUnit) freeSamples() {
+	u.profile.free(u)
+	for _, m := range u.migs {
+		m.profile.free(u)
+	}
 }
 
 // name is what nvml.h calls a result. The library's own text is not asked for:
@@ -828,7 +936,7 @@ func name(ret nvml.Return) string {
 }
 
 // driverCondition is of all GPUs.
-func driverCondition(ret nvml.Return) error {
+func (l *library) driverCondition(ret nvml.Return) error {
 	c := &condition{code: name(ret), whole: true}
 	switch ret {
 	case nvml.ERROR_LIBRARY_NOT_FOUND:
@@ -836,12 +944,19 @@ func driverCondition(ret nvml.Return) error {
 	case nvml.ERROR_DRIVER_NOT_LOADED:
 		c.text = "the NVIDIA driver's kernel module is not loaded: load it (modprobe nvidia), or mount /dev/nvidiactl and /dev/nvidia* into the container"
 	case nvml.ERROR_LIB_RM_VERSION_MISMATCH:
-		c.text = "the NVIDIA driver was upgraded, and its kernel module and library are of two versions: reload the module or reboot; " +
-			"if nvidia-smi works again and this does not, restart the collector"
+		c.text = "the NVIDIA driver was upgraded, and its kernel module and library are of two versions: reload the module or reboot"
+		if l.replaced() {
+			c.code += " replaced"
+			c.text = "the NVIDIA driver was upgraded: this process keeps the library that it has loaded, which does not fit the kernel module any more, " +
+				"and cannot load the new " + l.file + ": restart the collector"
+		}
 	case nvml.ERROR_NO_PERMISSION:
 		c.text = "no permission to talk to the NVIDIA driver: let the collector's user read and write /dev/nvidiactl and /dev/nvidia*"
 	case nvml.ERROR_OPERATING_SYSTEM:
 		c.text = "the operating system keeps the collector from the NVIDIA driver: allow the devices /dev/nvidia* in its control group"
+	case nvml.ERROR_UNKNOWN:
+		c.text = "the NVIDIA driver answers NVML_ERROR_UNKNOWN: trying again from time to time; a container can lose its GPUs for good " +
+			"when systemd is reloaded on the host, until it is started anew"
 	default:
 		c.text = "the NVIDIA driver answers " + name(ret) + ": trying again from time to time"
 	}
@@ -849,7 +964,7 @@ func driverCondition(ret nvml.Return) error {
 }
 
 // gpuCondition is of one GPU.
-func gpuCondition(ret nvml.Return) error {
+func (l *library) gpuCondition(ret nvml.Return) error {
 	c := &condition{code: name(ret)}
 	switch ret {
 	case nvml.ERROR_GPU_IS_LOST:
@@ -861,7 +976,7 @@ func gpuCondition(ret nvml.Return) error {
 	case nvml.ERROR_INSUFFICIENT_POWER:
 		c.text = "its power cables are not attached properly (NVML_ERROR_INSUFFICIENT_POWER)"
 	case nvml.ERROR_UNINITIALIZED, nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIB_RM_VERSION_MISMATCH:
-		return driverCondition(ret)
+		return l.driverCondition(ret)
 	default:
 		c.text = name(ret)
 	}

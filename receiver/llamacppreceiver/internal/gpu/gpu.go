@@ -89,12 +89,18 @@ type Throttled struct {
 	Sampled bool
 }
 
-// Reading is what one GPU said at one time. Ratios are from 0 to 1, counters are
-// since some time before Look.Start and never go back.
+// Reading is what one GPU said at one time. Ratios are from 0 to 1, counters
+// never go back.
 type Reading struct {
 	Identity
-	At    time.Time
+	At time.Time
+	// Since is the GPU's first reading. What its counters held then has a beginning
+	// that nobody knows.
+	Since time.Time
 	State State
+	// Report tells that it is for this receiver to report the GPU, and for no other.
+	// Instances are always those that this receiver is to report.
+	Report bool
 
 	Utilization, Encoder, Decoder Opt[float64]
 	// MemoryBusy is the share of time in which the memory was read or written.
@@ -119,6 +125,16 @@ type Reading struct {
 	Profile   Opt[Profile]
 }
 
+// Instance is the identity of the MIG instance with a UUID, if it is among them.
+func (r *Reading) Instance(id string) Identity {
+	for _, in := range r.Instances {
+		if in.ID == id {
+			return in.Identity
+		}
+	}
+	return Identity{}
+}
+
 // XID is an error that the driver has reported.
 type XID struct{ Number, Count uint64 }
 
@@ -126,27 +142,55 @@ type XID struct{ Number, Count uint64 }
 type Instance struct {
 	Identity
 	MemoryUsed, MemoryTotal Opt[uint64] // bytes
+	Profile                 Opt[Profile]
 }
 
 // Process is one that computes on a GPU.
 type Process struct {
-	PID    int         // in the host's namespace
-	Memory Opt[uint64] // bytes; unknown in some containers
+	PID      int         // in the host's namespace
+	Memory   Opt[uint64] // bytes; unknown in some containers
+	Instance string      // UUID of the MIG instance that it runs on
 }
 
-// Profile are shares of what the GPU could do, from 0 to 1, since the reading
-// before: GPUs of the Hopper generation and later.
+// Profile are shares of what the GPU, or MIG instance, could do, from 0 to 1,
+// since the reading before: GPUs of the Hopper generation and later.
 type Profile struct{ SM, Occupancy, Tensor, DRAM Opt[float64] }
 
-// Want is what a reading takes in beyond the rest.
+// Want is what a receiver asks for.
 type Want struct {
+	// Devices are those to look at; all by default.
+	Devices []Device
+	// Processes and Profile take in more than the rest.
 	Processes bool
 	Profile   bool
+	// Reports are the metrics that the receiver makes of a GPU, a bit each.
+	Reports uint64
+	// Dedicated is a receiver of GPUs and nothing else.
+	Dedicated bool
+	// Always reports what other receivers report, too.
+	Always bool
+	// Name is the receiver's.
+	Name string
+}
+
+// over tells whether a receiver reports a GPU instead of another that has it,
+// too. A receiver of nothing else goes first, as it is there for that; and one
+// does not stand in for another that makes more of a GPU than itself.
+func (w *Want) over(other *Want) bool {
+	switch {
+	case w.Always || other.Always:
+		return false
+	case w.Dedicated != other.Dedicated:
+		return w.Dedicated
+	}
+	return other.Reports&^w.Reports == 0
 }
 
 // Look is what the GPUs said.
 type Look struct {
-	// Start is before every counter's first reading.
-	Start    time.Time
-	Readings []*Reading // not to be changed, as others may have it too
+	Readings []*Reading // in order of index
+	// Missing are the wanted devices that are not there.
+	Missing []Device
+	// By is another receiver that reports a GPU that is wanted, if one does.
+	By string
 }

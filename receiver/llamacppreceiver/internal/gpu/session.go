@@ -24,6 +24,10 @@ type Options struct {
 	// SlowEvery is how old a value may be that hardly ever changes: limits,
 	// errors, the list of MIG instances; 10s by default.
 	SlowEvery time.Duration
+	// StuckAfter is how long a call may take before that is said; 5s by default, as
+	// the first one takes seconds where the driver lets go of idle GPUs (without
+	// persistence mode).
+	StuckAfter time.Duration
 }
 
 // driver is the library.
@@ -76,6 +80,36 @@ var errGone error = &condition{code: "gone", text: "it is not in the driver's li
 type sayer struct {
 	mu   sync.Mutex
 	logs []*zap.Logger
+	// failing are the calls that have been complained of, by GPU, which outlives a
+	// connection: as long as a GPU is lost, the driver is opened again and again.
+	failing map[failure]bool
+}
+
+type failure struct{ call, gpu string }
+
+// complain logs a failure unless that has been done.
+func (s *sayer) complain(f failure, message string) {
+	s.mu.Lock()
+	known := s.failing[f]
+	if s.failing == nil {
+		s.failing = map[failure]bool{}
+	}
+	s.failing[f] = true
+	s.mu.Unlock()
+	if !known {
+		s.log().Warn(message, zap.String("call", f.call), zap.String("gpu", f.gpu))
+	}
+}
+
+// relent logs that a call works, if a failure of it has been logged.
+func (s *sayer) relent(f failure, message string) {
+	s.mu.Lock()
+	known := s.failing[f]
+	delete(s.failing, f)
+	s.mu.Unlock()
+	if known {
+		s.log().Info(message, zap.String("call", f.call), zap.String("gpu", f.gpu))
+	}
 }
 
 func (s *sayer) add(log *zap.Logger) {
@@ -121,11 +155,12 @@ type session struct {
 
 	mu      sync.Mutex
 	handles map[*Handle]struct{}
-	start   time.Time
+	looking []*Handle     // those that have looked: the dedicated ones, then the others, each in order of the first time
 	round   chan struct{} // closed when a round that has been asked for is over
 	asked   uint64        // rounds
 	served  uint64
 	known   map[string]*device // by UUID
+	slow    slowCall           // under way when a receiver's patience ended
 	stuck   bool               // has been said
 
 	// Of the polling goroutine.
@@ -138,12 +173,22 @@ type session struct {
 	stop    chan struct{} // ends it
 }
 
+// slowCall is a call of the driver, first seen under way at a time.
+type slowCall struct {
+	call string
+	seen time.Time
+}
+
 // device is what is remembered of a GPU for as long as the session lasts.
 type device struct {
 	Identity
 	unit     unit // nil while lost
+	reopened bool // not read since
+	since    time.Time
 	state    State
-	reading  *Reading // the last one
+	reading  *Reading  // the last one
+	reported time.Time // the last one that a receiver reported
+	reports  uint64    // what it made of it
 	slowRead time.Time
 	slow     raw // the last values that hardly ever change
 
@@ -161,12 +206,27 @@ type counter struct {
 }
 
 func (c *counter) take(v uint64) uint64 {
+	return c.takeOf(v, 64, false)
+}
+
+// takeOf is take of a counter that goes back to zero after so many bits, unless
+// it is known that it began anew.
+func (c *counter) takeOf(v uint64, bits int, anew bool) uint64 {
 	if c.seen && v < c.last {
-		c.base += c.last
+		if !anew && bits < 64 && c.last>>bits == 0 {
+			c.base += 1 << bits
+		} else {
+			c.base += c.last
+		}
 	}
 	c.last, c.seen = v, true
 	return c.base + v
 }
+
+// pcieBits is how wide the driver's counters of PCIe are: nvml.h only says that
+// they wrap, and its kernel interface (NV2080_CTRL_BUS_GET_PEX_UTIL_COUNTERS) has
+// 32 bits. One that is found above that does not wrap here.
+const pcieBits = 32
 
 // Handle is one receiver's share of the session.
 type Handle struct {
@@ -174,8 +234,10 @@ type Handle struct {
 	want Want
 	log  *zap.Logger
 	once sync.Once
+	left chan struct{} // closed by Close
 	// given are the times of the readings that it has, by UUID.
-	given map[string]time.Time
+	given  map[string]time.Time
+	looked bool
 }
 
 // Open joins the process's session with the driver, or begins it. It does not
@@ -184,6 +246,7 @@ func Open(log *zap.Logger, want Want, o Options) *Handle {
 	o.RetryMin = cmp.Or(o.RetryMin, time.Second)
 	o.RetryMax = cmp.Or(o.RetryMax, 30*time.Second)
 	o.SlowEvery = cmp.Or(o.SlowEvery, 10*time.Second)
+	o.StuckAfter = cmp.Or(o.StuckAfter, 5*time.Second)
 	sessions.Lock()
 	defer sessions.Unlock()
 	s := sessions.open[o.Library]
@@ -194,7 +257,7 @@ func Open(log *zap.Logger, want Want, o Options) *Handle {
 		sessions.open[o.Library] = s
 		go s.poll()
 	}
-	h := &Handle{s: s, want: want, log: log, given: map[string]time.Time{}}
+	h := &Handle{s: s, want: want, log: log, left: make(chan struct{}), given: map[string]time.Time{}}
 	s.say.add(log)
 	s.mu.Lock()
 	s.handles[h] = struct{}{}
@@ -206,7 +269,6 @@ func newSession(d driver, o Options) *session {
 	s := &session{
 		options: o, driver: d, ended: make(chan struct{}), wake: make(chan struct{}, 1),
 		handles: map[*Handle]struct{}{}, round: make(chan struct{}), known: map[string]*device{},
-		start: time.Now(),
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
@@ -216,14 +278,16 @@ func newSession(d driver, o Options) *session {
 // nothing can end.
 const closePatience = 2 * time.Second
 
-// Close leaves the session; the last one ends it.
+// Close leaves the session and ends Look; the last one ends the session.
 func (h *Handle) Close() {
 	h.once.Do(func() {
 		s := h.s
+		close(h.left)
 		sessions.Lock()
 		s.say.remove(h.log)
 		s.mu.Lock()
 		delete(s.handles, h)
+		s.looking = slices.DeleteFunc(s.looking, func(other *Handle) bool { return other == h })
 		left := len(s.handles)
 		s.mu.Unlock()
 		if left == 0 {
@@ -244,14 +308,28 @@ func (h *Handle) Close() {
 }
 
 // Look reads the GPUs, or takes what another receiver has read no longer than
-// fresh ago. No reading comes twice. It returns within patience: a GPU that has not answered until then
-// is left out.
+// fresh ago. No reading comes twice. It returns within patience: a GPU that has
+// not answered until then is left out.
 func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 	s := h.s
 	since := time.Now().Add(-fresh)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	s.mu.Lock()
+	select {
+	case <-h.left: // it is no candidate for reporting any more
+		s.mu.Unlock()
+		return Look{}
+	default:
+	}
+	if !h.looked {
+		h.looked = true
+		at := slices.IndexFunc(s.looking, func(other *Handle) bool { return h.want.Dedicated && !other.want.Dedicated })
+		if at < 0 {
+			at = len(s.looking)
+		}
+		s.looking = slices.Insert(s.looking, at, h)
+	}
 	if h.all(since) {
 		defer s.mu.Unlock()
 		return h.collect(since)
@@ -275,7 +353,7 @@ func (h *Handle) Look(ctx context.Context, fresh, patience time.Duration) Look {
 			return l
 		case <-ctx.Done():
 			return Look{}
-		case <-s.life.Done():
+		case <-h.left:
 			return Look{}
 		}
 		s.mu.Lock()
@@ -300,17 +378,102 @@ func (h *Handle) all(since time.Time) bool {
 	return len(h.s.known) > 0
 }
 
-// collect takes those readings.
+// collect takes those readings, with what is wanted of them.
 func (h *Handle) collect(since time.Time) Look {
-	l := Look{Start: h.s.start}
+	var l Look
+	wanted := choice(h.want.Devices)
 	for _, d := range h.s.known {
-		if h.isNew(d, since) {
-			h.given[d.ID] = d.reading.At
-			l.Readings = append(l.Readings, d.reading)
+		if !h.isNew(d, since) {
+			continue
+		}
+		h.given[d.ID] = d.reading.At
+		r := *d.reading
+		whole := wanted.gpu(r.Identity)
+		var by *Handle
+		if whole {
+			by = h.insteadOf(func(c choice) bool { return c.gpu(r.Identity) })
+			r.Report = by == nil && !d.reportedFor(h)
+		}
+		r.Instances = nil
+		seen := whole
+		for _, in := range d.reading.Instances {
+			if !wanted.instance(r.Identity, in.Identity) {
+				continue
+			}
+			seen = true
+			other := h.insteadOf(func(c choice) bool { return c.instance(r.Identity, in.Identity) })
+			if other == nil && (r.Report || !whole) {
+				r.Instances = append(r.Instances, in)
+			}
+			by = cmp.Or(by, other)
+		}
+		if !seen {
+			continue
+		}
+		if !whole && r.Processes.OK {
+			r.Processes.V = slices.DeleteFunc(slices.Clone(r.Processes.V), func(p Process) bool {
+				return !wanted.instance(r.Identity, d.reading.Instance(p.Instance))
+			})
+		}
+		l.Readings = append(l.Readings, &r)
+		if by != nil {
+			l.By = by.want.Name
 		}
 	}
 	slices.SortFunc(l.Readings, func(a, b *Reading) int { return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID)) })
+	l.Missing = h.missing()
 	return l
+}
+
+// reportedFor tells whether another receiver has reported the last reading, which
+// is so when a receiver takes over from it. Else this one does.
+func (d *device) reportedFor(h *Handle) bool {
+	if h.want.Always {
+		return false
+	}
+	if d.reported.Equal(d.reading.At) && h.want.Reports&^d.reports == 0 {
+		return true
+	}
+	d.reported, d.reports = d.reading.At, h.want.Reports
+	return false
+}
+
+// insteadOf is the receiver that reports what both have chosen instead of this
+// one; nil if there is none. There is always one that nobody replaces, as `over`
+// and the order of looking, where neither is over the other alone, are an order.
+func (h *Handle) insteadOf(chosen func(choice) bool) *Handle {
+	before := true
+	for _, other := range h.s.looking {
+		if other == h {
+			before = false
+			continue
+		}
+		if other.want.over(&h.want) && (before || !h.want.over(&other.want)) && chosen(other.want.Devices) {
+			return other
+		}
+	}
+	return nil
+}
+
+// missing are the wanted devices that are not there. While a GPU does not answer,
+// nobody knows what it has.
+func (h *Handle) missing() []Device {
+	for _, d := range h.s.known {
+		if d.reading == nil || d.reading.State == Failed {
+			return nil
+		}
+	}
+	if len(h.s.known) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(h.want.Devices), func(w Device) bool {
+		for _, d := range h.s.known {
+			if w.isGPU(d.Identity) || slices.ContainsFunc(d.reading.Instances, func(in Instance) bool { return w.isInstance(d.Identity, in.Identity) }) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // sayStuck says once that a call does not return.
@@ -321,6 +484,12 @@ func (s *session) sayStuck() {
 	call := s.driver.calling()
 	if call == "" {
 		return // it is only slow, with many GPUs
+	}
+	if call != s.slow.call {
+		s.slow = slowCall{call, time.Now()}
+	}
+	if time.Since(s.slow.seen) < s.options.StuckAfter {
+		return
 	}
 	s.stuck = true
 	s.say.log().Warn("the NVIDIA driver does not answer: GPUs that come after this call are not read until it does; "+
@@ -352,7 +521,7 @@ func (s *session) poll() {
 		s.lookAtAll(want)
 
 		s.mu.Lock()
-		s.served = asked
+		s.served, s.slow = asked, slowCall{}
 		if s.stuck {
 			s.stuck = false
 			s.say.log().Info("the NVIDIA driver answers again")
@@ -438,7 +607,7 @@ func (s *session) connect() {
 			d = &device{xids: map[uint64]uint64{}}
 			s.known[id.ID] = d
 		}
-		d.Identity, d.unit, d.slowRead = id, u, time.Time{}
+		d.Identity, d.unit, d.slowRead, d.reopened = id, u, time.Time{}, true
 	}
 	s.mu.Unlock()
 	explained := false
@@ -506,9 +675,11 @@ func (s *session) listen() {
 			if d != nil {
 				d.xids[n]++
 			}
+			first := d != nil && d.xids[n] == 1
 			s.mu.Unlock()
-			if d != nil {
-				s.say.log().Warn("a GPU reports an error: see NVIDIA's catalogue of Xid errors", zap.String("gpu", id), zap.Uint64("xid", n))
+			if first {
+				s.say.log().Warn("a GPU reports an error: see NVIDIA's catalogue of Xid errors; further ones of this number are only counted",
+					zap.String("gpu", id), zap.Uint64("xid", n))
 			}
 		}
 	}(s.stop, s.events)
@@ -540,8 +711,11 @@ func (s *session) lost(d *device, why error) {
 	s.mu.Lock()
 	news := d.state != Failed
 	d.state, d.unit = Failed, nil
-	r := &Reading{Identity: d.Identity, At: time.Now(), State: Failed, XIDs: d.errors()}
-	d.reading = r
+	now := time.Now()
+	if d.since.IsZero() {
+		d.since = now
+	}
+	d.reading = &Reading{Identity: d.Identity, At: now, Since: d.since, State: Failed, XIDs: d.errors()}
 	s.mu.Unlock()
 	if news {
 		s.say.log().Warn("a GPU is lost: "+why.Error(), zap.String("gpu", d.ID), zap.Int("index", d.Index))
@@ -602,11 +776,26 @@ const sampleGap = time.Minute
 
 // takeIn makes the reading from what the driver said.
 func (d *device) takeIn(r *raw) {
+	if d.since.IsZero() {
+		d.since = r.At
+	}
+	r.Since = d.since
+	// The driver is held loaded by a connection; whether it was loaded anew before
+	// this one is seen by its count of energy, which does not wrap.
+	anew := d.reopened
+	d.reopened = false
 	if r.Energy.OK {
+		if d.energy.seen {
+			anew = uint64(r.Energy.V) < d.energy.last
+		}
 		r.Energy.V = float64(d.energy.take(uint64(r.Energy.V))) / 1000
 	}
-	r.Received = d.received.of(r.Received)
-	r.Transmitted = d.transmitted.of(r.Transmitted)
+	if r.Received.OK {
+		r.Received.V = d.received.takeOf(r.Received.V, pcieBits, anew)
+	}
+	if r.Transmitted.OK {
+		r.Transmitted.V = d.transmitted.takeOf(r.Transmitted.V, pcieBits, anew)
+	}
 	r.Corrected = d.corrected.of(r.Corrected)
 	r.Uncorrected = d.uncorrected.of(r.Uncorrected)
 	r.RemappedRows = d.remapped.of(r.remapped)

@@ -4,9 +4,12 @@
 package gpuscraper // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,17 +35,6 @@ type Server interface {
 	Processes() ([]int, error)
 }
 
-// Want is what the scraper needs of each reading. local tells that the memory of
-// a server is to be found.
-func (c *Config) Want(local bool) gpu.Want {
-	m := &c.MetricsBuilderConfig.Metrics
-	return gpu.Want{
-		Processes: local && m.LlamacppGpuMemoryUsage.Enabled || m.NvidiaGpuProcessMemoryUsage.Enabled,
-		Profile: m.NvidiaGpuSmUtilization.Enabled || m.NvidiaGpuSmOccupancy.Enabled ||
-			m.NvidiaGpuTensorUtilization.Enabled || m.NvidiaGpuDramUtilization.Enabled,
-	}
-}
-
 // Scraper turns readings of GPUs into metrics.
 type Scraper struct {
 	cfg    Config
@@ -54,7 +46,8 @@ type Scraper struct {
 	mb     *metadata.MetricsBuilder
 	energy map[string]energy // by UUID
 	names  map[int]string    // of programs, by process
-	warned bool              // of devices that are not there
+	absent string            // devices that are not there, as was said
+	by     string            // the receiver that reports the GPUs, as was said
 	why    string            // the server's memory is not told, as was said
 }
 
@@ -79,23 +72,19 @@ func New(cfg *Config, set receiver.Settings, gpus GPUs, host pcommon.Resource, s
 func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	interval := s.cfg.ControllerConfig.CollectionInterval
 	look := s.gpus.Look(ctx, interval/2, interval)
-	s.mb.Reset(metadata.WithStartTime(pcommon.NewTimestampFromTime(look.Start)))
-	instances := false
-	readings := s.chosen(look.Readings)
-	for _, r := range readings {
+	s.say(look)
+	for _, r := range look.Readings {
+		s.mb.Reset(metadata.WithStartTime(pcommon.NewTimestampFromTime(r.Since)))
 		s.record(r)
-		instances = instances || len(r.Instances) > 0
 	}
-	s.recordProcesses(readings)
+	s.recordProcesses(look.Readings)
 	s.mb.EmitForResource(metadata.WithResource(copyOf(s.host)))
 	if s.server != nil && len(look.Readings) > 0 && s.cfg.MetricsBuilderConfig.Metrics.LlamacppGpuMemoryUsage.Enabled {
-		s.recordServer(readings)
+		s.recordServer(look.Readings)
 		s.mb.EmitForResource(metadata.WithResource(s.of()))
 	}
 	md := s.mb.Emit()
-	if instances {
-		setParents(md, readings)
-	}
+	setParents(md, look.Readings)
 	return md, nil
 }
 
@@ -105,31 +94,17 @@ func copyOf(r pcommon.Resource) pcommon.Resource {
 	return c
 }
 
-// chosen are the readings of the configured GPUs.
-func (s *Scraper) chosen(all []*gpu.Reading) []*gpu.Reading {
-	if len(s.cfg.Devices) == 0 || len(all) == 0 {
-		return all
+// say logs what is news of which GPUs are reported.
+func (s *Scraper) say(look gpu.Look) {
+	if absent := fmt.Sprint(look.Missing); len(look.Missing) > 0 && absent != s.absent {
+		s.absent = absent
+		s.log.Warn("devices of scrapers::gpu::devices are not there: nvidia-smi -L lists those that are", zap.Stringers("devices", look.Missing))
 	}
-	var some []*gpu.Reading
-	found := make([]bool, len(s.cfg.Devices))
-	for _, r := range all {
-		in := false
-		for i, d := range s.cfg.Devices {
-			if d == r.Index || d == r.ID {
-				found[i], in = true, true
-			}
-		}
-		if in {
-			some = append(some, r)
-		}
+	if look.By != "" && look.By != s.by {
+		s.by = look.By
+		s.log.Info("another receiver of this collector reports the GPUs, this one only what its server holds of them: "+
+			"scrapers::gpu::report: always makes it report them, too", zap.String("receiver", look.By))
 	}
-	for i, d := range s.cfg.Devices {
-		if !found[i] && !s.warned {
-			s.warned = true
-			s.log.Warn("a GPU of scrapers::gpu::devices is not there: nvidia-smi -L lists those that are", zap.Any("device", d))
-		}
-	}
-	return some
 }
 
 // point is where and when a value belongs.
@@ -181,6 +156,16 @@ func (p point) double(v gpu.Opt[float64], record func(*metadata.MetricsBuilder, 
 
 func (s *Scraper) record(r *gpu.Reading) {
 	p := point{s.mb, pcommon.NewTimestampFromTime(r.At), r.ID, r.Name}
+	for _, in := range r.Instances {
+		at := point{s.mb, p.at, in.ID, in.Name}
+		s.recordMemory(at, in.MemoryUsed, in.MemoryTotal)
+		at.profile(in.Profile)
+	}
+	mean := s.meanPower(r)
+	if !r.Report {
+		return
+	}
+	p.double(mean, (*metadata.MetricsBuilder).RecordNvidiaGpuPowerMeanDataPoint)
 	for i, name := range stateNames {
 		s.mb.RecordHwStatusDataPoint(p.at, one(r.State == gpu.State(i)), p.id, p.name, name, kind, vendor)
 	}
@@ -222,9 +207,6 @@ func (s *Scraper) recordUse(p point, r *gpu.Reading) {
 	}
 	p.double(r.MemoryBusy, (*metadata.MetricsBuilder).RecordHwGpuMemoryBandwidthUtilizationDataPoint)
 	s.recordMemory(p, r.MemoryUsed, r.MemoryTotal)
-	for _, in := range r.Instances {
-		s.recordMemory(point{s.mb, p.at, in.ID, in.Name}, in.MemoryUsed, in.MemoryTotal)
-	}
 	if r.Received.OK {
 		s.mb.RecordHwGpuIoDataPoint(p.at, int64(r.Received.V), p.id, p.name, kind, vendor, metadata.AttributeNetworkIoDirectionReceive)
 	}
@@ -242,11 +224,15 @@ func (s *Scraper) recordUse(p point, r *gpu.Reading) {
 	if r.PerformanceState.OK {
 		s.mb.RecordNvidiaGpuPerformanceStateDataPoint(p.at, int64(r.PerformanceState.V), p.id, p.name, kind, vendor)
 	}
-	if r.Profile.OK {
-		p.double(r.Profile.V.SM, (*metadata.MetricsBuilder).RecordNvidiaGpuSmUtilizationDataPoint)
-		p.double(r.Profile.V.Occupancy, (*metadata.MetricsBuilder).RecordNvidiaGpuSmOccupancyDataPoint)
-		p.double(r.Profile.V.Tensor, (*metadata.MetricsBuilder).RecordNvidiaGpuTensorUtilizationDataPoint)
-		p.double(r.Profile.V.DRAM, (*metadata.MetricsBuilder).RecordNvidiaGpuDramUtilizationDataPoint)
+	p.profile(r.Profile)
+}
+
+func (p point) profile(v gpu.Opt[gpu.Profile]) {
+	if v.OK {
+		p.double(v.V.SM, (*metadata.MetricsBuilder).RecordNvidiaGpuSmUtilizationDataPoint)
+		p.double(v.V.Occupancy, (*metadata.MetricsBuilder).RecordNvidiaGpuSmOccupancyDataPoint)
+		p.double(v.V.Tensor, (*metadata.MetricsBuilder).RecordNvidiaGpuTensorUtilizationDataPoint)
+		p.double(v.V.DRAM, (*metadata.MetricsBuilder).RecordNvidiaGpuDramUtilizationDataPoint)
 	}
 }
 
@@ -267,15 +253,6 @@ func (s *Scraper) recordPower(p point, r *gpu.Reading) {
 	p.double(r.PowerLimit, (*metadata.MetricsBuilder).RecordNvidiaGpuPowerLimitDataPoint)
 	p.double(r.Energy, (*metadata.MetricsBuilder).RecordHwEnergyDataPoint)
 	p.double(r.Fan, (*metadata.MetricsBuilder).RecordHwFanSpeedRatioDataPoint)
-	if r.Energy.OK {
-		before, ok := s.energy[r.ID]
-		if passed := r.At.Sub(before.at).Seconds(); ok && passed > 0 {
-			s.mb.RecordNvidiaGpuPowerMeanDataPoint(p.at, (r.Energy.V-before.joules)/passed, p.id, p.name, kind, vendor)
-		}
-		s.energy[r.ID] = energy{r.Energy.V, r.At}
-	} else {
-		delete(s.energy, r.ID)
-	}
 	if r.Temperature.OK {
 		s.mb.RecordHwTemperatureDataPoint(p.at, r.Temperature.V, p.id, p.name, metadata.AttributeHwSensorLocationGpu, kind, vendor)
 	}
@@ -287,6 +264,21 @@ func (s *Scraper) recordPower(p point, r *gpu.Reading) {
 			s.mb.RecordHwTemperatureLimitDataPoint(p.at, l.V, p.id, name.limit, p.name, name.sensor, kind, vendor)
 		}
 	}
+}
+
+// meanPower is that since the scrape before, also of one that another receiver
+// reported.
+func (s *Scraper) meanPower(r *gpu.Reading) (mean gpu.Opt[float64]) {
+	if !r.Energy.OK {
+		delete(s.energy, r.ID)
+		return mean
+	}
+	before, ok := s.energy[r.ID]
+	s.energy[r.ID] = energy{r.Energy.V, r.At}
+	if passed := r.At.Sub(before.at).Seconds(); ok && passed > 0 {
+		mean.V, mean.OK = (r.Energy.V-before.joules)/passed, true
+	}
+	return mean
 }
 
 func (s *Scraper) recordThrottling(p point, r *gpu.Reading) {
@@ -313,13 +305,19 @@ func (s *Scraper) recordProcesses(readings []*gpu.Reading) {
 	for _, r := range readings {
 		at := pcommon.NewTimestampFromTime(r.At)
 		for _, p := range r.Processes.V {
+			id, gpuName := r.ID, r.Name
+			if in := r.Instance(p.Instance); in.ID != "" {
+				id, gpuName = in.ID, in.Name
+			} else if !r.Report {
+				continue
+			}
 			name, ok := s.names[p.PID]
 			if !ok {
 				name = program(p.PID)
 			}
 			names[p.PID] = name
 			if p.Memory.OK {
-				s.mb.RecordNvidiaGpuProcessMemoryUsageDataPoint(at, int64(p.Memory.V), r.ID, r.Name, kind, vendor, name, int64(p.PID))
+				s.mb.RecordNvidiaGpuProcessMemoryUsageDataPoint(at, int64(p.Memory.V), id, gpuName, kind, vendor, name, int64(p.PID))
 			}
 		}
 	}
@@ -346,17 +344,16 @@ func (s *Scraper) recordServer(readings []*gpu.Reading) {
 		s.notTold(err.Error())
 		return
 	}
-	used, unknown := false, false
-	told := false
+	answers, told, used, unknown := false, false, false, false
 	for _, r := range readings {
+		answers = answers || r.State != gpu.Failed
 		if !r.Processes.OK {
 			continue
 		}
 		told = true
-		var held uint64
-		here := false
+		held := map[string]uint64{} // by GPU or MIG instance
 		for _, p := range r.Processes.V {
-			if !contains(pids, p.PID) {
+			if !slices.Contains(pids, p.PID) {
 				continue
 			}
 			used = true
@@ -364,14 +361,14 @@ func (s *Scraper) recordServer(readings []*gpu.Reading) {
 				unknown = true
 				continue
 			}
-			here = true
-			held += p.Memory.V
+			held[cmp.Or(p.Instance, r.ID)] += p.Memory.V
 		}
-		if here {
-			s.mb.RecordLlamacppGpuMemoryUsageDataPoint(pcommon.NewTimestampFromTime(r.At), int64(held), r.ID)
+		for id, bytes := range held {
+			s.mb.RecordLlamacppGpuMemoryUsageDataPoint(pcommon.NewTimestampFromTime(r.At), int64(bytes), id)
 		}
 	}
 	switch {
+	case !answers: // which was said
 	case !told:
 		s.notTold("the driver does not list processes")
 	case unknown:
@@ -382,15 +379,6 @@ func (s *Scraper) recordServer(readings []*gpu.Reading) {
 	default:
 		s.notTold("")
 	}
-}
-
-func contains(pids []int, pid int) bool {
-	for _, p := range pids {
-		if p == pid {
-			return true
-		}
-	}
-	return false
 }
 
 // notTold says why the server's memory is not known, when that is news. A server
@@ -415,6 +403,14 @@ func setParents(md pmetric.Metrics, readings []*gpu.Reading) {
 		for _, in := range r.Instances {
 			parents[in.ID] = r.ID
 		}
+		for _, p := range r.Processes.V {
+			if p.Instance != "" {
+				parents[p.Instance] = r.ID
+			}
+		}
+	}
+	if len(parents) == 0 {
+		return
 	}
 	for _, rm := range md.ResourceMetrics().All() {
 		for _, sm := range rm.ScopeMetrics().All() {

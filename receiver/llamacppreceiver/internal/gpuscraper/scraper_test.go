@@ -68,7 +68,7 @@ func newFixture(t testing.TB, gpus int, server Server, change ...func(*Config)) 
 	core, logs := observer.New(zapcore.InfoLevel)
 	set := receivertest.NewNopSettings(receivertest.NopType)
 	set.Logger = zap.New(core)
-	h := gpu.Open(set.Logger, cfg.Want(server != nil), gpu.Options{Library: fake.Path, SlowEvery: time.Nanosecond})
+	h := gpu.Open(set.Logger, cfg.Want("llamacpp", server != nil), gpu.Options{Library: fake.Path, SlowEvery: time.Nanosecond})
 	t.Cleanup(h.Close)
 	return &fixture{New(&cfg, set, always{h}, named("host"), server, func() pcommon.Resource { return named("server") }), t, logs}
 }
@@ -163,6 +163,7 @@ func TestScrape_EveryMetric(t *testing.T) {
 	}
 	f.names = map[int]string{1<<30 + 70: "python3", 70: "llama-server", 71: "llama-server"}
 	f.scrape() // the first samples
+	time.Sleep(150 * time.Millisecond)
 	fake.GPU(0).Energy += 1000
 	compare(t, "two.yaml", f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
 	assert.Empty(t, f.messages())
@@ -183,9 +184,14 @@ func TestScrape_LostGPUSaysOnlyThatItFailed(t *testing.T) {
 }
 
 func TestScrape_MIGInstancesNameTheirGPU(t *testing.T) {
-	f := newFixture(t, 1, nil)
+	f := newFixture(t, 1, &processes{pids: []int{7}}, all)
 	fake.SetInstances(0, 10<<30, 1<<30, 2<<30)
-	compare(t, "mig.yaml", f.scrape())
+	fake.GPU(0).GPM = 1
+	fake.SetProcesses(0, fakenvml.Process{PID: 6, Memory: 1 << 20}, fakenvml.Process{PID: 7, Memory: 1 << 30, Instance: 1})
+	f.names = map[int]string{6: "python3", 7: "llama-server"}
+	f.scrape() // the first samples
+	time.Sleep(150 * time.Millisecond)
+	compare(t, "mig.yaml", f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
 }
 
 func TestScrape_MeanPowerIsFromTheEnergyCounter(t *testing.T) {
@@ -200,7 +206,7 @@ func TestScrape_MeanPowerIsFromTheEnergyCounter(t *testing.T) {
 	seconds := after.Timestamp().AsTime().Sub(before.Timestamp().AsTime()).Seconds()
 	assert.InEpsilon(t, 5/seconds, points(second, "nvidia.gpu.power.mean")[0].DoubleValue(), 1e-3)
 	assert.Equal(t, before.StartTimestamp(), after.StartTimestamp())
-	assert.Less(t, before.StartTimestamp(), before.Timestamp())
+	assert.Equal(t, before.StartTimestamp(), before.Timestamp(), "what came before has no known beginning: it is not to be taken for an increase")
 }
 
 func TestScrape_OnlyTheChosenDevices(t *testing.T) {
@@ -211,7 +217,44 @@ func TestScrape_OnlyTheChosenDevices(t *testing.T) {
 		assert.Equal(t, map[string]int64{fake.UUID(1): 11 << 30, fake.UUID(3): 13 << 30}, ids(points(f.scrape(), "hw.gpu.memory.usage")))
 	}
 	require.Len(t, f.messages(), 1)
-	assert.Contains(t, f.messages()[0], "warn a GPU of scrapers::gpu::devices is not there")
+	assert.Contains(t, f.messages()[0], "warn devices of scrapers::gpu::devices are not there")
+	assert.Equal(t, []any{"9"}, f.logs.All()[0].ContextMap()["devices"])
+}
+
+func TestScrape_DevicesThatAreNotThereAreSaidOnce(t *testing.T) {
+	f := newFixture(t, 1, nil, func(c *Config) { c.Devices = []any{1, "0:0"} })
+	for range 3 {
+		assert.Zero(t, f.scrape().DataPointCount())
+	}
+	require.Len(t, f.messages(), 1)
+	assert.Equal(t, []any{"1", "0:0"}, f.logs.All()[0].ContextMap()["devices"])
+}
+
+// Both scrape the same GPUs, and the second is there for its server.
+func TestScrape_GPUsOfAnotherReceiver(t *testing.T) {
+	first := newFixture(t, 1, nil, all)
+	server := &processes{pids: []int{7}}
+	second := newFixture(t, 1, server, func(c *Config) { c.MetricsBuilderConfig.Metrics.NvidiaGpuProcessMemoryUsage.Enabled = true })
+	fake.SetProcesses(0, fakenvml.Process{PID: 7, Memory: 20})
+	first.scrape()
+	for range 2 {
+		time.Sleep(time.Millisecond)
+		fake.GPU(0).Energy += 1000
+		md := second.scrape()
+		assert.Equal(t, 1, md.DataPointCount())
+		assert.Equal(t, map[string]int64{fake.UUID(0): 20}, ids(points(md, "llamacpp.gpu.memory.usage")))
+	}
+	assert.Equal(t, []string{"info another receiver of this collector reports the GPUs, this one only what its server holds of them: " +
+		"scrapers::gpu::report: always makes it report them, too"}, second.messages())
+	last := points(first.scrape(), "hw.energy")[0]
+	first.gpus.(always).Close()
+	fake.GPU(0).Energy += 1000
+	time.Sleep(time.Millisecond)
+	md := second.scrape()
+	next := points(md, "hw.energy")[0]
+	assert.InDelta(t, last.DoubleValue()+1, next.DoubleValue(), 1e-6)
+	assert.Equal(t, last.StartTimestamp(), next.StartTimestamp())
+	assert.Len(t, points(md, "nvidia.gpu.power.mean"), 1, "since its own scrape before")
 }
 
 func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
@@ -247,6 +290,16 @@ func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
 	}
 }
 
+func TestScrape_ServersMemoryIsNotMissedWhileNoGPUAnswers(t *testing.T) {
+	f := newFixture(t, 1, &processes{pids: []int{7}})
+	fake.SetProcesses(0, fakenvml.Process{PID: 7, Memory: 20})
+	require.Len(t, points(f.scrape(), "llamacpp.gpu.memory.usage"), 1)
+	fake.GPU(0).Lost = fakenvml.GPUIsLost
+	assert.Empty(t, points(f.scrape(), "llamacpp.gpu.memory.usage"))
+	require.Len(t, f.messages(), 1)
+	assert.Contains(t, f.messages()[0], "warn a GPU is lost")
+}
+
 func TestScrape_WithoutGPUsNothingComes(t *testing.T) {
 	f := newFixture(t, 0, &processes{err: errors.New("not asked")})
 	for range 3 {
@@ -263,16 +316,31 @@ func TestProgram(t *testing.T) {
 	assert.Empty(t, program(1<<30))
 }
 
-func TestConfig_Devices(t *testing.T) {
-	for in, want := range map[any]string{0: "", 7: "", "GPU-8f5c": "", -1: "devices", "0x": "devices", 1.5: "devices"} {
+func TestConfig(t *testing.T) {
+	const wanted = "want a GPU's index from 0 or its UUID"
+	for _, tt := range []struct {
+		settings map[string]any
+		want     string // of the error
+	}{
+		{map[string]any{"devices": []any{0, 7, "GPU-8f5c", "MIG-8f5c", "0:0", "1:12"}}, ""},
+		{map[string]any{"devices": []any{-1}}, `"devices": -1: ` + wanted},
+		{map[string]any{"devices": []any{"0x"}}, `"devices": "0x": ` + wanted},
+		{map[string]any{"devices": []any{1.5}}, `"devices": 1.5: ` + wanted},
+		{map[string]any{"devices": []any{"0:1:0"}}, `"devices": "0:1:0": ` + wanted},
+		{map[string]any{"devices": []any{"0:-1"}}, `"devices": "0:-1": ` + wanted},
+		{map[string]any{"devices": []any{"0"}}, `"devices": "0": ` + wanted},
+		{map[string]any{"devices": []any{"MIG-GPU-8f5c/7/0"}}, "the form of drivers before version 470"},
+		{map[string]any{"report": "always"}, ""},
+		{map[string]any{"report": "never"}, `"report": "never": want "once", or "always"`},
+	} {
 		cfg := NewDefaultConfig()
-		require.NoError(t, confmap.NewFromStringMap(map[string]any{"devices": []any{in}}).Unmarshal(&cfg))
+		require.NoError(t, confmap.NewFromStringMap(tt.settings).Unmarshal(&cfg))
 		err := confmap.Validate(&cfg)
-		if want == "" {
+		if tt.want == "" {
 			assert.NoError(t, err)
 			continue
 		}
-		assert.ErrorContains(t, err, want)
+		assert.ErrorContains(t, err, tt.want)
 	}
 }
 

@@ -29,6 +29,9 @@ const (
 	trustFor = time.Minute
 	// lookupPatience is how long the endpoint's name may take to resolve.
 	lookupPatience = time.Second
+	// maxProxies is how many proxies are followed: Docker may run in a container of
+	// Docker's, and a command line can say anything.
+	maxProxies = 3
 )
 
 // Finder finds the processes of one server.
@@ -60,7 +63,7 @@ func New(host string, port int) *Finder {
 func (f *Finder) Processes() ([]int, error) {
 	age := f.now().Sub(f.searched)
 	if f.searched.IsZero() || age >= trustFor || f.err != nil && age >= searchEvery || f.err == nil && !f.alive() {
-		f.found, f.err = f.search()
+		f.found, f.err = f.search(f.host, f.port, maxProxies)
 		f.searched = f.now()
 	}
 	if f.err != nil {
@@ -149,9 +152,9 @@ func (f *Finder) all() []int {
 }
 
 // search finds who listens, in this network namespace or in that of a container
-// that is visible.
-func (f *Finder) search() ([]process, error) {
-	addresses, err := f.addresses()
+// that is visible, and behind Docker's proxy.
+func (f *Finder) search(host string, port uint16, proxies int) ([]process, error) {
+	addresses, err := f.addresses(host)
 	if err != nil {
 		return nil, err
 	}
@@ -162,32 +165,76 @@ func (f *Finder) search() ([]process, error) {
 			continue
 		}
 		here = true
-		inodes := f.listeners(space, local)
+		inodes := f.listeners(space, local, port)
 		if len(inodes) == 0 {
 			continue
 		}
-		return f.owners(inodes)
+		owners, err := f.owners(inodes, port)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range owners {
+			if host, port, ok := f.publishes(p.pid); ok && proxies > 0 {
+				return f.search(host, port, proxies-1)
+			}
+		}
+		return owners, nil
 	}
 	if !here {
-		return nil, fmt.Errorf("%s is no address of this host: its GPU memory is seen by a collector there", f.host)
+		return nil, fmt.Errorf("%s is no address of this host: its GPU memory is seen by a collector there", host)
 	}
-	return nil, fmt.Errorf("no visible process listens on port %d of this host: the server is down, or in a container whose processes this collector does not see", f.port)
+	return nil, fmt.Errorf("no visible process listens on port %d of this host: the server is down, in a container whose processes this collector does not see, "+
+		"or in one whose port the kernel forwards (name the container's own address in endpoint)", port)
 }
 
-func (f *Finder) addresses() ([]netip.Addr, error) {
-	if a, err := netip.ParseAddr(f.host); err == nil {
-		return []netip.Addr{a.Unmap().WithZone("")}, nil
+// publishes tells where a process that is Docker's proxy passes connections on to.
+func (f *Finder) publishes(pid int) (host string, port uint16, ok bool) {
+	line, err := os.ReadFile(f.path(pid, "cmdline"))
+	if err != nil {
+		return "", 0, false
+	}
+	args := strings.Split(string(line), "\x00")
+	if filepath.Base(args[0]) != "docker-proxy" {
+		return "", 0, false
+	}
+	value := func(name string) string {
+		if at := slices.Index(args, name); at >= 0 && at+1 < len(args) {
+			return args[at+1]
+		}
+		return ""
+	}
+	n, err := strconv.ParseUint(value("-container-port"), 10, 16)
+	host = value("-container-ip")
+	return host, uint16(n), err == nil && host != ""
+}
+
+func (f *Finder) addresses(host string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return plain([]netip.Addr{a}), nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lookupPatience)
 	defer cancel()
-	addresses, err := f.lookup(ctx, "ip", f.host)
+	addresses, err := f.lookup(ctx, "ip", host)
 	if err != nil {
 		return nil, fmt.Errorf("the endpoint's host cannot be resolved: %w", err)
 	}
+	return plain(addresses), nil
+}
+
+// plain are addresses as the tables have them. A connection to 0.0.0.0 goes to
+// the loopback address.
+func plain(addresses []netip.Addr) []netip.Addr {
 	for i, a := range addresses {
-		addresses[i] = a.Unmap().WithZone("")
+		a = a.Unmap().WithZone("")
+		switch a {
+		case netip.IPv4Unspecified():
+			a = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		case netip.IPv6Unspecified():
+			a = netip.IPv6Loopback()
+		}
+		addresses[i] = a
 	}
-	return addresses, nil
+	return addresses
 }
 
 // spaces are the folders of network tables, one a namespace, that of this
@@ -236,7 +283,7 @@ func (f *Finder) isLocal(space string, a netip.Addr) bool {
 }
 
 // listeners are the inodes of sockets that accept connections to an address.
-func (f *Finder) listeners(space string, addresses []netip.Addr) map[string]bool {
+func (f *Finder) listeners(space string, addresses []netip.Addr, port uint16) map[string]bool {
 	const listening = "0A"
 	inodes := map[string]bool{}
 	for _, name := range [...]string{"tcp", "tcp6"} {
@@ -249,8 +296,8 @@ func (f *Finder) listeners(space string, addresses []netip.Addr) map[string]bool
 			if len(fields) < 10 || fields[3] != listening {
 				continue
 			}
-			at, port, ok := parseSocket(fields[1])
-			if !ok || port != f.port {
+			at, on, ok := parseSocket(fields[1])
+			if !ok || on != port {
 				continue
 			}
 			if at.IsUnspecified() || slices.Contains(addresses, at.Unmap()) {
@@ -277,14 +324,19 @@ func parseSocket(s string) (netip.Addr, uint16, bool) {
 	return a, uint16(n), ok && err == nil
 }
 
-// owners are the processes that hold one of the sockets open.
-func (f *Finder) owners(inodes map[string]bool) ([]process, error) {
+// owners are the processes that hold one of the sockets open. systemd is none of
+// them: it opens the sockets of services for them, and everything is its child.
+func (f *Finder) owners(inodes map[string]bool, port uint16) ([]process, error) {
 	var owners []process
-	denied := false
+	denied, systemd := false, false
 	for _, pid := range f.all() {
 		holds, err := f.holds(pid, inodes)
 		denied = denied || errors.Is(err, fs.ErrPermission)
 		if !holds {
+			continue
+		}
+		if name, _ := os.ReadFile(f.path(pid, "comm")); pid == 1 && string(name) == "systemd\n" {
+			systemd = true
 			continue
 		}
 		if start, _, ok := f.stat(pid); ok {
@@ -295,10 +347,12 @@ func (f *Finder) owners(inodes map[string]bool) ([]process, error) {
 	case len(owners) > 0:
 		return owners, nil
 	case denied:
-		return nil, fmt.Errorf("the process that listens on port %d is another user's: run the collector as that user, or give it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH", f.port)
+		return nil, fmt.Errorf("the process that listens on port %d is another user's: run the collector as that user, or give it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH", port)
+	case systemd:
+		return nil, fmt.Errorf("systemd listens on port %d until the server is started by the first request", port)
 	}
 	return nil, fmt.Errorf("the process that listens on port %d is not visible: it runs in another process namespace "+
-		"(give this collector the host's: hostPID in Kubernetes, --pid=host in Docker)", f.port)
+		"(give this collector the host's: hostPID in Kubernetes, --pid=host in Docker)", port)
 }
 
 func (f *Finder) holds(pid int, inodes map[string]bool) (bool, error) {

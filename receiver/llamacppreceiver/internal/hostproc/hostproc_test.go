@@ -33,8 +33,8 @@ func TestProcesses_ListenerOfThisHost(t *testing.T) {
 	four := listen(t, "127.0.0.1:0")
 	any6 := listen(t, "[::]:0")
 	for _, f := range []*Finder{
-		New("127.0.0.1", four), New("localhost", four), New("::ffff:127.0.0.1", four),
-		New("127.0.0.1", any6), New("::1", any6),
+		New("127.0.0.1", four), New("localhost", four), New("::ffff:127.0.0.1", four), New("0.0.0.0", four),
+		New("127.0.0.1", any6), New("::1", any6), New("::", any6),
 	} {
 		pids, err := f.Processes()
 		require.NoError(t, err, f.host)
@@ -163,6 +163,72 @@ func TestProcesses_InAContainer(t *testing.T) {
 	f.proc = p.folder
 	_, err = f.Processes()
 	assert.ErrorContains(t, err, "is not visible: it runs in another process namespace")
+}
+
+// A published port: docker-proxy listens on the host, and the server in its
+// container on another port.
+func TestProcesses_BehindDockersProxy(t *testing.T) {
+	p := tables{t, t.TempDir()}
+	p.link("self/ns/net", "net:[1]")
+	p.write("self/net/tcp", header+socket("00000000:1F90", "0A", 5))
+	p.write("self/net/tcp6", header+socket("00000000000000000000000000000000:1F90", "0A", 6))
+	p.process(30, 1, "docker-proxy")
+	p.link("30/ns/net", "net:[1]")
+	p.link("30/fd/4", "socket:[5]")
+	p.write("30/cmdline", strings.Join([]string{
+		"/usr/bin/docker-proxy", "-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", "8080", "-container-ip", "172.17.0.2", "-container-port", "80", "",
+	}, "\x00"))
+	p.link("41/ns/net", "net:[2]")
+	p.write("41/net/fib_trie", trie)
+	p.write("41/net/tcp", header+socket("00000000:0050", "0A", 9))
+	p.process(41, 20, "llama-server")
+	p.link("41/fd/7", "socket:[9]")
+	f := New("127.0.0.1", 8080)
+	f.proc = p.folder
+	pids, err := f.Processes()
+	require.NoError(t, err)
+	assert.Equal(t, []int{41}, pids)
+
+	// The container is there, and its server is not.
+	p.write("41/net/tcp", header)
+	f = New("127.0.0.1", 8080)
+	f.proc = p.folder
+	_, err = f.Processes()
+	assert.ErrorContains(t, err, "no visible process listens on port 80 of")
+}
+
+func TestProcesses_ProxyOfItselfIsNotFollowedForEver(t *testing.T) {
+	p := tables{t, t.TempDir()}
+	p.write("self/net/tcp", header+socket("00000000:1F90", "0A", 5))
+	p.process(30, 1, "docker-proxy")
+	p.link("30/fd/4", "socket:[5]")
+	p.write("30/cmdline", "docker-proxy\x00-container-ip\x00127.0.0.1\x00-container-port\x008080\x00")
+	f := New("127.0.0.1", 8080)
+	f.proc = p.folder
+	pids, err := f.Processes()
+	require.NoError(t, err)
+	assert.Equal(t, []int{30}, pids)
+}
+
+// Everything is a child of process 1.
+func TestProcesses_SystemdsSocketIsThatOfTheService(t *testing.T) {
+	p := tables{t, t.TempDir()}
+	p.write("self/net/tcp", header+socket("0100007F:1F90", "0A", 9))
+	p.process(1, 0, "systemd")
+	p.write("1/comm", "systemd\n")
+	p.link("1/fd/30", "socket:[9]")
+	p.process(50, 1, "other")
+	f := New("127.0.0.1", 8080)
+	f.proc = p.folder
+	_, err := f.Processes()
+	assert.ErrorContains(t, err, "systemd listens on port 8080 until")
+	p.process(41, 1, "llama-server")
+	p.link("41/fd/3", "socket:[9]")
+	f = New("127.0.0.1", 8080)
+	f.proc = p.folder
+	pids, err := f.Processes()
+	require.NoError(t, err)
+	assert.Equal(t, []int{41}, pids)
 }
 
 func TestProcesses_IPv6(t *testing.T) {

@@ -437,7 +437,7 @@ type metricHwEnergy struct {
 // init fills hw.energy metric with initial data.
 func (m *metricHwEnergy) init() {
 	m.data.SetName("hw.energy")
-	m.data.SetDescription("Energy that the GPU has used since the driver was loaded; its rate is the true mean power.")
+	m.data.SetDescription("Energy that the GPU has used since the driver was loaded, and on from there where it is loaded anew; its rate is the true mean power.")
 	m.data.SetUnit("J")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -494,7 +494,7 @@ type metricHwErrors struct {
 // init fills hw.errors metric with initial data.
 func (m *metricHwErrors) init() {
 	m.data.SetName("hw.errors")
-	m.data.SetDescription("Errors by type. Those of memory count from the loading of the driver.")
+	m.data.SetDescription("Errors by type. Those of memory count from the loading of the driver, replaced rows over the life of the GPU.")
 	m.data.SetUnit("{error}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -607,7 +607,7 @@ type metricHwGpuIo struct {
 // init fills hw.gpu.io metric with initial data.
 func (m *metricHwGpuIo) init() {
 	m.data.SetName("hw.gpu.io")
-	m.data.SetDescription("Bytes over PCIe.")
+	m.data.SetDescription("Bytes over PCIe. The driver counts 32 bits of them, so that an interval in which more than 4 GiB pass one way shows too few.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -1171,7 +1171,7 @@ type metricLlamacppGpuMemoryUsage struct {
 // init fills llamacpp.gpu.memory.usage metric with initial data.
 func (m *metricLlamacppGpuMemoryUsage) init() {
 	m.data.SetName("llamacpp.gpu.memory.usage")
-	m.data.SetDescription("GPU memory that the watched server's own process holds, children of a router included, on each GPU that it uses. Only where the server runs on this host and its process can be found.")
+	m.data.SetDescription("GPU memory that the watched server's own process holds, children of a router included, on each GPU that it uses, or MIG instance, which has the GPU's UUID as hw.parent. Only where the server runs on this host and its process can be found.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1337,7 +1337,7 @@ type metricNvidiaGpuDramUtilization struct {
 // init fills nvidia.gpu.dram.utilization metric with initial data.
 func (m *metricNvidiaGpuDramUtilization) init() {
 	m.data.SetName("nvidia.gpu.dram.utilization")
-	m.data.SetDescription("Share of the memory's bandwidth that was used since the scrape before. Hopper and later; not known under MIG.")
+	m.data.SetDescription("Share of the memory's bandwidth that was used since the reading before, of a GPU or MIG instance. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1557,7 +1557,7 @@ type metricNvidiaGpuProcessMemoryUsage struct {
 // init fills nvidia.gpu.process.memory.usage metric with initial data.
 func (m *metricNvidiaGpuProcessMemoryUsage) init() {
 	m.data.SetName("nvidia.gpu.process.memory.usage")
-	m.data.SetDescription("GPU memory that a computing process holds. No point where the driver does not tell, as in some containers.")
+	m.data.SetDescription("GPU memory that a computing process holds, on a GPU or MIG instance. No point where the driver does not tell, as in some containers.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1616,7 +1616,7 @@ type metricNvidiaGpuSmOccupancy struct {
 // init fills nvidia.gpu.sm.occupancy metric with initial data.
 func (m *metricNvidiaGpuSmOccupancy) init() {
 	m.data.SetName("nvidia.gpu.sm.occupancy")
-	m.data.SetDescription("Warps that were active, of what the busy multiprocessors can hold, since the scrape before. Hopper and later; not known under MIG.")
+	m.data.SetDescription("Warps that were active, of all that the multiprocessors can hold, since the reading before, of a GPU or MIG instance. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1671,7 +1671,7 @@ type metricNvidiaGpuSmUtilization struct {
 // init fills nvidia.gpu.sm.utilization metric with initial data.
 func (m *metricNvidiaGpuSmUtilization) init() {
 	m.data.SetName("nvidia.gpu.sm.utilization")
-	m.data.SetDescription("Share of multiprocessors that were busy since the scrape before. Hopper and later; not known under MIG.")
+	m.data.SetDescription("Share of multiprocessors that were busy since the reading before, of a GPU or MIG instance. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1726,7 +1726,7 @@ type metricNvidiaGpuTensorUtilization struct {
 // init fills nvidia.gpu.tensor.utilization metric with initial data.
 func (m *metricNvidiaGpuTensorUtilization) init() {
 	m.data.SetName("nvidia.gpu.tensor.utilization")
-	m.data.SetDescription("Share of time in which multiprocessors used their tensor cores since the scrape before. Hopper and later; not known under MIG.")
+	m.data.SetDescription("Share of time in which multiprocessors used their tensor cores since the reading before, of a GPU or MIG instance. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)

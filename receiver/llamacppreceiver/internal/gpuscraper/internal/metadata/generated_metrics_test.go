@@ -169,7 +169,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.energy"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Energy that the GPU has used since the driver was loaded; its rate is the true mean power.", mi.Description())
+					assert.Equal(t, "Energy that the GPU has used since the driver was loaded, and on from there where it is loaded anew; its rate is the true mean power.", mi.Description())
 					assert.Equal(t, "J", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -195,7 +195,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.errors"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Errors by type. Those of memory count from the loading of the driver.", mi.Description())
+					assert.Equal(t, "Errors by type. Those of memory count from the loading of the driver, replaced rows over the life of the GPU.", mi.Description())
 					assert.Equal(t, "{error}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -248,7 +248,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.io"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Bytes over PCIe.", mi.Description())
+					assert.Equal(t, "Bytes over PCIe. The driver counts 32 bits of them, so that an interval in which more than 4 GiB pass one way shows too few.", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -514,7 +514,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.gpu.memory.usage"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "GPU memory that the watched server's own process holds, children of a router included, on each GPU that it uses. Only where the server runs on this host and its process can be found.", mi.Description())
+					assert.Equal(t, "GPU memory that the watched server's own process holds, children of a router included, on each GPU that it uses, or MIG instance, which has the GPU's UUID as hw.parent. Only where the server runs on this host and its process can be found.", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -585,7 +585,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.dram.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the memory's bandwidth that was used since the scrape before. Hopper and later; not known under MIG.", mi.Description())
+					assert.Equal(t, "Share of the memory's bandwidth that was used since the reading before, of a GPU or MIG instance. Hopper and later.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -681,7 +681,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.process.memory.usage"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "GPU memory that a computing process holds. No point where the driver does not tell, as in some containers.", mi.Description())
+					assert.Equal(t, "GPU memory that a computing process holds, on a GPU or MIG instance. No point where the driver does not tell, as in some containers.", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -713,7 +713,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.sm.occupancy"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Warps that were active, of what the busy multiprocessors can hold, since the scrape before. Hopper and later; not known under MIG.", mi.Description())
+					assert.Equal(t, "Warps that were active, of all that the multiprocessors can hold, since the reading before, of a GPU or MIG instance. Hopper and later.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -737,7 +737,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.sm.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of multiprocessors that were busy since the scrape before. Hopper and later; not known under MIG.", mi.Description())
+					assert.Equal(t, "Share of multiprocessors that were busy since the reading before, of a GPU or MIG instance. Hopper and later.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -761,7 +761,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.tensor.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of time in which multiprocessors used their tensor cores since the scrape before. Hopper and later; not known under MIG.", mi.Description())
+					assert.Equal(t, "Share of time in which multiprocessors used their tensor cores since the reading before, of a GPU or MIG instance. Hopper and later.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
