@@ -126,7 +126,7 @@ func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
 		key := hex.EncodeToString(h[:])
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, r := range sl.LogRecords().All() {
-				s := f.source(key+unit(r.Body()), rl.Resource().Attributes(), now)
+				s := f.source(key+unit(r.Body()), rl.Resource(), now)
 				s.add(r, looked, now)
 				if !s.inBatch {
 					s.inBatch = true
@@ -157,7 +157,7 @@ func unit(body pcommon.Value) string {
 
 // source has one server's records in the order in which they were written: a
 // resource, and in a journal a unit.
-func (f *follower) source(key string, resource pcommon.Map, now time.Time) *source {
+func (f *follower) source(key string, resource pcommon.Resource, now time.Time) *source {
 	s := f.sources[key]
 	if s == nil {
 		if len(f.sources) >= maxSources {
@@ -177,12 +177,12 @@ func (f *follower) question(s *source) {
 	if !s.strange && s.events == 0 && s.records >= strangeRecords {
 		s.strange = true
 		f.log.Warn("no line of these logs is one of llama-server's: check which receiver is connected, and that its operators leave the line as it is",
-			zap.Int("records", s.records), zap.Any("resource", s.attributes.AsRaw()))
+			zap.Int("records", s.records), zap.Any("resource", s.resource.Attributes().AsRaw()))
 	}
 	if s.turns == manyFiles {
 		s.turns++
 		f.log.Warn("lines come from several files in turn, but are followed as the log of one server: give each server's lines a resource of their own, e.g. with service.instance.id",
-			zap.String("file", s.path), zap.Any("resource", s.attributes.AsRaw()))
+			zap.String("file", s.path), zap.Any("resource", s.resource.Attributes().AsRaw()))
 	}
 	if s.url != "" && !s.compared {
 		s.compared = true
@@ -295,7 +295,7 @@ func (f *follower) write(ctx context.Context) error {
 
 func (s *source) marshal() ([]byte, error) {
 	out := storedSource{
-		Attributes: s.attributes.AsRaw(), Tracker: s.tracker, Positions: s.positions,
+		Attributes: s.resource.Attributes().AsRaw(), Tracker: s.tracker, Positions: s.positions,
 		Servers: map[string]storedServer{}, LastRead: s.lastRead,
 	}
 	for name, server := range s.servers {
@@ -352,16 +352,16 @@ func (f *follower) restoreSource(key string, b []byte) (*source, error) {
 	if in.Tracker == nil {
 		return nil, errors.New("no tracker")
 	}
-	attributes := pcommon.NewMap()
+	resource := pcommon.NewResource()
 	for k, v := range in.Attributes { // JSON has no integers
 		if n, ok := v.(float64); ok && n == math.Trunc(n) {
 			in.Attributes[k] = int64(n)
 		}
 	}
-	if err := attributes.FromRaw(in.Attributes); err != nil {
+	if err := resource.Attributes().FromRaw(in.Attributes); err != nil {
 		return nil, err
 	}
-	s := newSource(key, attributes, f.count)
+	s := newSource(key, resource, f.count)
 	s.tracker, s.positions, s.lastRead = in.Tracker, in.Positions, in.LastRead
 	for name, stored := range in.Servers {
 		of := &server{model: name, path: stored.Path}
@@ -369,7 +369,7 @@ func (f *follower) restoreSource(key string, b []byte) (*source, error) {
 			of.stats = f.count()
 			if err := of.stats.restore(stored.Statistics); err != nil {
 				// Which requests were counted still holds.
-				f.log.Warn("the counts stored of a server cannot be used and begin anew", zap.String("server", f.instance(s, of)), zap.Error(err))
+				f.log.Warn("the counts stored of a server cannot be used and begin anew", zap.String("server", f.key(s, of).Instance), zap.Error(err))
 				of.stats = f.count()
 			}
 		}

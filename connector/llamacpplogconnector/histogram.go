@@ -96,6 +96,7 @@ type histogram struct {
 	bounds    []float64 // of fixed buckets
 	counts    []uint64
 	buckets   *structure.Histogram[float64] // instead of them
+	size      int32                         // how many of these there may be
 	count     uint64
 	sum       float64
 	low, high float64
@@ -115,6 +116,7 @@ type exemplar struct {
 func newHistogram(d *distribution, exponential *ExponentialConfig) *histogram {
 	h := &histogram{}
 	if exponential != nil {
+		h.size = exponential.MaxSize
 		h.buckets = structure.NewFloat64(structure.NewConfig(structure.WithMaxSize(exponential.MaxSize)))
 	} else {
 		h.bounds = d.bounds
@@ -222,6 +224,7 @@ type stored struct {
 	Scale       int32  `json:"scale,omitempty"`
 	Offset      int32  `json:"offset,omitempty"`
 	Zero        uint64 `json:"zero,omitempty"`
+	Size        int32  `json:"size,omitempty"` // how many there may be
 }
 
 var _ json.Marshaler = (*histogram)(nil)
@@ -231,7 +234,7 @@ func (h *histogram) MarshalJSON() ([]byte, error) {
 	s := stored{Count: h.count, Sum: h.sum, Low: h.low, High: h.high, Counts: h.counts}
 	if h.buckets != nil {
 		in := h.buckets.Positive()
-		s.Exponential, s.Scale, s.Offset, s.Zero = true, h.buckets.Scale(), in.Offset(), h.buckets.ZeroCount()
+		s.Exponential, s.Scale, s.Offset, s.Zero, s.Size = true, h.buckets.Scale(), in.Offset(), h.buckets.ZeroCount(), h.size
 		for i := range in.Len() {
 			s.Counts = append(s.Counts, in.At(i))
 		}
@@ -247,7 +250,7 @@ func (h *histogram) restore(b []byte) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return err
 	}
-	if s.Exponential != (h.buckets != nil) || !s.Exponential && len(s.Counts) != len(h.counts) {
+	if s.Exponential != (h.buckets != nil) || s.Size != h.size || !s.Exponential && len(s.Counts) != len(h.counts) {
 		return errOtherBuckets
 	}
 	h.count, h.sum, h.low, h.high = s.Count, s.Sum, s.Low, s.High
@@ -257,8 +260,17 @@ func (h *histogram) restore(b []byte) error {
 	}
 	h.buckets.UpdateByIncr(0, s.Zero)
 	for i, n := range s.Counts {
-		if n > 0 { // the middle of the bucket, on the scale on which it was
-			h.buckets.UpdateByIncr(math.Exp2((float64(s.Offset)+float64(i)+0.5)*math.Exp2(-float64(s.Scale))), n)
+		// A value within the bucket, on the scale on which it was. The first and
+		// the last lie outwards, so that a finer scale, which would be taken for
+		// a reset, fits no better than it did.
+		within := 0.5
+		if i == 0 {
+			within = 0.25
+		} else if i == len(s.Counts)-1 {
+			within = 0.75
+		}
+		if n > 0 {
+			h.buckets.UpdateByIncr(math.Exp2((float64(s.Offset)+float64(i)+within)*math.Exp2(-float64(s.Scale))), n)
 		}
 	}
 	return nil

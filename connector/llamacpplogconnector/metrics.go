@@ -84,18 +84,19 @@ func (c *metricsConnector) Shutdown(ctx context.Context) error {
 func (c *metricsConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.read(ld, func(s *source) {
+	c.read(ld, time.Now(), func(s *source) {
 		for _, r := range s.ended {
 			of := s.server(r.Process)
 			var e *exemplar
 			if c.cfg.Exemplars.Enabled {
-				id := newSpanIDs(c.key(s, of).Instance, r)
+				id := newSpanIDs(s, r)
 				e = &exemplar{at: r.Process.Wall.At(r.Ended), trace: id.trace, span: id.request, slot: r.Slot, task: r.Task}
 			}
 			of.stats.ended(r, e)
 		}
 	})
-	return c.store(ctx)
+	c.store(ctx)
+	return nil
 }
 
 func (c *metricsConnector) flush(ctx context.Context) {
@@ -129,10 +130,13 @@ func (c *metricsConnector) emit(now time.Time) pmetric.Metrics {
 
 func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timestamp) pmetric.Metrics {
 	st := of.stats
-	mb := metadata.NewMetricsBuilder(
-		metadata.MetricsBuilderConfig{Metrics: c.cfg.Metrics.MetricsConfig, ResourceAttributes: c.cfg.ResourceAttributes},
-		c.set, metadata.WithStartTime(st.Start),
-	)
+	if of.builder == nil {
+		of.builder = metadata.NewMetricsBuilder(
+			metadata.MetricsBuilderConfig{Metrics: c.cfg.Metrics.MetricsConfig, ResourceAttributes: c.cfg.ResourceAttributes},
+			c.set, metadata.WithStartTime(st.Start),
+		)
+	}
+	mb := of.builder
 	// A router serves nothing itself: its children do.
 	serves := of.model != "" || len(s.servers) == 1 || st.Requests != [requests.Outcomes]int64{}
 	if serves {

@@ -4,7 +4,6 @@
 package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
 
 import (
-	"bytes"
 	"os"
 	"slices"
 	"time"
@@ -89,16 +88,23 @@ func (p *positions) seen(f *file, path string, offset int64, record string) bool
 	return false
 }
 
-// holds says whether the record is still where it was. Sources trim white
-// space at its beginning.
+// maxLead bounds what a line has in front of its record: white space that the
+// source trimmed, or what a container's runtime puts there.
+const maxLead = 256
+
+// holds says whether the record is still where it was.
 func (p position) holds(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	b := make([]byte, p.Length+64)
+	b := make([]byte, p.Length+maxLead)
 	n, _ := f.ReadAt(b, p.Offset)
-	b = bytes.TrimLeft(b[:n], " \t\r\n")
-	return len(b) >= p.Length && xxhash.Sum64(b[:p.Length]) == p.Hash
+	for b = b[:n]; len(b) >= p.Length; b = b[1:] {
+		if xxhash.Sum64(b[:p.Length]) == p.Hash {
+			return true
+		}
+	}
+	return false
 }

@@ -21,24 +21,36 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
 )
 
+const (
+	// maxServers bounds the models of one router, against a log without the
+	// lines that say which child serves which.
+	maxServers  = 256
+	otherServer = "other"
+)
+
 // source is the log of one server, which may be a router: all records of one
 // resource.
 type source struct {
-	resource   pcommon.Resource // of the records
-	parser     serverlog.Parser
-	tracker    *requests.Tracker
-	positions  positions
-	servers    map[string]*server // by model in router mode, else ""
-	count      func() *statistics // of a new server; nil where nothing is counted
-	lastRecord time.Time
+	key       string           // in storage, and of span ids
+	resource  pcommon.Resource // of the records
+	parser    serverlog.Parser
+	tracker   *requests.Tracker
+	positions positions
+	servers   map[string]*server // by model in router mode, else ""
+	count     func() *statistics // of a new server; nil where nothing is counted
+	lastRead  time.Time
+	written   time.Time // the latest bound of when a record was
 
 	// ended are the requests that ended in the batch at hand.
 	ended []*requests.Request
 
-	inBatch         bool // has records in the batch at hand
-	records, events int  // until it is clear that this is a llama-server's log
-	told            bool // or is not
-	listens         func(url string)
+	inBatch         bool   // has records in the batch at hand
+	records, events int    // to find out whether this is a llama-server's log
+	strange         bool   // it was told that it is not
+	path            string // of the file of the last record
+	turns           int    // how often that was another one
+	url             string // at which the server says that it listens
+	compared        bool   // with what the server is called
 }
 
 // server is what has a resource of its own: a server, or a model of a router.
@@ -47,11 +59,13 @@ type server struct {
 	path  string // of the model's file
 	stats *statistics
 
-	key serverresource.Key // once it was needed
+	key     serverresource.Key       // once it was needed
+	builder *metadata.MetricsBuilder // likewise
 }
 
-func newSource(resource pcommon.Resource, count func() *statistics) *source {
+func newSource(key string, resource pcommon.Resource, count func() *statistics) *source {
 	s := &source{
+		key:      key,
 		resource: pcommon.NewResource(),
 		tracker:  requests.NewTracker(count == nil),
 		servers:  map[string]*server{},
@@ -62,19 +76,26 @@ func newSource(resource pcommon.Resource, count func() *statistics) *source {
 }
 
 // add takes in one record.
-func (s *source) add(r plog.LogRecord, looked files) {
+func (s *source) add(r plog.LogRecord, looked files, now time.Time) {
 	text := body(r.Body())
 	if text == "" {
 		return
 	}
-	observed := r.ObservedTimestamp().AsTime()
+	observed := now
+	if t := r.ObservedTimestamp(); t != 0 {
+		observed = t.AsTime()
+	}
 	written := observed
 	if t := r.Timestamp(); t != 0 {
 		written = t.AsTime()
 	}
 	if p, ok := r.Attributes().Get("log.file.path"); ok {
-		f := looked.get(p.Str())
-		if offset, ok := r.Attributes().Get("log.file.record_offset"); ok && s.positions.seen(f, p.Str(), offset.Int(), text) {
+		if s.path != p.Str() {
+			s.path = p.Str()
+			s.turns++
+		}
+		f := looked.get(s.path)
+		if offset, ok := r.Attributes().Get("log.file.record_offset"); ok && s.positions.seen(f, s.path, offset.Int(), text) {
 			return
 		}
 		// A source that polls reads a line long after it was written, but the
@@ -83,8 +104,8 @@ func (s *source) add(r plog.LogRecord, looked files) {
 			written = f.modified
 		}
 	}
-	if written.After(s.lastRecord) {
-		s.lastRecord = written
+	if written.After(s.written) {
+		s.written = written
 	}
 	s.records++
 	s.parser.Parse(text, func(e *serverlog.Event) {
@@ -125,6 +146,10 @@ func (s *source) server(p *requests.Process) *server {
 		}
 	}
 	found := s.servers[name]
+	if found == nil && len(s.servers) >= maxServers {
+		name = otherServer
+		found = s.servers[name]
+	}
 	if found == nil {
 		found = &server{model: name}
 		if s.count != nil {
@@ -265,7 +290,7 @@ func (s *source) Logged(p *requests.Process, severity serverlog.Severity, area s
 
 // Listening implements requests.Handler.
 func (s *source) Listening(p *requests.Process, url string) {
-	if p.Child == 0 && s.listens != nil {
-		s.listens(url)
+	if p.Child == 0 {
+		s.url = url
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/connector"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
@@ -48,8 +47,9 @@ func newTracesConnector(cfg *Config, set connector.Settings, next consumer.Trace
 func (c *tracesConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.expire(time.Now())
-	c.read(ld, func(s *source) {
+	now := time.Now()
+	c.expire(now)
+	c.read(ld, now, func(s *source) {
 		byServer := map[*server]ptrace.SpanSlice{}
 		for _, r := range s.ended {
 			of := s.server(r.Process)
@@ -61,22 +61,48 @@ func (c *tracesConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 			c.trace(s, of, r, spans)
 		}
 	})
-	if c.pending.SpanCount() > 0 {
-		if err := c.to.ConsumeTraces(ctx, c.pending); err != nil && !consumererror.IsPermanent(err) {
-			if n := c.pending.SpanCount(); n > maxPending {
-				c.log.Error("spans are lost: they have been refused for too long", zap.Int("spans", n), zap.Error(err))
-				c.pending = ptrace.NewTraces()
-			}
-			return err
-		} else if err != nil {
-			c.log.Error("spans are lost: they were refused for good", zap.Int("spans", c.pending.SpanCount()), zap.Error(err))
+	if err := c.send(ctx); err != nil {
+		if n := c.pending.SpanCount(); n > maxPending {
+			c.log.Error("spans are lost: they have been refused for too long", zap.Int("spans", n), zap.Error(err))
+			c.pending = ptrace.NewTraces()
 		}
-		c.pending = ptrace.NewTraces()
+		return err
 	}
-	return c.store(ctx)
+	c.store(ctx)
+	return nil
 }
 
-var _ component.Component = (*tracesConnector)(nil)
+// Shutdown implements component.Component. What is still refused then is not
+// noted as done: its logs may be read again.
+func (c *tracesConnector) Shutdown(ctx context.Context) error {
+	c.mu.Lock()
+	if err := c.send(ctx); err != nil {
+		c.log.Error("spans are lost, unless their logs are read again: they are refused", zap.Int("spans", c.pending.SpanCount()), zap.Error(err))
+		clear(c.changed)
+	}
+	c.mu.Unlock()
+	return c.follower.Shutdown(ctx)
+}
+
+// send hands on the spans that wait. They go on waiting if they are refused,
+// unless for good.
+func (c *tracesConnector) send(ctx context.Context) error {
+	if c.pending.SpanCount() == 0 {
+		return nil
+	}
+	// A copy: who refuses spans may have changed them before, or made them read-only.
+	sent := ptrace.NewTraces()
+	c.pending.CopyTo(sent)
+	err := c.to.ConsumeTraces(ctx, sent)
+	if err != nil && !consumererror.IsPermanent(err) {
+		return err
+	}
+	if err != nil {
+		c.log.Error("spans are lost: they were refused for good", zap.Int("spans", c.pending.SpanCount()), zap.Error(err))
+	}
+	c.pending = ptrace.NewTraces()
+	return nil
+}
 
 // spans is where those of a server go.
 func (c *tracesConnector) spans(s *source, of *server) ptrace.SpanSlice {
@@ -96,10 +122,11 @@ type spanIDs struct {
 
 // newSpanIDs derives them from what tells a request from all others, so that
 // metrics and traces agree on them, and a span that is made again after a
-// restart replaces the first one.
-func newSpanIDs(instance string, r *requests.Request) spanIDs {
+// restart replaces the first one. The name of the server would not be enough:
+// by default that of all hosts is the same.
+func newSpanIDs(s *source, r *requests.Request) spanIDs {
 	h := sha512.New()
-	fmt.Fprint(h, instance, "|", r.Process.Child, "|", r.Process.Began, "|", r.Task, "|", r.Launched, "|", r.Ended)
+	fmt.Fprint(h, s.key, "|", r.Process.Child, "|", r.Process.Began, "|", r.Task, "|", r.Launched, "|", r.Ended)
 	if !r.Process.Clocked {
 		fmt.Fprint(h, "|", r.Process.Wall.At(r.Launched).UnixNano())
 	}
@@ -115,7 +142,7 @@ func newSpanIDs(instance string, r *requests.Request) spanIDs {
 
 // trace adds the spans of a request.
 func (c *tracesConnector) trace(s *source, of *server, r *requests.Request, to ptrace.SpanSlice) {
-	ids := newSpanIDs(c.key(s, of).Instance, r)
+	ids := newSpanIDs(s, r)
 	at := func(clock time.Duration) pcommon.Timestamp {
 		return pcommon.NewTimestampFromTime(r.Process.Wall.At(clock))
 	}
