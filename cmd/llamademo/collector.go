@@ -41,7 +41,7 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	cmd := exec.Command(o.collector, "--config", o.config) //nolint:gosec,noctx // The user names the program.
 	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, metrics, health, telemetry)
 	cmd.Env = append(cmd.Env, environment...)
-	p, err := startProcess(cmd)
+	p, err := startProcess(cmd, nil)
 	if err != nil {
 		return nil, fmt.Errorf("start the collector: %w", err)
 	}

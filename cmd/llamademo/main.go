@@ -96,6 +96,9 @@ func run(ctx context.Context, o options, out io.Writer) error {
 		environment = append(environment, variable)
 		fmt.Fprintln(out, "gpu        simulated, with made-up numbers (DEMO_GPU=1)")
 	}
+	if server.log != "" {
+		environment = append(environment, "LLAMACPP_LOG="+server.log)
+	}
 	collector, err := startCollector(ctx, client, o, server.url, environment)
 	if err != nil {
 		return orNil(ctx, err)

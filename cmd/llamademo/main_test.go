@@ -158,7 +158,7 @@ func TestVerdict(t *testing.T) {
 }
 
 func TestProcess_IsKilledOnlyWhenItDoesNotStop(t *testing.T) {
-	p, err := startProcess(exec.Command("sh", "-c", "trap 'echo bye; exit 0' TERM; echo hello; while :; do sleep 0.05; done"))
+	p, err := startProcess(exec.Command("sh", "-c", "trap 'echo bye; exit 0' TERM; echo hello; while :; do sleep 0.05; done"), nil)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return p.output.String() == "  hello" }, 5*time.Second, 10*time.Millisecond)
 	p.stop()

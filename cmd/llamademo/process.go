@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -25,9 +26,15 @@ type process struct {
 	output *tail
 }
 
-func startProcess(cmd *exec.Cmd) (*process, error) {
+// startProcess starts a program and keeps the end of its output, and all of it
+// in log, unless that is nil.
+func startProcess(cmd *exec.Cmd, log io.Writer) (*process, error) {
 	p := &process{cmd: cmd, exited: make(chan struct{}), output: &tail{}}
-	cmd.Stdout, cmd.Stderr = p.output, p.output
+	var output io.Writer = p.output
+	if log != nil {
+		output = io.MultiWriter(p.output, log)
+	}
+	cmd.Stdout, cmd.Stderr = output, output
 	// A grandchild that keeps the output open does not hold the end back.
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {

@@ -25,6 +25,7 @@ type server struct {
 	what   string
 	exited <-chan struct{} // nil, which never ends, where it is not ours
 	output *tail
+	log    string // the file with its log, "" where it is not ours
 	stop   func()
 }
 
@@ -115,14 +116,22 @@ func (c chooser) startLlamaServer(ctx context.Context, program, model string) (*
 	if key != "" {
 		args = append(args, "--api-key", key)
 	}
-	// Not bound to ctx, which would kill it: stop ends it in order.
-	p, err := startProcess(exec.Command(program, args...)) //nolint:gosec,noctx // The user names the model.
+	log, err := os.CreateTemp("", "llama-server-*.log")
 	if err != nil {
+		return nil, fmt.Errorf("start llama-server: %w", err)
+	}
+	// Nothing is to be done where the end of a temporary file fails.
+	removeLog := func() { _, _ = log.Close(), os.Remove(log.Name()) }
+	// Not bound to ctx, which would kill it: stop ends it in order.
+	p, err := startProcess(exec.Command(program, args...), log) //nolint:gosec,noctx // The user names the model.
+	if err != nil {
+		removeLog()
 		return nil, fmt.Errorf("start llama-server: %w", err)
 	}
 	url := "http://127.0.0.1:" + port
 	if err := waitReady(ctx, c.client, p, url+"/health", 5*time.Minute); err != nil {
 		p.stop()
+		removeLog()
 		return nil, fmt.Errorf("llama-server did not get ready: %w; its last words:\n%s", err, p.output)
 	}
 	return &server{
@@ -130,7 +139,8 @@ func (c chooser) startLlamaServer(ctx context.Context, program, model string) (*
 		what:   "llama-server from PATH with " + model,
 		exited: p.exited,
 		output: p.output,
-		stop:   p.stop,
+		log:    log.Name(),
+		stop:   func() { p.stop(); removeLog() },
 	}, nil
 }
 

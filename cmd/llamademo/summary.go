@@ -7,8 +7,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +32,7 @@ type sample struct {
 	gpus                  int
 	gpu                   float64 // 0 to 1, of the busiest GPU
 	power, gpuMemory      float64 // W and bytes, of all GPUs
+	duration, firstToken  latency // of requests in the server's log
 }
 
 func readSample(ctx context.Context, client *http.Client, url string) (sample, error) {
@@ -80,6 +84,8 @@ func parseSample(r io.Reader) (sample, error) {
 			s.gpu = max(s.gpu, valueOf(m))
 		}
 	}
+	s.duration = latencyOf(families["gen_ai_server_request_duration_seconds"])
+	s.firstToken = latencyOf(families["gen_ai_server_time_to_first_token_seconds"])
 	s.gpus = len(families["hw_gpu_memory_limit_bytes"].GetMetric())
 	s.power = sum("hw_power_watts", "", "")
 	s.gpuMemory = sum("hw_gpu_memory_usage_bytes", "", "")
@@ -89,6 +95,54 @@ func parseSample(r io.Reader) (sample, error) {
 		}
 	}
 	return s, nil
+}
+
+// latency is a distribution: how many took at most so many seconds, by seconds.
+type latency map[float64]uint64
+
+// latencyOf adds up the series of requests that completed.
+func latencyOf(family *dto.MetricFamily) latency {
+	l := latency{}
+	for _, m := range family.GetMetric() {
+		if labelOf(m, "error_type") != "" {
+			continue
+		}
+		for _, b := range m.GetHistogram().GetBucket() {
+			l[b.GetUpperBound()] += b.GetCumulativeCount()
+		}
+	}
+	return l
+}
+
+// quantile is that of Prometheus' histogram_quantile, in seconds; NaN without any request.
+func (l latency) quantile(q float64) float64 {
+	bounds := slices.Sorted(maps.Keys(l))
+	if len(bounds) == 0 || l[bounds[len(bounds)-1]] == 0 {
+		return math.NaN()
+	}
+	rank := q * float64(l[bounds[len(bounds)-1]])
+	low, below := 0.0, 0.0
+	for _, bound := range bounds {
+		n := float64(l[bound])
+		switch {
+		case n < rank:
+			low, below = bound, n
+		case math.IsInf(bound, 1):
+			return low
+		default:
+			return low + (bound-low)*(rank-below)/(n-below)
+		}
+	}
+	return low
+}
+
+// String is empty without any request.
+func (l latency) String() string {
+	p50 := l.quantile(0.5)
+	if math.IsNaN(p50) {
+		return ""
+	}
+	return fmt.Sprintf("P50 %.3f s P95 %.3f s", p50, l.quantile(0.95))
 }
 
 func labelOf(m *dto.Metric, name string) string {
@@ -175,6 +229,12 @@ func (s summary) fields() []string {
 		fmt.Sprintf("requests %.0f running %.0f waiting", s.processing, s.deferred),
 		fmt.Sprintf("slots %.0f idle %.0f prompt %.0f generating", s.idle, s.prompt, s.working),
 		fmt.Sprintf("context %.0f %%", 100*s.context),
+	}
+	if text := s.duration.String(); text != "" {
+		if first := s.firstToken.String(); first != "" {
+			text += ", first token " + first
+		}
+		fields = append(fields, "latency "+text)
 	}
 	if s.gpus > 0 {
 		fields = append(fields, fmt.Sprintf("gpu %.0f %% of the time, %.0f W, %.1f GiB", 100*s.gpu, s.power, s.gpuMemory/(1<<30)))

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const exposition = `# TYPE hw_gpu_memory_limit_bytes gauge
+const exposition = `# TYPE gen_ai_server_request_duration_seconds histogram
+gen_ai_server_request_duration_seconds_bucket{instance="h:1/a",le="1"} 2
+gen_ai_server_request_duration_seconds_bucket{instance="h:1/a",le="2"} 3
+gen_ai_server_request_duration_seconds_bucket{instance="h:1/a",le="+Inf"} 4
+gen_ai_server_request_duration_seconds_sum{instance="h:1/a"} 9
+gen_ai_server_request_duration_seconds_count{instance="h:1/a"} 4
+gen_ai_server_request_duration_seconds_bucket{instance="h:1/b",le="1"} 2
+gen_ai_server_request_duration_seconds_bucket{instance="h:1/b",le="2"} 2
+gen_ai_server_request_duration_seconds_bucket{instance="h:1/b",le="+Inf"} 2
+gen_ai_server_request_duration_seconds_sum{instance="h:1/b"} 1
+gen_ai_server_request_duration_seconds_count{instance="h:1/b"} 2
+gen_ai_server_request_duration_seconds_bucket{error_type="cancelled",instance="h:1/b",le="1"} 7
+gen_ai_server_request_duration_seconds_bucket{error_type="cancelled",instance="h:1/b",le="+Inf"} 7
+gen_ai_server_request_duration_seconds_sum{error_type="cancelled",instance="h:1/b"} 1
+gen_ai_server_request_duration_seconds_count{error_type="cancelled",instance="h:1/b"} 7
+# TYPE hw_gpu_memory_limit_bytes gauge
 hw_gpu_memory_limit_bytes{hw_id="GPU-1"} 8e10
 hw_gpu_memory_limit_bytes{hw_id="GPU-2"} 8e10
 # TYPE hw_gpu_memory_usage_bytes gauge
@@ -62,7 +78,17 @@ func TestParseSample_AddsUpTheModelsOfARouter(t *testing.T) {
 		idle: 1, prompt: 1, working: 2,
 		context: 0.5,
 		gpus:    2, gpu: 0.75, power: 500, gpuMemory: 3e10,
+		duration: latency{1: 4, 2: 5, math.Inf(1): 6}, firstToken: latency{},
 	}, got)
+}
+
+func TestLatency_QuantilesAreThoseOfPrometheus(t *testing.T) {
+	l := latency{1: 4, 2: 5, math.Inf(1): 6}
+	assert.InDelta(t, 0.75, l.quantile(0.5), 1e-9, "the third of four within the first second")
+	assert.InDelta(t, 1.4, l.quantile(0.73333333333), 1e-6)
+	assert.InDelta(t, 2, l.quantile(0.99), 1e-9, "beyond the last bound nothing is known")
+	assert.True(t, math.IsNaN(latency{1: 0, math.Inf(1): 0}.quantile(0.5)))
+	assert.True(t, math.IsNaN(latency{}.quantile(0.5)))
 }
 
 func TestParseSample_RefusesWhatIsNoExposition(t *testing.T) {
@@ -113,7 +139,7 @@ func TestDisplay_PrintsALineASummaryWhereThereIsNoTerminal(t *testing.T) {
 	d.show(summary{sample: s, decodedRate: 12.34, promptRate: 5, cacheRatio: 0.75}, true)
 	assert.Equal(t, "waiting for the first scrape\n"+
 		"state ok | decoding 12.3 tok/s | prompts 5.0 tok/s, 75 % cached | requests 4 running 2 waiting | "+
-		"slots 1 idle 1 prompt 2 generating | context 50 % | "+
+		"slots 1 idle 1 prompt 2 generating | context 50 % | latency P50 0.750 s P95 2.000 s | "+
 		"gpu 75 % of the time, 500 W, 27.9 GiB\n", out.String())
 }
 
