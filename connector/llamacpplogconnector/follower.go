@@ -139,6 +139,9 @@ func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
 	for _, s := range had {
 		f.question(s)
 		s.tracker.Settle(s.written, s)
+		for _, p := range s.tracker.Processes {
+			s.server(p) // also one that has nothing to count yet
+		}
 		each(s)
 		clear(s.ended)
 		s.ended, s.inBatch = s.ended[:0], false

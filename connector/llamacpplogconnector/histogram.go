@@ -6,7 +6,9 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
+	"slices"
 	"sort"
 	"time"
 
@@ -197,7 +199,8 @@ func (h *histogram) emit(m pmetric.Metric, start, now pcommon.Timestamp, attribu
 }
 
 func (h *histogram) emitExemplars(to pmetric.ExemplarSlice, now time.Time) {
-	for place, e := range h.exemplars {
+	for _, place := range slices.Sorted(maps.Keys(h.exemplars)) {
+		e := h.exemplars[place]
 		if now.Sub(e.at) > exemplarLife {
 			delete(h.exemplars, place)
 			continue

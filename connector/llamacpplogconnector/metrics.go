@@ -105,7 +105,7 @@ func (c *metricsConnector) flush(ctx context.Context) {
 	c.expire(now)
 	md := c.emit(now)
 	c.mu.Unlock()
-	if md.ResourceMetrics().Len() == 0 {
+	if md.MetricCount() == 0 {
 		return
 	}
 	err := c.to.ConsumeMetrics(ctx, md)

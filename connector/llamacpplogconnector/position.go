@@ -6,6 +6,7 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 import (
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -40,9 +41,14 @@ type positions []position
 type files map[string]*file
 
 type file struct {
+	path     string
 	id       fileID
+	size     int64
 	modified time.Time
 	ok       bool // whether it is a file of this machine that can be looked at
+	// last is what the processes' clocks, by child, show at the end of the file.
+	// nil as long as nobody had to know.
+	last map[int]time.Duration
 	// repeats says whether the position still holds: its record is still in the
 	// file. nil as long as nobody had to know.
 	repeats *bool
@@ -52,9 +58,9 @@ func (f files) get(path string) *file {
 	if known := f[path]; known != nil {
 		return known
 	}
-	looked := &file{}
+	looked := &file{path: path}
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
-		looked.modified = info.ModTime()
+		looked.size, looked.modified = info.Size(), info.ModTime()
 		looked.id, looked.ok = identify(info)
 	}
 	f[path] = looked
@@ -68,6 +74,7 @@ func (p *positions) seen(f *file, path string, offset int64, record string) bool
 	if !f.ok {
 		return false
 	}
+	record = strings.TrimRight(record, "\r\n") // in Docker's JSON it is escaped
 	i := slices.IndexFunc(*p, func(known position) bool { return known.File == f.id })
 	if i >= 0 {
 		known := (*p)[i]

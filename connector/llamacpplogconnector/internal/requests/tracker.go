@@ -100,13 +100,14 @@ type Process struct {
 	Refused []time.Duration `json:"refused,omitempty"`
 	// Unclocked is the wall time of clock 0 where the log has no times.
 	Unclocked time.Time `json:"unclocked,omitzero"`
-
-	last *Request // that ended last and may get one more line
+	// Waiting is the task of a request that left its slot early and has its
+	// timings since, to which one more line may belong; -1 where there is none.
+	Waiting int `json:"waiting"`
 }
 
 func newProcess(child int, model string) *Process {
 	return &Process{
-		Child: child, Model: model, Began: -1, Loading: -1, MaxTask: -1,
+		Child: child, Model: model, Began: -1, Loading: -1, MaxTask: -1, Waiting: -1,
 		Open: map[int]*Request{}, Finished: map[int]time.Duration{},
 	}
 }
@@ -164,6 +165,12 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler)
 	p := t.process(e, wall, h)
 	p.Exact = exact || e.HasClock
 	clock := p.clock(e, wall)
+	if p.Waiting >= 0 && p.Waiting != e.Task {
+		if r := p.Open[p.Waiting]; r != nil {
+			p.finish(r, r.Ended, h)
+		}
+		p.Waiting = -1
+	}
 	if e.Severity >= serverlog.Warning {
 		h.Logged(p, e.Severity, e.Area)
 	}
@@ -189,11 +196,8 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler)
 		if r := p.find(e, clock, h); r != nil {
 			r.add(e, clock, t.KeepProgress)
 			if r.Waits && r.HasTimings {
-				p.finish(r, r.Ended, h)
-				p.last = r
+				p.Waiting = r.Task
 			}
-		} else if p.last != nil && p.last.Task == e.Task && e.Kind == serverlog.Draft {
-			p.last.add(e, clock, false)
 		}
 	case serverlog.ContextShift:
 		h.Shifted(p)

@@ -156,7 +156,8 @@ func TestTracker_OutcomesHaveTheNamesOfTheirAttribute(t *testing.T) {
 func TestTracker_EarlyReleaseWaitsForTimingsAndDraft(t *testing.T) {
 	early, draft := release(5*ms, 0, 9), of(event(serverlog.Draft, 7*ms), 0, 0)
 	early.Early, draft.Drafted, draft.Tokens = true, 4, 3
-	r := one(t, launch(1*ms, 0, 0), early, promptDone(6*ms, 0, 2, ms), generationDone(6*ms, 0, 5, ms), draft)
+	idle := event(serverlog.Other, 8*ms)
+	r := one(t, launch(1*ms, 0, 0), early, promptDone(6*ms, 0, 2, ms), generationDone(6*ms, 0, 5, ms), draft, idle)
 	assert.True(t, r.HasTimings)
 	assert.Equal(t, 3, r.Accepted)
 	assert.Equal(t, 6*ms, r.Ended, "not before the last token was out")
