@@ -89,12 +89,13 @@ func (s *source) add(r plog.LogRecord, looked files, now time.Time) {
 	if t := r.Timestamp(); t != 0 {
 		written = t.AsTime()
 	}
+	var f *file
 	if p, ok := r.Attributes().Get("log.file.path"); ok {
 		if s.path != p.Str() {
 			s.path = p.Str()
 			s.turns++
 		}
-		f := looked.get(s.path)
+		f = looked.get(s.path)
 		if offset, ok := r.Attributes().Get("log.file.record_offset"); ok && s.positions.seen(f, s.path, offset.Int(), text) {
 			return
 		}
@@ -111,8 +112,14 @@ func (s *source) add(r plog.LogRecord, looked files, now time.Time) {
 	s.parser.Parse(text, func(e *serverlog.Event) {
 		s.events++
 		at := written
-		if !e.HasClock && r.Timestamp() == 0 {
+		switch {
+		case r.Timestamp() != 0:
+		case !e.HasClock:
 			at = observed // the order of lines is all there is, and it is that of reading
+		case f != nil && f.ok:
+			if last := f.written(e.Child, e.Clock); last.Before(at) {
+				at = last
+			}
 		}
 		s.tracker.Add(e, at, r.Timestamp() != 0, s)
 	})
