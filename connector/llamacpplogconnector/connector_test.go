@@ -19,6 +19,7 @@ import (
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/ptracetest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/connector"
@@ -79,6 +80,7 @@ func recorded(t *testing.T, name string) string {
 // settings with a logger that keeps what it is told.
 func settings() (connector.Settings, *observer.ObservedLogs) {
 	set := connectortest.NewNopSettings(metadata.Type)
+	set.ID = component.NewID(metadata.Type)
 	core, told := observer.New(zapcore.InfoLevel)
 	set.Logger = zap.New(core)
 	return set, told
