@@ -4,6 +4,7 @@
 package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
 
 import (
+	"bytes"
 	"os"
 	"slices"
 	"strings"
@@ -99,7 +100,7 @@ func (p *positions) seen(f *file, path string, offset int64, record string) bool
 // source trimmed, or what a container's runtime puts there.
 const maxLead = 256
 
-// holds says whether the record is still where it was.
+// holds says whether the record is still where it was: in the line that begins there.
 func (p position) holds(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
@@ -108,10 +109,15 @@ func (p position) holds(path string) bool {
 	defer func() { _ = f.Close() }() // it was only read
 	b := make([]byte, p.Length+maxLead)
 	n, _ := f.ReadAt(b, p.Offset)
-	for b = b[:n]; len(b) >= p.Length; b = b[1:] {
+	b = bytes.TrimLeft(b[:n], " \t\r\n")
+	for len(b) >= p.Length {
 		if xxhash.Sum64(b[:p.Length]) == p.Hash {
 			return true
 		}
+		if b[0] == '\n' {
+			break
+		}
+		b = b[1:]
 	}
 	return false
 }
