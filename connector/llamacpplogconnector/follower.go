@@ -126,7 +126,11 @@ func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
 		key := hex.EncodeToString(h[:])
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, r := range sl.LogRecords().All() {
-				s := f.source(key+unit(r.Body()), rl.Resource(), now)
+				of := key
+				if u := unit(r.Body()); u != "" {
+					of += u
+				}
+				s := f.source(of, rl.Resource(), now)
 				s.add(r, looked, now)
 				if !s.inBatch {
 					s.inBatch = true

@@ -253,6 +253,7 @@ func TestStorage_ForgottenSourcesAreDeleted(t *testing.T) {
 		var before []string
 		require.NoError(t, json.Unmarshal(mem.held[listKey], &before))
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		// One goes and one comes: there are as many as before.
 		require.NoError(t, m.ConsumeLogs(t.Context(), logs(oneRequest, map[string]any{"n": "new"})))
 		var after []string
@@ -263,6 +264,7 @@ func TestStorage_ForgottenSourcesAreDeleted(t *testing.T) {
 		assert.NotContains(t, mem.held, keyPrefix+before[0])
 
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		require.NoError(t, m.Shutdown(t.Context()))
 		assert.Len(t, mem.held, 1, "the list alone")
 		require.NoError(t, json.Unmarshal(mem.held[listKey], &after))

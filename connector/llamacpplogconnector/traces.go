@@ -6,7 +6,7 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 import (
 	"context"
 	"crypto/sha512"
-	"fmt"
+	"encoding/binary"
 	"time"
 
 	"go.opentelemetry.io/collector/connector"
@@ -125,13 +125,14 @@ type spanIDs struct {
 // restart replaces the first one. The name of the server would not be enough:
 // by default that of all hosts is the same.
 func newSpanIDs(s *source, r *requests.Request) spanIDs {
-	h := sha512.New()
-	fmt.Fprint(h, s.key, "|", r.Process.Child, "|", r.Process.Began, "|", r.Task, "|", r.Launched, "|", r.Ended)
-	if !r.Process.Clocked {
-		fmt.Fprint(h, "|", r.Process.Wall.At(r.Launched).UnixNano())
+	b := append(make([]byte, 0, 256), s.key...)
+	for _, n := range []int64{int64(r.Process.Child), int64(r.Process.Began), int64(r.Task), int64(r.Launched), int64(r.Ended)} {
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
-	var sum [sha512.Size]byte
-	h.Sum(sum[:0])
+	if !r.Process.Clocked {
+		b = binary.BigEndian.AppendUint64(b, uint64(r.Process.Wall.At(r.Launched).UnixNano()))
+	}
+	sum := sha512.Sum512(b)
 	var ids spanIDs
 	copy(ids.trace[:], sum[0:16])
 	copy(ids.request[:], sum[16:24])

@@ -12,6 +12,9 @@ const (
 	textBuild     = "build: "
 	textBuildInfo = "build_info: "
 	textException = "got exception: "
+	// textUnended is written without an end of line, at raised verbosity: the
+	// next line follows in the same one.
+	textUnended = "No parser definition detected, assuming pure content parser."
 )
 
 // message is one of the messages that say something, by its beginning: what

@@ -45,6 +45,10 @@ func (p *Parser) line(s string, child int, yield func(*Event)) {
 	}
 	p.event = Event{Child: child, Slot: -1, Task: -1, Cached: -1}
 	text, ok := p.event.cutPrefix(s)
+	if next, unended := strings.CutPrefix(text, textUnended); unended && next != "" {
+		p.line(next, child, yield)
+		return
+	}
 	p.message(text, ok, yield)
 }
 
