@@ -472,13 +472,28 @@ func TestConnector_PointsComeAtTheInterval(t *testing.T) {
 type refusing struct {
 	consumertest.MetricsSink
 	spans consumertest.TracesSink
-	err   error
 	taint bool
+
+	mu  sync.Mutex
+	err error
+}
+
+// refuse says with what from now on, nil for nothing.
+func (r *refusing) refuse(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+}
+
+func (r *refusing) refusal() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
 }
 
 func (r *refusing) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
-	if r.err != nil {
-		return r.err
+	if err := r.refusal(); err != nil {
+		return err
 	}
 	return r.MetricsSink.ConsumeMetrics(ctx, md)
 }
@@ -488,8 +503,8 @@ func (r *refusing) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 		td.ResourceSpans().At(0).Resource().Attributes().PutStr("changed", "yes")
 		td.MarkReadOnly()
 	}
-	if r.err != nil {
-		return r.err
+	if err := r.refusal(); err != nil {
+		return err
 	}
 	return r.spans.ConsumeTraces(ctx, td)
 }
@@ -503,7 +518,7 @@ func TestConnector_RefusedMetricsAreMadeUpForByTheNext(t *testing.T) {
 		time.Sleep(5500 * time.Millisecond)
 		synctest.Wait()
 		assert.Equal(t, 1, told.Len(), "told once")
-		next.err = nil
+		next.refuse(nil)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Len(t, next.AllMetrics(), 1)
@@ -518,7 +533,8 @@ func TestConnector_RefusedSpansGoWithTheNext(t *testing.T) {
 	c := startTraces(t, newDefaultConfig(), set, next)
 	require.ErrorIs(t, c.ConsumeLogs(t.Context(), logs(oneRequest, nil)), next.err)
 	require.ErrorIs(t, c.ConsumeLogs(t.Context(), logs(oneRequest, nil)), next.err, "the same logs again")
-	next.err, next.taint = nil, false
+	next.taint = false
+	next.refuse(nil)
 	require.NoError(t, c.ConsumeLogs(t.Context(), logs(otherRequest, nil)))
 	require.Len(t, next.spans.AllTraces(), 1)
 	td := next.spans.AllTraces()[0]
@@ -526,16 +542,16 @@ func TestConnector_RefusedSpansGoWithTheNext(t *testing.T) {
 	_, changed := td.ResourceSpans().At(0).Resource().Attributes().Get("changed")
 	assert.False(t, changed)
 
-	next.err = consumererror.NewPermanent(errors.New("not for me"))
+	next.refuse(consumererror.NewPermanent(errors.New("not for me")))
 	require.NoError(t, c.ConsumeLogs(t.Context(), logs(strings.ReplaceAll(otherRequest, "task 7", "task 17"), nil)))
 	assert.Equal(t, 1, told.FilterMessageSnippet("for good").Len())
-	next.err = nil
+	next.refuse(nil)
 	require.NoError(t, c.ConsumeLogs(t.Context(), logs(strings.ReplaceAll(otherRequest, "task 7", "task 27"), nil)))
 	assert.Equal(t, 9, next.spans.SpanCount(), "those refused for good are gone")
 
-	next.err = errors.New("full")
+	next.refuse(errors.New("full"))
 	require.Error(t, c.ConsumeLogs(t.Context(), logs(strings.ReplaceAll(otherRequest, "task 7", "task 37"), nil)))
-	next.err = nil
+	next.refuse(nil)
 	require.NoError(t, c.Shutdown(t.Context()))
 	assert.Equal(t, 12, next.spans.SpanCount(), "the last are sent at shutdown")
 }

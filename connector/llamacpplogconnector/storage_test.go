@@ -304,7 +304,7 @@ func TestStorage_SpansThatAreRefusedAreNotNotedAsDone(t *testing.T) {
 	assert.Empty(t, mem.held)
 	assert.Equal(t, 1, told.FilterMessageSnippet("unless their logs are read again").Len())
 
-	next.err = nil
+	next.refuse(nil)
 	c = start()
 	require.NoError(t, c.ConsumeLogs(t.Context(), logs(oneRequest, nil)))
 	require.NoError(t, c.Shutdown(t.Context()))
