@@ -224,6 +224,27 @@ func TestParser_TimingsAfterAnotherLineBelongToNobody(t *testing.T) {
 	assert.Empty(t, said(parse(header, "[37117] "+strings.ReplaceAll(strings.TrimSpace(oldTimings), "\n", "\n[37117] "))))
 }
 
+// With -lv 5 the server leaves out an end of line, of JSON excepted.
+func TestParser_LinesAfterTheOneWithoutEnd(t *testing.T) {
+	const unended = "No parser definition detected, assuming pure content parser."
+	const release = "slot      release: id  0 | task 22 | stop processing: n_tokens = 48, truncated = 0"
+	for line, want := range map[string]string{
+		"0.00.263.251 D " + unended + "0.00.263.279 I " + release:               "263.279ms I slot release slot=0 task=22 tokens=48",
+		"[37117] 0.00.263.251 D " + unended + "0.00.263.279 I " + release:       "263.279ms I slot release child=37117 slot=0 task=22 tokens=48",
+		"\x1b[0m0.00.263.251 D " + unended + "\x1b[0m0.00.263.279 I " + release: "263.279ms I slot release slot=0 task=22 tokens=48",
+		unended + release:                        "- - slot release slot=0 task=22 tokens=48",
+		"0.00.263.251 D " + unended:              "263.251ms D - other",
+		"0.00.263.251 D " + unended + "whatever": "",
+	} {
+		got := parse(line)
+		if want == "" {
+			assert.Empty(t, got, line)
+		} else {
+			assert.Equal(t, []string{want}, got, line)
+		}
+	}
+}
+
 func TestParser_EventIsFreshForEachLine(t *testing.T) {
 	var p Parser
 	p.Parse("0.00.000.001 I slot      release: id  0 | task 0 | stop processing: n_tokens = 177, truncated = 1", func(*Event) {})
