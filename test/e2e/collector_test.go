@@ -30,6 +30,10 @@ type collector struct {
 	*otlpsink.Sink
 	t testing.TB
 
+	args, environment []string
+	cmd               *exec.Cmd     // nil while it does not run
+	read              chan struct{} // closed when all of its log has been read
+
 	mu  sync.Mutex
 	log []logLine
 }
@@ -95,33 +99,65 @@ func runIn(t testing.TB, environment []string, receivers ...string) *collector {
 		id, _, _ := strings.Cut(strings.TrimSpace(r), ":\n")
 		ids = append(ids, id)
 	}
-	path := filepath.Join(t.TempDir(), "config.yaml")
-	text := fmt.Sprintf(config, strings.Join(receivers, ""), c.URL(), strings.Join(ids, ", "))
-	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	c.environment = environment
+	c.begin(fmt.Sprintf(config, strings.Join(receivers, ""), c.URL(), strings.Join(ids, ", ")))
+	return c
+}
 
-	cmd := exec.Command(binary(t), "--config", path)
-	cmd.Env = append(os.Environ(), environment...)
+// begin starts the collector with a configuration, until the end of the test.
+func (c *collector) begin(text string, args ...string) {
+	c.t.Helper()
+	path := filepath.Join(c.t.TempDir(), "config.yaml")
+	require.NoError(c.t, os.WriteFile(path, []byte(text), 0o600))
+	c.args = append([]string{"--config", path}, args...)
+	c.start()
+	c.t.Cleanup(func() {
+		if c.cmd != nil {
+			c.terminate()
+		}
+		assert.Empty(c.t, c.Points().Faults())
+		if c.t.Failed() {
+			c.t.Logf("the collector's log:\n%s", c.text())
+		}
+	})
+}
+
+// start starts the binary, again after terminate or kill.
+func (c *collector) start() {
+	c.t.Helper()
+	cmd := exec.Command(binary(c.t), c.args...)
+	cmd.Env = append(os.Environ(), c.environment...)
 	cmd.SysProcAttr = sysProcAttr()
 	stderr, err := cmd.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
+	require.NoError(c.t, err)
+	require.NoError(c.t, cmd.Start())
 	read := make(chan struct{})
+	c.cmd, c.read = cmd, read
 	go func() {
 		defer close(read)
 		c.readLog(stderr)
 	}()
-	t.Cleanup(func() {
-		assert.NoError(t, cmd.Process.Signal(syscall.SIGTERM), "the collector has ended by itself")
-		timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
-		<-read
-		assert.NoError(t, cmd.Wait())
-		timer.Stop()
-		assert.Empty(t, c.Points().Faults())
-		if t.Failed() {
-			t.Logf("the collector's log:\n%s", c.text())
-		}
-	})
-	return c
+}
+
+// terminate ends the collector as SIGTERM does, which has to go well.
+func (c *collector) terminate() {
+	c.t.Helper()
+	cmd := c.cmd
+	c.cmd = nil
+	assert.NoError(c.t, cmd.Process.Signal(syscall.SIGTERM), "the collector has ended by itself")
+	timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	<-c.read
+	assert.NoError(c.t, cmd.Wait())
+	timer.Stop()
+}
+
+// kill ends the collector as SIGKILL does.
+func (c *collector) kill() {
+	c.t.Helper()
+	require.NoError(c.t, c.cmd.Process.Kill())
+	<-c.read
+	c.cmd.Wait() // says that it was killed
+	c.cmd = nil
 }
 
 // binary is what make build left.

@@ -73,7 +73,11 @@ func (ss Spans) Children(of Span) map[string]Span {
 // Describe lists the spans.
 func (ss Spans) Describe() string {
 	var b strings.Builder
-	for _, s := range ss {
+	for i, s := range ss {
+		if i == 200 {
+			fmt.Fprintf(&b, "and %d more\n", len(ss)-i)
+			break
+		}
 		fmt.Fprintf(&b, "%s %s %s %q %s +%s %v\n", s.Resource["service.instance.id"], s.TraceID[:8], s.Kind, s.Name, clock(s.Start), s.End.Sub(s.Start), s.Attributes)
 	}
 	return b.String()
