@@ -713,3 +713,20 @@ func TestConnector_TakesLogsFromSeveralGoroutines(t *testing.T) {
 	require.NoError(t, m.Shutdown(t.Context()), "twice does no harm")
 	assert.EqualValues(t, 200, completed(sink.AllMetrics()[len(sink.AllMetrics())-1]))
 }
+
+func TestConnector_RotationsAreNotSeveralFilesInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set, told := settings()
+		c := startMetrics(t, newDefaultConfig(), set, consumertest.NewNop())
+		for i := range 2 * manyFiles {
+			time.Sleep(time.Hour)
+			ld := logs(oneRequest, nil)
+			for _, r := range ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {
+				r.Attributes().PutStr("log.file.path", []string{"/nowhere/a.log", "/nowhere/a.log.1"}[i%2])
+			}
+			require.NoError(t, c.ConsumeLogs(t.Context(), ld))
+		}
+		assert.Zero(t, told.Len())
+		require.NoError(t, c.Shutdown(t.Context()))
+	})
+}

@@ -35,8 +35,10 @@ const (
 	// llama-server a source is called into question.
 	strangeRecords = 100
 	// manyFiles is how often records of a source come from another file than
-	// those before, more than rotations do, until it is told.
+	// those before, each time within turnTime, until it is told: rotations are
+	// rarer.
 	manyFiles = 50
+	turnTime  = time.Minute
 )
 
 // identity names the server of the configured endpoint.
@@ -100,7 +102,11 @@ func (f *follower) Start(ctx context.Context, host component.Host) error {
 		return fmt.Errorf("storage: %w", err)
 	}
 	f.storage = client
-	return f.restore(ctx)
+	if err := f.restore(ctx); err != nil {
+		f.storage = nil
+		return errors.Join(err, client.Close(ctx))
+	}
+	return nil
 }
 
 // Shutdown implements component.Component.
@@ -186,8 +192,8 @@ func (f *follower) question(s *source) {
 		f.log.Warn("no line of these logs is one of llama-server's: check which receiver is connected, and that its operators leave the line as it is",
 			zap.Int("records", s.records), zap.Any("resource", s.resource.Attributes().AsRaw()))
 	}
-	if s.turns == manyFiles {
-		s.turns++
+	if s.turns >= manyFiles && !s.mixed {
+		s.mixed = true
 		f.log.Warn("lines come from several files in turn, but are followed as the log of one server: give each server's lines a resource of their own, e.g. with service.instance.id",
 			zap.String("file", s.path), zap.Any("resource", s.resource.Attributes().AsRaw()))
 	}

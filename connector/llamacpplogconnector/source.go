@@ -44,13 +44,15 @@ type source struct {
 	// ended are the requests that ended in the batch at hand.
 	ended []*requests.Request
 
-	inBatch         bool   // has records in the batch at hand
-	records, events int    // to find out whether this is a llama-server's log
-	strange         bool   // it was told that it is not
-	path            string // of the file of the last record
-	turns           int    // how often that was another one
-	url             string // at which the server says that it listens
-	compared        bool   // with what the server is called
+	inBatch         bool      // has records in the batch at hand
+	records, events int       // to find out whether this is a llama-server's log
+	strange         bool      // it was told that it is not
+	path            string    // of the file of the last record
+	turns           int       // how often that was another one
+	turned          time.Time // when it last was
+	mixed           bool      // it was told that several servers write here
+	url             string    // at which the server says that it listens
+	compared        bool      // with what the server is called
 }
 
 // server is what has a resource of its own: a server, or a model of a router.
@@ -92,7 +94,10 @@ func (s *source) add(r plog.LogRecord, looked files, now time.Time) {
 	var f *file
 	if p, ok := r.Attributes().Get("log.file.path"); ok {
 		if s.path != p.Str() {
-			s.path = p.Str()
+			if now.Sub(s.turned) > turnTime {
+				s.turns = 0
+			}
+			s.path, s.turned = p.Str(), now
 			s.turns++
 		}
 		f = looked.get(s.path)

@@ -249,6 +249,11 @@ func (t *Tracker) spawn(e *serverlog.Event, h Handler) {
 		}
 	}
 	t.drop(e.Port, h)
+	for port := range t.Models { // of children that never wrote a line
+		if len(t.Models) >= maxProcesses && t.Processes[port] == nil {
+			delete(t.Models, port)
+		}
+	}
 	t.Models[e.Port] = strings.Clone(e.Text)
 }
 

@@ -392,6 +392,12 @@ func TestTracker_MemoryIsBounded(t *testing.T) {
 
 	tracker = NewTracker(true)
 	for i := range 3 * maxProcesses {
+		read(tracker, f, spawn(0, "model "+time.Duration(i).String(), 1000+i))
+	}
+	assert.Len(t, tracker.Models, maxProcesses)
+
+	tracker = NewTracker(true)
+	for i := range 3 * maxProcesses {
 		e := child(1000+i, launch(time.Duration(i)*time.Hour, 0, 0))
 		tracker.Add(&e, began.Add(time.Duration(i)*time.Hour), false, f)
 	}
