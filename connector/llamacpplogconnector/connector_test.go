@@ -717,9 +717,11 @@ func TestConnector_TakesLogsFromSeveralGoroutines(t *testing.T) {
 func TestConnector_RotationsAreNotSeveralFilesInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		set, told := settings()
-		c := startMetrics(t, newDefaultConfig(), set, consumertest.NewNop())
+		cfg := newDefaultConfig()
+		cfg.MetricsFlushInterval = time.Hour
+		c := startMetrics(t, cfg, set, consumertest.NewNop())
 		for i := range 2 * manyFiles {
-			time.Sleep(time.Hour)
+			time.Sleep(2 * turnTime)
 			ld := logs(oneRequest, nil)
 			for _, r := range ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {
 				r.Attributes().PutStr("log.file.path", []string{"/nowhere/a.log", "/nowhere/a.log.1"}[i%2])
