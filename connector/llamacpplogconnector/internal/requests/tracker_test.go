@@ -298,6 +298,12 @@ func TestTracker_ProcessesAreToldApartByWhatTheySayOnce(t *testing.T) {
 		require.Len(t, got, 2)
 		assert.Equal(t, ReasonServerStopped, got[0].Reason)
 	})
+	t.Run("line before launch of one under way", func(t *testing.T) {
+		got := follow(launch(5*time.Second, 0, 3), promptDone(ms, 3, 1, 0), release(2*ms, 3, 1)).requests
+		require.Len(t, got, 2)
+		assert.Equal(t, ReasonServerStopped, got[0].Reason)
+		assert.Equal(t, 5*time.Second, got[0].Launched)
+	})
 	t.Run("the same lines again", func(t *testing.T) {
 		assert.Len(t, follow(append(first, first...)...).requests, 1)
 	})
