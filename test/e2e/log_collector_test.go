@@ -4,7 +4,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -281,7 +280,7 @@ func (c *clients) refused(q llamatest.Request) {
 	c.t.Helper()
 	_, err := c.client.Complete(c.t.Context(), q)
 	var status *llamatest.StatusError
-	if assert.True(c.t, errors.As(err, &status), "%v", err) {
+	if assert.ErrorAs(c.t, err, &status) {
 		assert.Equal(c.t, http.StatusBadRequest, status.Code)
 	}
 }
