@@ -312,9 +312,9 @@ func TestStorage_SpansThatAreRefusedAreNotNotedAsDone(t *testing.T) {
 }
 
 func TestHistogram_RestoredExponentialBucketsAreTheSame(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(2000) {
 		random := rand.New(rand.NewPCG(seed, 5))
-		e := &ExponentialConfig{MaxSize: int32(2 + random.IntN(200))}
+		e := &ExponentialConfig{MaxSize: int32(2 + random.IntN(20))}
 		h := newHistogram(requestDuration, e)
 		for range random.IntN(300) {
 			v := random.ExpFloat64()
