@@ -22,15 +22,20 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
 )
 
-// provider is the value of gen_ai.provider.name.
-const provider = "llamacpp"
+const (
+	// provider is the value of gen_ai.provider.name.
+	provider = "llamacpp"
+	// lastSend is how long points that are being sent may take at the end.
+	lastSend = 2 * time.Second
+)
 
 // metricsConnector counts requests and sends their metrics from time to time.
 type metricsConnector struct {
 	*follower
 	set  connector.Settings
 	to   consumer.Metrics
-	stop context.CancelFunc
+	quit chan struct{}
+	stop context.CancelFunc // ends the points that are being sent too
 	done sync.WaitGroup
 	fail bool // the last points were refused
 }
@@ -52,12 +57,15 @@ func (c *metricsConnector) Start(ctx context.Context, host component.Host) error
 		return err
 	}
 	run, stop := context.WithCancel(context.Background())
-	c.stop = stop
+	quit := make(chan struct{})
+	c.stop, c.quit = stop, quit
 	c.done.Go(func() {
 		tick := time.NewTicker(c.cfg.MetricsFlushInterval)
 		defer tick.Stop()
 		for {
 			select {
+			case <-quit:
+				return
 			case <-run.Done():
 				return
 			case <-tick.C:
@@ -73,8 +81,13 @@ func (c *metricsConnector) Shutdown(ctx context.Context) error {
 	if c.stop == nil {
 		return nil
 	}
-	c.stop()
+	// Points that are being sent get there first: abandoned, they could still
+	// arrive, after the last ones.
+	close(c.quit)
+	patience := time.AfterFunc(lastSend, c.stop)
 	c.done.Wait()
+	patience.Stop()
+	c.stop()
 	c.stop = nil
 	c.flush(ctx)
 	return c.follower.Shutdown(ctx)
