@@ -281,7 +281,7 @@ type metricLlamacppRequests struct {
 // init fills llamacpp.requests metric with initial data.
 func (m *metricLlamacppRequests) init() {
 	m.data.SetName("llamacpp.requests")
-	m.data.SetDescription("Requests that ended, by outcome. Exact.")
+	m.data.SetDescription("Requests that ended, by outcome; one for each choice or prompt where a request has several. Exact, but for those rejected, of which only some leave a line in the log.")
 	m.data.SetUnit("{request}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)

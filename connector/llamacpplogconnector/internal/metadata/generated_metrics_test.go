@@ -167,7 +167,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.requests"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Requests that ended, by outcome. Exact.", mi.Description())
+					assert.Equal(t, "Requests that ended, by outcome; one for each choice or prompt where a request has several. Exact, but for those rejected, of which only some leave a line in the log.", mi.Description())
 					assert.Equal(t, "{request}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
