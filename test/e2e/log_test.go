@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -224,7 +225,11 @@ func TestLog_LeavingTheQueue(t *testing.T) {
 
 func TestLog_TheServerEndsDuringRequests(t *testing.T) {
 	for name, end := range map[string]func(*llamatest.Server){
-		"SIGTERM": (*llamatest.Server).Terminate,
+		"SIGTERM": func(s *llamatest.Server) {
+			p, err := os.FindProcess(s.PID)
+			require.NoError(t, err)
+			require.NoError(t, p.Signal(syscall.SIGTERM))
+		},
 		"SIGKILL": (*llamatest.Server).Kill,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -241,10 +246,11 @@ func TestLog_TheServerEndsDuringRequests(t *testing.T) {
 			cut.cut(llamatest.Request{PromptWords: 10, Seed: 3, MaxTokens: 1800})
 			c.eventually(func() bool { return counted(t, s, "requests_deferred") == 1 }, "one waits")
 			end(s)
-			cut.wg.Wait()
 			if name == "SIGTERM" { // of SIGKILL the log has no line
 				c.awaitOutcomes(map[string]int{"completed": 1, "failed": 2})
+				s.Kill() // it would wait for the client that waits
 			}
+			cut.wg.Wait()
 
 			require.NoError(t, s.Restart(t.Context()))
 			for i := range 3 {
