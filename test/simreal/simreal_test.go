@@ -298,7 +298,8 @@ func TestSameCounters(t *testing.T) {
 		t.Helper()
 		want, got := do(r.Client()), do(&llamatest.Client{BaseURL: sim})
 		for _, x := range []*llamatest.Result{&want, &got} {
-			x.TTFT, x.Duration = 0, 0
+			x.TTFT, x.Duration, x.Ended = 0, 0, time.Time{}
+			x.Timings.PromptMS, x.Timings.PredictedMS = 0, 0
 		}
 		assert.Equal(t, want, got)
 	}
