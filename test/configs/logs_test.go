@@ -10,11 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/journaltest"
@@ -40,18 +38,7 @@ func follow(t *testing.T, example, change string, env ...string) *otlpsink.Sink 
 	cmd := exec.Command(binary(t), "--config", filepath.Join(root, "examples", example), "--config", overlay)
 	cmd.Env = append(environment(t), "OTLP_ENDPOINT="+sink.URL(), "STATE_DIRECTORY="+filepath.Join(t.TempDir(), "state"))
 	cmd.Env = append(cmd.Env, env...)
-	var output strings.Builder
-	cmd.Stdout, cmd.Stderr = &output, &output
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		assert.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-		timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-		defer timer.Stop()
-		assert.NoError(t, cmd.Wait())
-		if t.Failed() {
-			t.Logf("the collector's log:\n%s", output.String())
-		}
-	})
+	runUntilTheEnd(t, cmd)
 	return sink
 }
 

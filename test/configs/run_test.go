@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -59,6 +60,13 @@ func freePort(tb testing.TB) string {
 // ends. It returns the URL of its Prometheus endpoint.
 func start(tb testing.TB, env []string, files ...string) string {
 	tb.Helper()
+	url, _ := startLogged(tb, env, files...)
+	return url
+}
+
+// startLogged is start that returns the collector's log as well.
+func startLogged(tb testing.TB, env []string, files ...string) (url string, log *output) {
+	tb.Helper()
 	var args []string
 	for _, file := range files {
 		args = append(args, "--config", filepath.Join(root, file))
@@ -68,19 +76,50 @@ func start(tb testing.TB, env []string, files ...string) string {
 	cmd.Env = append(environment(tb),
 		"PROMETHEUS_PORT="+port, "HEALTH_CHECK_PORT="+freePort(tb), "TELEMETRY_PORT="+freePort(tb))
 	cmd.Env = append(cmd.Env, env...)
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
+	return "http://localhost:" + port + "/metrics", runUntilTheEnd(tb, cmd)
+}
+
+// runUntilTheEnd runs a collector until the test ends, and then has it end well.
+func runUntilTheEnd(tb testing.TB, cmd *exec.Cmd) *output {
+	tb.Helper()
+	log := &output{}
+	cmd.Stdout, cmd.Stderr = log, log
 	require.NoError(tb, cmd.Start())
 	tb.Cleanup(func() {
+		// Before it is ready it dies of the signal.
+		log.eventuallyHolds(tb, "Everything is ready")
 		assert.NoError(tb, cmd.Process.Signal(syscall.SIGTERM))
 		timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
 		defer timer.Stop()
 		assert.NoError(tb, cmd.Wait())
 		if tb.Failed() {
-			tb.Logf("the collector's log:\n%s", output.String())
+			tb.Logf("the collector's log:\n%s", log)
 		}
 	})
-	return "http://localhost:" + port + "/metrics"
+	return log
+}
+
+// output is what a process prints.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+func (o *output) eventuallyHolds(tb testing.TB, text string) {
+	tb.Helper()
+	assert.Eventually(tb, func() bool { return strings.Contains(o.String(), text) }, 40*time.Second, 20*time.Millisecond, "the log does not say %q", text)
 }
 
 // eventuallyServes waits until a line of the Prometheus endpoint has all the parts.
@@ -127,9 +166,16 @@ func TestCollectorConfig_ServesPrometheus(t *testing.T) {
 
 func TestCollectorConfig_ReadsTheLogThatIsNamed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "llama-server.log")
-	metrics := start(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "LLAMACPP_LOG=" + file}, "collector-config.yaml")
-	eventuallyServes(t, metrics, "llamacpp_server_status{") // it reads new lines only
-	require.NoError(t, os.WriteFile(file, []byte(strings.Join(recording(t), "\n")+"\n"), 0o600))
+	lines := recording(t)
+	require.NoError(t, os.WriteFile(file, []byte(lines[0]+"\n"), 0o600))
+	metrics, log := startLogged(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "LLAMACPP_LOG=" + file}, "collector-config.yaml")
+	log.eventuallyHolds(t, "Started watching file")
+	time.Sleep(500 * time.Millisecond) // only then it looks where the file ends
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	_, err = f.WriteString(strings.Join(lines[1:], "\n") + "\n")
+	require.NoError(t, err)
 	eventuallyServes(t, metrics, "gen_ai_server_time_to_first_token_seconds_count{", "} 2")
 	eventuallyServes(t, metrics, "llamacpp_requests_total{", `llamacpp_request_outcome="completed"`, "} 2")
 }
