@@ -71,7 +71,8 @@ func checkClock(t *testing.T, requests []request) {
 	slices.Sort(off)
 	most := off[len(off)*90/100]
 	t.Logf("spans end within %v of when the client had its answer (median), %v (90 %%), %v (all)", off[len(off)/2], most, off[len(off)-1])
-	assert.Less(t, most, 100*time.Millisecond, "on a machine that is busy with other tests")
+	// The server writes its log in a thread of its own, late where the machine is busy with other tests.
+	assert.Less(t, most, 500*time.Millisecond)
 }
 
 // checkExemplars holds what histograms link to against the spans.
@@ -87,7 +88,7 @@ func checkExemplars(t *testing.T, c *collector, requests []request) {
 		}
 		of := requests[i]
 		assert.InDelta(t, (of.answer.Timings.PromptMS+of.answer.Timings.PredictedMS)/1000, e.Value, 1.1e-5)
-		assert.WithinDuration(t, of.span.End, e.Time, 50*time.Millisecond) // each estimates it
+		assert.WithinDuration(t, of.span.End, e.Time, 500*time.Millisecond) // each estimates it
 		assert.Equal(t, of.span.Attributes["llamacpp.task.id"], e.Attributes["llamacpp.task.id"])
 		assert.Equal(t, of.span.Attributes["llamacpp.slot.id"], e.Attributes["llamacpp.slot.id"])
 	}
