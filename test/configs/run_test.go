@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -178,6 +179,18 @@ func TestCollectorConfig_ReadsTheLogThatIsNamed(t *testing.T) {
 	require.NoError(t, err)
 	eventuallyServes(t, metrics, "gen_ai_server_time_to_first_token_seconds_count{", "} 2")
 	eventuallyServes(t, metrics, "llamacpp_requests_total{", `llamacpp_request_outcome="completed"`, "} 2")
+
+	// What the documentation asks Prometheus for is there.
+	text, err := os.ReadFile(root + "/docs/latency.md")
+	require.NoError(t, err)
+	queries := regexp.MustCompile("(?s)```promql\n(.*?)```").FindSubmatch(text)
+	require.NotNil(t, queries)
+	names := regexp.MustCompile(`(?m)^[^#]*`).FindAll(queries[1], -1)
+	series := regexp.MustCompile(`\b(?:gen_ai|llamacpp)_\w+_(?:total|bucket|sum|count)\b`).FindAll(bytes.Join(names, []byte("\n")), -1)
+	require.NotEmpty(t, series)
+	for _, name := range series {
+		eventuallyServes(t, metrics, string(name)+"{")
+	}
 }
 
 func TestOTLPOut_KeepsDataWhileTheBackendIsAway(t *testing.T) {
