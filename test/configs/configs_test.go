@@ -206,6 +206,27 @@ func TestWrongConfigurationsAreExplained(t *testing.T) {
 			t.Log(strings.TrimSpace(output))
 		})
 	}
+	for name, test := range map[string]struct{ connector, want string }{
+		"no scheme":         {"endpoint: localhost:8080", "http://"},
+		"unknown setting":   {"end_point: http://localhost:8080", "end_point"},
+		"one bucket":        {"histogram: {exponential: {max_size: 1}}", "max_size"},
+		"no interval":       {"metrics_flush_interval: 0s", "metrics_flush_interval"},
+		"unknown histogram": {"metrics: {gen_ai.server.nothing: {enabled: true}}", "gen_ai.server.nothing"},
+	} {
+		t.Run("log: "+name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.yaml")
+			require.NoError(t, os.WriteFile(file, completed(t, []byte("connectors:\n  llamacpplog: {"+test.connector+`}
+receivers: {file_log: {include: [llama-server.log]}}
+service:
+  pipelines:
+    logs: {receivers: [file_log], exporters: [llamacpplog]}
+    metrics: {receivers: [llamacpplog], exporters: [debug]}
+`)), 0o600))
+			output, err := validate(t, program, file)
+			require.Error(t, err, "it was accepted")
+			assert.Contains(t, output, test.want)
+		})
+	}
 }
 
 // The manifest of the example builds, and what it builds accepts the example's configuration.
