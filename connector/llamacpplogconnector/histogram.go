@@ -15,6 +15,8 @@ import (
 	"github.com/lightstep/go-expohisto/structure"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
 )
 
 const (
@@ -34,7 +36,7 @@ type distribution struct {
 
 // The bounds of the GenAI conventions, where they have some.
 var (
-	durationBounds   = []float64{0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92}
+	durationBounds   = undeclared.DurationBounds[:]
 	firstTokenBounds = []float64{0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
 	perTokenBounds   = []float64{0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5}
 	tokenBounds      = []float64{1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864}
@@ -95,13 +97,11 @@ var (
 
 // histogram counts values of one series.
 type histogram struct {
+	undeclared.Values
 	bounds    []float64 // of fixed buckets
 	counts    []uint64
 	buckets   *structure.Histogram[float64] // instead of them
 	size      int32                         // how many of these there may be
-	count     uint64
-	sum       float64
-	low, high float64
 	exemplars map[int]exemplar
 }
 
@@ -128,15 +128,8 @@ func newHistogram(d *distribution, exponential *ExponentialConfig) *histogram {
 }
 
 func (h *histogram) record(v float64, e *exemplar) {
-	if h.count == 0 || v < h.low {
-		h.low = v
-	}
-	if h.count == 0 || v > h.high {
-		h.high = v
-	}
-	h.sum += v
-	h.count++
-	place := int(h.count % maxExemplars)
+	h.Add(v)
+	place := int(h.Count % maxExemplars)
 	if h.buckets != nil {
 		h.buckets.Update(v)
 	} else {
@@ -155,47 +148,33 @@ func (h *histogram) record(v float64, e *exemplar) {
 
 // emit writes a point.
 func (h *histogram) emit(m pmetric.Metric, start, now pcommon.Timestamp, attributes func(pcommon.Map)) {
-	if h.buckets != nil {
+	if h.buckets == nil {
 		if m.Type() == pmetric.MetricTypeEmpty {
-			m.SetEmptyExponentialHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+			m.SetEmptyHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
 		}
-		d := m.ExponentialHistogram().DataPoints().AppendEmpty()
-		d.SetStartTimestamp(start)
-		d.SetTimestamp(now)
+		d := m.Histogram().DataPoints().AppendEmpty()
+		h.Emit(d, start, now)
 		attributes(d.Attributes())
-		d.SetCount(h.count)
-		d.SetSum(h.sum)
-		if h.count > 0 {
-			d.SetMin(h.low)
-			d.SetMax(h.high)
-		}
-		d.SetScale(h.buckets.Scale())
-		d.SetZeroCount(h.buckets.ZeroCount())
-		in := h.buckets.Positive()
-		d.Positive().SetOffset(in.Offset())
-		d.Positive().BucketCounts().EnsureCapacity(int(in.Len()))
-		for i := range in.Len() {
-			d.Positive().BucketCounts().Append(in.At(i))
-		}
 		h.emitExemplars(d.Exemplars(), now.AsTime())
+		d.ExplicitBounds().FromRaw(h.bounds)
+		d.BucketCounts().FromRaw(h.counts)
 		return
 	}
 	if m.Type() == pmetric.MetricTypeEmpty {
-		m.SetEmptyHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+		m.SetEmptyExponentialHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
 	}
-	d := m.Histogram().DataPoints().AppendEmpty()
-	d.SetStartTimestamp(start)
-	d.SetTimestamp(now)
+	d := m.ExponentialHistogram().DataPoints().AppendEmpty()
+	h.Emit(d, start, now)
 	attributes(d.Attributes())
-	d.SetCount(h.count)
-	d.SetSum(h.sum)
-	if h.count > 0 {
-		d.SetMin(h.low)
-		d.SetMax(h.high)
-	}
-	d.ExplicitBounds().FromRaw(h.bounds)
-	d.BucketCounts().FromRaw(h.counts)
 	h.emitExemplars(d.Exemplars(), now.AsTime())
+	d.SetScale(h.buckets.Scale())
+	d.SetZeroCount(h.buckets.ZeroCount())
+	in := h.buckets.Positive()
+	d.Positive().SetOffset(in.Offset())
+	d.Positive().BucketCounts().EnsureCapacity(int(in.Len()))
+	for i := range in.Len() {
+		d.Positive().BucketCounts().Append(in.At(i))
+	}
 }
 
 func (h *histogram) emitExemplars(to pmetric.ExemplarSlice, now time.Time) {
@@ -217,10 +196,7 @@ func (h *histogram) emitExemplars(to pmetric.ExemplarSlice, now time.Time) {
 
 // stored is the form in which a histogram outlives the collector.
 type stored struct {
-	Count  uint64   `json:"count"`
-	Sum    float64  `json:"sum"`
-	Low    float64  `json:"low"`
-	High   float64  `json:"high"`
+	undeclared.Values
 	Counts []uint64 `json:"counts"`
 	// Of exponential buckets, which start at Offset.
 	Exponential bool   `json:"exponential,omitempty"`
@@ -234,7 +210,7 @@ var _ json.Marshaler = (*histogram)(nil)
 
 // MarshalJSON implements json.Marshaler.
 func (h *histogram) MarshalJSON() ([]byte, error) {
-	s := stored{Count: h.count, Sum: h.sum, Low: h.low, High: h.high, Counts: h.counts}
+	s := stored{Values: h.Values, Counts: h.counts}
 	if h.buckets != nil {
 		in := h.buckets.Positive()
 		s.Exponential, s.Scale, s.Offset, s.Zero, s.Size = true, h.buckets.Scale(), in.Offset(), h.buckets.ZeroCount(), h.size
@@ -256,7 +232,7 @@ func (h *histogram) restore(b []byte) error {
 	if s.Exponential != (h.buckets != nil) || s.Size != h.size || !s.Exponential && len(s.Counts) != len(h.counts) {
 		return errOtherBuckets
 	}
-	h.count, h.sum, h.low, h.high = s.Count, s.Sum, s.Low, s.High
+	h.Values = s.Values
 	if h.buckets == nil {
 		h.counts = s.Counts
 		return nil

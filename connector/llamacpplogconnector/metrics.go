@@ -20,6 +20,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
 )
 
 const (
@@ -32,12 +33,13 @@ const (
 // metricsConnector counts requests and sends their metrics from time to time.
 type metricsConnector struct {
 	*follower
-	set  connector.Settings
-	to   consumer.Metrics
-	quit chan struct{}
-	stop context.CancelFunc // ends the points that are being sent too
-	done sync.WaitGroup
-	fail bool // the last points were refused
+	set   connector.Settings
+	to    consumer.Metrics
+	scope pcommon.InstrumentationScope
+	quit  chan struct{}
+	stop  context.CancelFunc // ends the points that are being sent too
+	done  sync.WaitGroup
+	fail  bool // the last points were refused
 }
 
 func newMetricsConnector(cfg *Config, set connector.Settings, next consumer.Metrics) (*metricsConnector, error) {
@@ -48,7 +50,10 @@ func newMetricsConnector(cfg *Config, set connector.Settings, next consumer.Metr
 	if err != nil {
 		return nil, err
 	}
-	return &metricsConnector{follower: f, set: set, to: next}, nil
+	scope := pcommon.NewInstrumentationScope()
+	scope.SetName(metadata.ScopeName)
+	scope.SetVersion(set.BuildInfo.Version)
+	return &metricsConnector{follower: f, set: set, to: next, scope: scope}, nil
 }
 
 // Start implements component.Component.
@@ -65,8 +70,6 @@ func (c *metricsConnector) Start(ctx context.Context, host component.Host) error
 		for {
 			select {
 			case <-quit:
-				return
-			case <-run.Done():
 				return
 			case <-tick.C:
 				c.flush(run)
@@ -162,14 +165,7 @@ func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timesta
 	}
 	res := c.resource(s, of)
 	md := mb.Emit(metadata.WithResource(res))
-	if md.ResourceMetrics().Len() == 0 { // every declared metric is off
-		rm := md.ResourceMetrics().AppendEmpty()
-		res.CopyTo(rm.Resource())
-		scope := rm.ScopeMetrics().AppendEmpty().Scope()
-		scope.SetName(metadata.ScopeName)
-		scope.SetVersion(c.set.BuildInfo.Version)
-	}
-	to := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
+	to := undeclared.MetricsOf(md, res, c.scope)
 	name := c.modelName(s, of)
 	for _, d := range distributions {
 		series := st.Histograms[d.name]

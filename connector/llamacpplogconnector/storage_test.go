@@ -111,7 +111,7 @@ func session(t *testing.T, cfg *Config, h component.Host, texts ...string) (pmet
 		require.NoError(t, m.ConsumeLogs(t.Context(), ld))
 		require.NoError(t, tr.ConsumeLogs(t.Context(), ld))
 	}
-	m.stop()
+	close(m.quit)
 	m.done.Wait()
 	m.flush(t.Context())
 	for _, f := range []*follower{m.follower, tr.follower} {

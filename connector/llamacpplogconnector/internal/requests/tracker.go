@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -396,7 +397,7 @@ func (p *Process) find(e *serverlog.Event, clock time.Duration, h Handler) *Requ
 		return nil
 	}
 	if len(p.Open) >= maxOpen {
-		p.lost(slices.MinFunc(values(p.Open), func(a, b *Request) int { return cmp.Compare(a.Launched, b.Launched) }), h)
+		p.lost(slices.MinFunc(slices.Collect(maps.Values(p.Open)), func(a, b *Request) int { return cmp.Compare(a.Launched, b.Launched) }), h)
 	}
 	r := newRequest(p, e, clock)
 	p.Open[e.Task] = r
@@ -497,9 +498,8 @@ func (p *Process) lost(r *Request, h Handler) {
 
 // end ends all requests with their process.
 func (p *Process) end(clock time.Duration, h Handler) {
-	open := values(p.Open)
-	slices.SortFunc(open, func(a, b *Request) int { return cmp.Compare(a.Task, b.Task) })
-	for _, r := range open {
+	for _, task := range slices.Sorted(maps.Keys(p.Open)) {
+		r := p.Open[task]
 		if r.Waits || r.Replaced != 0 {
 			p.lost(r, h)
 			continue
@@ -528,12 +528,4 @@ func (p *Process) finish(r *Request, clock time.Duration, h Handler) {
 		p.Finished[r.Task] = launched
 	}
 	h.Request(r)
-}
-
-func values(m map[int]*Request) []*Request {
-	s := make([]*Request, 0, len(m))
-	for _, r := range m {
-		s = append(s, r)
-	}
-	return s
 }

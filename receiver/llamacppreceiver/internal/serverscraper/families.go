@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
@@ -91,7 +92,7 @@ func (s *Scraper) forward(now, start pcommon.Timestamp, v watch.View, md pmetric
 		}
 		if !found {
 			found = true
-			metrics = s.metricsOf(md, v)
+			metrics = undeclared.MetricsOf(md, s.resource(v.Model, v.Props), s.scope)
 		}
 		forwardFamily(f, now, start, metrics.AppendEmpty())
 	}
@@ -104,15 +105,6 @@ func (s *Scraper) forward(now, start pcommon.Timestamp, v watch.View, md pmetric
 func hasNoPoint(m pmetric.Metric) bool {
 	return m.Type() == pmetric.MetricTypeGauge && m.Gauge().DataPoints().Len() == 0 ||
 		m.Type() == pmetric.MetricTypeSum && m.Sum().DataPoints().Len() == 0
-}
-
-func (s *Scraper) metricsOf(md pmetric.Metrics, v watch.View) pmetric.MetricSlice {
-	if md.ResourceMetrics().Len() == 0 { // every declared metric is disabled
-		rm := md.ResourceMetrics().AppendEmpty()
-		s.resource(v.Model, v.Props).CopyTo(rm.Resource())
-		s.scope.CopyTo(rm.ScopeMetrics().AppendEmpty().Scope())
-	}
-	return md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
 }
 
 // forwardedName is llamacpp.<name with dots>, without the _total that

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/multierr"
 	"go.uber.org/zap"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/livecount"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper/internal/metadata"
@@ -200,8 +201,9 @@ func (s *Scraper) emit(at time.Time, t *tracker, v watch.SlotsView, out pmetric.
 	case v.Snapshot != nil && v.Snapshot.Idle && t.slots > 0:
 		s.recordSlots(now, t, nil)
 	}
-	md := s.mb.Emit(metadata.WithResource(s.resource(v.Model, v.Props)))
-	s.addHistograms(now, start, t, v, md)
+	resource := s.resource(v.Model, v.Props)
+	md := s.mb.Emit(metadata.WithResource(resource))
+	s.addHistograms(now, start, t, resource, md)
 	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
 }
 
@@ -247,17 +249,12 @@ func (s *Scraper) recordSlot(now pcommon.Timestamp, slot llamaserver.Slot) {
 }
 
 // addHistograms adds what mdatagen cannot declare to the one resource in md.
-func (s *Scraper) addHistograms(now, start pcommon.Timestamp, t *tracker, v watch.SlotsView, md pmetric.Metrics) {
+func (s *Scraper) addHistograms(now, start pcommon.Timestamp, t *tracker, resource pcommon.Resource, md pmetric.Metrics) {
 	total, prompt := s.cfg.Metrics.RequestDuration.Enabled, s.cfg.Metrics.RequestPromptDuration.Enabled
 	if t.requests.seen.IsZero() || !total && !prompt {
 		return
 	}
-	if md.ResourceMetrics().Len() == 0 { // every declared metric is disabled
-		rm := md.ResourceMetrics().AppendEmpty()
-		s.resource(v.Model, v.Props).CopyTo(rm.Resource())
-		s.scope.CopyTo(rm.ScopeMetrics().AppendEmpty().Scope())
-	}
-	metrics := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
+	metrics := undeclared.MetricsOf(md, resource, s.scope)
 	if total {
 		t.requests.total.emit(start, now, metrics)
 	}
