@@ -65,7 +65,7 @@ var (
 	}
 	requestTokens = &distribution{
 		name:        "llamacpp.request.tokens",
-		description: "Tokens of a request that completed: input is its whole prompt, what was in the cache included where the log tells (all builds but with speculative decoding or a truncated context), output the answer.",
+		description: "Tokens of a request that completed: input is its whole prompt, what was in the cache included unless the context was shifted, output the answer.",
 		unit:        "{token}", bounds: tokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.RequestTokens.Enabled },
 	}
