@@ -8,7 +8,6 @@ package journaltest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/debian"
 )
 
 // writer makes a journal of text in the journal's export format.
@@ -31,19 +32,8 @@ func Install(ctx context.Context, log io.Writer) error {
 	if find() == nil {
 		return nil
 	}
-	if _, err := os.Stat("/etc/debian_version"); err != nil || os.Geteuid() != 0 {
-		return find()
-	}
-	install := func() error {
-		cmd := exec.CommandContext(ctx, "apt-get", "install", "-y", "--no-install-recommends", "systemd-journal-remote")
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
-		cmd.Stdout, cmd.Stderr = log, log
-		return cmd.Run()
-	}
-	if install() != nil { // the package lists may be missing
-		update := exec.CommandContext(ctx, "apt-get", "update")
-		update.Stdout, update.Stderr = log, log
-		if err := errors.Join(update.Run(), install()); err != nil {
+	if debian.CanInstall() {
+		if err := debian.Install(ctx, log, "systemd-journal-remote"); err != nil {
 			return fmt.Errorf("install systemd-journal-remote: %w: %s", err, Cure)
 		}
 	}

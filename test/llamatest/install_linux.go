@@ -13,13 +13,15 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/debian"
 )
 
 // Install puts Debian sid's llama-server into a folder of its own below the
 // user's cache folder, from which it runs with a changed root. It needs Debian,
 // root, the network and some 500 MB, and does nothing where it was done before.
 func Install(ctx context.Context, log io.Writer) (err error) {
-	if _, err := os.Stat("/etc/debian_version"); err != nil || os.Geteuid() != 0 {
+	if !debian.CanInstall() {
 		return errNoInstall
 	}
 	cache, err := cacheDir()
@@ -41,13 +43,8 @@ func Install(ctx context.Context, log io.Writer) (err error) {
 		return nil
 	}
 	if _, err := exec.LookPath("debootstrap"); err != nil {
-		if err := step(ctx, log, "apt-get", "install", "-y", "--no-install-recommends", "debootstrap"); err != nil {
-			err = errors.Join(
-				step(ctx, log, "apt-get", "update"),
-				step(ctx, log, "apt-get", "install", "-y", "--no-install-recommends", "debootstrap"))
-			if err != nil {
-				return err
-			}
+		if err := debian.Install(ctx, log, "debootstrap"); err != nil {
+			return fmt.Errorf("install llama-server: %w: %s", err, Cure)
 		}
 	}
 	// The folder gets its name only when it is complete.
@@ -70,8 +67,8 @@ func Install(ctx context.Context, log io.Writer) (err error) {
 		{"chroot", part, "apt-get", "install", "-y", "--no-install-recommends", "llama.cpp-tools"},
 		{"chroot", part, inRoot, "--version"},
 	} {
-		if err := step(ctx, log, args...); err != nil {
-			return err
+		if err := debian.Run(ctx, log, args...); err != nil {
+			return fmt.Errorf("install llama-server: %w: %s", err, Cure)
 		}
 	}
 	if err := removeRoot(root); err != nil { // a bare system from elsewhere
@@ -79,17 +76,6 @@ func Install(ctx context.Context, log io.Writer) (err error) {
 	}
 	if err := os.Rename(part, root); err != nil {
 		return fmt.Errorf("install llama-server: %w", err)
-	}
-	return nil
-}
-
-func step(ctx context.Context, log io.Writer, args ...string) error {
-	fmt.Fprintln(log, "+", strings.Join(args, " "))
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("install llama-server: %s: %w: %s", strings.Join(args, " "), err, Cure)
 	}
 	return nil
 }
