@@ -8,8 +8,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
-	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
 )

@@ -21,7 +21,7 @@ import (
 	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.opentelemetry.io/collector/scraper/scrapererror"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
 )
 

@@ -3,7 +3,7 @@ package slotsscraper // import "github.com/llamatelemetry/otelcol-llamacpp/recei
 import (
 	"time"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 )
 
 // requests follows the requests in the slots of one process from read to read.

@@ -12,9 +12,9 @@ import (
 	"go.uber.org/multierr"
 	"go.uber.org/zap"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/livecount"
-	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
 )

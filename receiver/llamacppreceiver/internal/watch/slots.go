@@ -7,7 +7,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 )
 
 // SlotsReading is one answer of /slots.

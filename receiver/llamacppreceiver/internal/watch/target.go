@@ -11,7 +11,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/multierr"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 )
 
 // Snapshot is one answer of /metrics, and what it means after those before it.

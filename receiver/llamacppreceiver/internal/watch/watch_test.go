@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 )
 

@@ -1,7 +1,7 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package llamaserver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+package llamaserver // import "github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 
 import (
 	"bytes"

@@ -11,7 +11,7 @@
 //
 // Old and future builds are read as far as they go: a missing field is told
 // apart from a zero, an unknown one is passed over.
-package llamaserver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/llamaserver"
+package llamaserver // import "github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 
 import (
 	"bytes"
