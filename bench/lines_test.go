@@ -18,13 +18,13 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/serverlog"
+	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/logwriter"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
 )
 
 const (
 	// batchLines is how many lines file_log hands on at once, about.
-	batchLines = 12 * serverlog.LinesPerRequest
+	batchLines = 12 * logwriter.LinesPerRequest
 	// batches are those of one measurement, for which the clock is stopped.
 	batches = 20
 )
@@ -75,7 +75,7 @@ func lines[T any](b *testing.B, take func(context.Context, T) error, pack func([
 	fresh := func() T {
 		var text []string
 		for len(text) < batchLines {
-			text = append(text, serverlog.Request(task%8, task, time.Duration(task+100)*10*time.Millisecond)...)
+			text = append(text, logwriter.Request(task%8, task, time.Duration(task+100)*10*time.Millisecond)...)
 			task++
 		}
 		return pack(text)

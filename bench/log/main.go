@@ -18,8 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/logwriter"
 	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/process"
-	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/serverlog"
 )
 
 // reader is a file_log receiver with checkpoints, as the examples have it.
@@ -114,7 +114,7 @@ func run(binary string, rate int, duration time.Duration) (err error) {
 		_, err := out.WriteString(strings.Join(lines, "\n") + "\n")
 		return err
 	}
-	if err := write(serverlog.Start()); err != nil {
+	if err := write(logwriter.Start()); err != nil {
 		return err
 	}
 	const warmUp = 5 * time.Second
@@ -124,7 +124,7 @@ func run(binary string, rate int, duration time.Duration) (err error) {
 		defer tick.Stop()
 		for time.Since(began) < end {
 			<-tick.C
-			if err := write(serverlog.Request(task%16, task, time.Second+time.Since(began))); err != nil {
+			if err := write(logwriter.Request(task%16, task, time.Second+time.Since(began))); err != nil {
 				return err
 			}
 			task++
@@ -144,7 +144,7 @@ func run(binary string, rate int, duration time.Duration) (err error) {
 		return err
 	}
 	took := time.Since(from)
-	fmt.Printf("%.0f requests a second, %d lines each, for %.0f s\n\n", float64(task-first)/took.Seconds(), serverlog.LinesPerRequest, took.Seconds())
+	fmt.Printf("%.0f requests a second, %d lines each, for %.0f s\n\n", float64(task-first)/took.Seconds(), logwriter.LinesPerRequest, took.Seconds())
 	fmt.Println("| | cores | resident MB |")
 	fmt.Println("| --- | ---: | ---: |")
 	for i, c := range running {

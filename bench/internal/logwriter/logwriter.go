@@ -1,9 +1,9 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package serverlog writes logs as llama-server b11669 writes them by default,
+// Package logwriter writes logs as llama-server b11669 writes them by default,
 // of as many requests as one likes.
-package serverlog
+package logwriter
 
 import (
 	"fmt"
