@@ -5,29 +5,21 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 
 import (
 	"encoding/json"
-	"errors"
 	"maps"
-	"math"
 	"slices"
-	"sort"
 	"time"
 
-	"github.com/lightstep/go-expohisto/structure"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 )
 
-const (
-	// maxExemplars of an exponential histogram; one with fixed buckets keeps one a bucket.
-	maxExemplars = 10
-	// exemplarLife is how long an exemplar is sent: where Prometheus scrapes what
-	// was sent last, it has to find those since its last scrape.
-	exemplarLife = time.Minute
-)
+// exemplarLife is how long an exemplar is sent: where Prometheus scrapes what
+// was sent last, it has to find those since its last scrape.
+const exemplarLife = time.Minute
 
-// distribution is what a histogram is of.
+// distribution is a metric that is a histogram.
 type distribution struct {
 	name, description, unit string
 	bounds                  []float64
@@ -36,7 +28,7 @@ type distribution struct {
 
 // The bounds of the GenAI conventions, where they have some.
 var (
-	durationBounds   = undeclared.DurationBounds[:]
+	durationBounds   = histogram.DurationBounds()
 	firstTokenBounds = []float64{0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
 	perTokenBounds   = []float64{0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5}
 	tokenBounds      = []float64{1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864}
@@ -95,17 +87,21 @@ var (
 	}
 )
 
-// histogram counts values of one series.
-type histogram struct {
-	undeclared.Values
-	bounds    []float64 // of fixed buckets
-	counts    []uint64
-	buckets   *structure.Histogram[float64] // instead of them
-	size      int32                         // how many of these there may be
+// buckets are a *histogram.Explicit or *histogram.Exponential.
+type buckets interface {
+	Add(value float64) (exemplar int)
+	Emit(to pmetric.Metric, start, now pcommon.Timestamp) histogram.Point
+	json.Marshaler
+	json.Unmarshaler
+}
+
+// series is one series of a distribution.
+type series struct {
+	buckets
 	exemplars map[int]exemplar
 }
 
-// exemplar is one request behind a histogram.
+// exemplar is one request behind a series.
 type exemplar struct {
 	value      float64
 	at         time.Time
@@ -114,77 +110,38 @@ type exemplar struct {
 	slot, task int
 }
 
-// newHistogram has fixed buckets, unless exponential says how many others.
-func newHistogram(d *distribution, exponential *ExponentialConfig) *histogram {
-	h := &histogram{}
+// newSeries has the distribution's buckets, unless it is to have exponential ones.
+func newSeries(d *distribution, exponential *ExponentialConfig) *series {
 	if exponential != nil {
-		h.size = exponential.MaxSize
-		h.buckets = structure.NewFloat64(structure.NewConfig(structure.WithMaxSize(exponential.MaxSize)))
-	} else {
-		h.bounds = d.bounds
-		h.counts = make([]uint64, len(d.bounds)+1)
+		return &series{buckets: histogram.NewExponential(exponential.MaxSize)}
 	}
-	return h
+	return &series{buckets: histogram.NewExplicit(d.bounds)}
 }
 
-func (h *histogram) record(v float64, e *exemplar) {
-	h.Add(v)
-	place := int(h.Count % maxExemplars)
-	if h.buckets != nil {
-		h.buckets.Update(v)
-	} else {
-		place = sort.SearchFloat64s(h.bounds, v)
-		h.counts[place]++
-	}
-	if e != nil {
-		if h.exemplars == nil {
-			h.exemplars = map[int]exemplar{}
-		}
-		x := *e
-		x.value = v
-		h.exemplars[place] = x
-	}
-}
-
-// emit writes a point.
-func (h *histogram) emit(m pmetric.Metric, start, now pcommon.Timestamp, attributes func(pcommon.Map)) {
-	if h.buckets == nil {
-		if m.Type() == pmetric.MetricTypeEmpty {
-			m.SetEmptyHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
-		}
-		d := m.Histogram().DataPoints().AppendEmpty()
-		h.Emit(d, start, now)
-		attributes(d.Attributes())
-		h.emitExemplars(d.Exemplars(), now.AsTime())
-		d.ExplicitBounds().FromRaw(h.bounds)
-		d.BucketCounts().FromRaw(h.counts)
+// record counts a value, of the request that e is made from unless it is nil.
+func (s *series) record(value float64, e *exemplar) {
+	place := s.Add(value)
+	if e == nil {
 		return
 	}
-	if m.Type() == pmetric.MetricTypeEmpty {
-		m.SetEmptyExponentialHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	if s.exemplars == nil {
+		s.exemplars = map[int]exemplar{}
 	}
-	d := m.ExponentialHistogram().DataPoints().AppendEmpty()
-	h.Emit(d, start, now)
-	attributes(d.Attributes())
-	h.emitExemplars(d.Exemplars(), now.AsTime())
-	d.SetScale(h.buckets.Scale())
-	d.SetZeroCount(h.buckets.ZeroCount())
-	in := h.buckets.Positive()
-	d.Positive().SetOffset(in.Offset())
-	d.Positive().BucketCounts().EnsureCapacity(int(in.Len()))
-	for i := range in.Len() {
-		d.Positive().BucketCounts().Append(in.At(i))
-	}
+	x := *e
+	x.value = value
+	s.exemplars[place] = x
 }
 
-func (h *histogram) emitExemplars(to pmetric.ExemplarSlice, now time.Time) {
-	for _, place := range slices.Sorted(maps.Keys(h.exemplars)) {
-		e := h.exemplars[place]
-		if now.Sub(e.at) > exemplarLife {
-			delete(h.exemplars, place)
+// emit appends a point and returns its attributes, to be filled.
+func (s *series) emit(to pmetric.Metric, start, now pcommon.Timestamp) pcommon.Map {
+	p := s.Emit(to, start, now)
+	for _, place := range slices.Sorted(maps.Keys(s.exemplars)) {
+		e := s.exemplars[place]
+		if now.AsTime().Sub(e.at) > exemplarLife {
+			delete(s.exemplars, place)
 			continue
 		}
-		x := to.AppendEmpty()
+		x := p.Exemplars().AppendEmpty()
 		x.SetTimestamp(pcommon.NewTimestampFromTime(e.at))
 		x.SetDoubleValue(e.value)
 		x.SetTraceID(e.trace)
@@ -192,65 +149,5 @@ func (h *histogram) emitExemplars(to pmetric.ExemplarSlice, now time.Time) {
 		x.FilteredAttributes().PutInt(attributeSlot, int64(e.slot))
 		x.FilteredAttributes().PutInt(attributeTask, int64(e.task))
 	}
-}
-
-// stored is the form in which a histogram outlives the collector.
-type stored struct {
-	undeclared.Values
-	Counts []uint64 `json:"counts"`
-	// Of exponential buckets, which start at Offset.
-	Exponential bool   `json:"exponential,omitempty"`
-	Scale       int32  `json:"scale,omitempty"`
-	Offset      int32  `json:"offset,omitempty"`
-	Zero        uint64 `json:"zero,omitempty"`
-	Size        int32  `json:"size,omitempty"` // how many there may be
-}
-
-var _ json.Marshaler = (*histogram)(nil)
-
-// MarshalJSON implements json.Marshaler.
-func (h *histogram) MarshalJSON() ([]byte, error) {
-	s := stored{Values: h.Values, Counts: h.counts}
-	if h.buckets != nil {
-		in := h.buckets.Positive()
-		s.Exponential, s.Scale, s.Offset, s.Zero, s.Size = true, h.buckets.Scale(), in.Offset(), h.buckets.ZeroCount(), h.size
-		for i := range in.Len() {
-			s.Counts = append(s.Counts, in.At(i))
-		}
-	}
-	return json.Marshal(s)
-}
-
-var errOtherBuckets = errors.New("its buckets are others than the configured ones")
-
-// restore takes the stored values into a new histogram.
-func (h *histogram) restore(b []byte) error {
-	var s stored
-	if err := json.Unmarshal(b, &s); err != nil {
-		return err
-	}
-	if s.Exponential != (h.buckets != nil) || s.Size != h.size || !s.Exponential && len(s.Counts) != len(h.counts) {
-		return errOtherBuckets
-	}
-	h.Values = s.Values
-	if h.buckets == nil {
-		h.counts = s.Counts
-		return nil
-	}
-	h.buckets.UpdateByIncr(0, s.Zero)
-	for i, n := range s.Counts {
-		// A value within the bucket, on the scale on which it was. The first and
-		// the last lie outwards, so that a finer scale, which would be taken for
-		// a reset, fits no better than it did.
-		within := 0.5
-		if i == 0 {
-			within = 0.25
-		} else if i == len(s.Counts)-1 {
-			within = 0.75
-		}
-		if n > 0 {
-			h.buckets.UpdateByIncr(math.Exp2((float64(s.Offset)+float64(i)+within)*math.Exp2(-float64(s.Scale))), n)
-		}
-	}
-	return nil
+	return p.Attributes()
 }

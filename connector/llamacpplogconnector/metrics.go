@@ -176,17 +176,16 @@ func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timesta
 		m.SetName(d.name)
 		m.SetDescription(d.description)
 		m.SetUnit(d.unit)
-		for key, h := range series {
-			h.emit(m, st.Start, now, func(a pcommon.Map) {
-				c.describe(a, name)
-				switch {
-				case key == "":
-				case d == requestTokens:
-					a.PutStr(string(conventions.GenAITokenTypeKey), key)
-				default:
-					a.PutStr(string(conventions.ErrorTypeKey), key)
-				}
-			})
+		for attribute, one := range series {
+			a := one.emit(m, st.Start, now)
+			c.describe(a, name)
+			switch {
+			case attribute == "":
+			case d == requestTokens:
+				a.PutStr(string(conventions.GenAITokenTypeKey), attribute)
+			default:
+				a.PutStr(string(conventions.ErrorTypeKey), attribute)
+			}
 		}
 	}
 	return md

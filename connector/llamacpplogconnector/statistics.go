@@ -36,7 +36,7 @@ type statistics struct {
 	Load      float64                     `json:"load"`    // seconds
 	Loaded    bool                        `json:"loaded"`
 	// Histograms by distribution, and by the attribute that tells its series apart.
-	Histograms map[string]map[string]*histogram `json:"histograms"`
+	Histograms map[string]map[string]*series `json:"histograms"`
 
 	exponential *ExponentialConfig
 }
@@ -45,31 +45,32 @@ func newStatistics(start pcommon.Timestamp, exponential *ExponentialConfig) *sta
 	s := &statistics{
 		Start:       start,
 		Records:     map[string]map[string]int64{},
-		Histograms:  map[string]map[string]*histogram{},
+		Histograms:  map[string]map[string]*series{},
 		exponential: exponential,
 	}
 	// A rate needs a first point before the first request.
 	for _, d := range []*distribution{requestDuration, timeToFirstToken, timePerOutputToken, requestCachedTokens, requestPromptSpeed, requestGenerationSpeed} {
-		s.histogram(d, "")
+		s.series(d, "")
 	}
-	s.histogram(requestTokens, input)
-	s.histogram(requestTokens, output)
+	s.series(requestTokens, input)
+	s.series(requestTokens, output)
 	return s
 }
 
-// histogram of a distribution, and of the attribute that tells its series apart.
-func (s *statistics) histogram(d *distribution, of string) *histogram {
-	series := s.Histograms[d.name]
-	if series == nil {
-		series = map[string]*histogram{}
-		s.Histograms[d.name] = series
+// series returns that of a distribution with a value of the attribute that tells
+// its series apart.
+func (s *statistics) series(d *distribution, attribute string) *series {
+	all := s.Histograms[d.name]
+	if all == nil {
+		all = map[string]*series{}
+		s.Histograms[d.name] = all
 	}
-	h := series[of]
-	if h == nil {
-		h = newHistogram(d, s.exponential)
-		series[of] = h
+	one := all[attribute]
+	if one == nil {
+		one = newSeries(d, s.exponential)
+		all[attribute] = one
 	}
-	return h
+	return one
 }
 
 func (s *statistics) logged(severity serverlog.Severity, area string) {
@@ -95,34 +96,34 @@ func (s *statistics) ended(r *requests.Request, e *exemplar) {
 		s.Truncated++
 	}
 	if d, ok := r.Duration(); ok {
-		s.histogram(requestDuration, r.Reason).record(d.Seconds(), e)
+		s.series(requestDuration, r.Reason).record(d.Seconds(), e)
 	}
 	if r.Outcome != requests.Completed {
 		return
 	}
 	if _, ok := r.FirstToken(); ok {
-		s.histogram(timeToFirstToken, "").record(r.PromptTime.Seconds(), e)
+		s.series(timeToFirstToken, "").record(r.PromptTime.Seconds(), e)
 	}
 	if d, ok := r.TimePerOutputToken(); ok {
-		s.histogram(timePerOutputToken, "").record(d.Seconds(), e)
+		s.series(timePerOutputToken, "").record(d.Seconds(), e)
 	}
 	if n, ok := r.InputTokens(); ok {
-		s.histogram(requestTokens, input).record(float64(n), e)
+		s.series(requestTokens, input).record(float64(n), e)
 	}
 	if r.Generated >= 0 {
-		s.histogram(requestTokens, output).record(float64(r.Generated), e)
+		s.series(requestTokens, output).record(float64(r.Generated), e)
 	}
 	if r.Cached >= 0 {
-		s.histogram(requestCachedTokens, "").record(float64(r.Cached), e)
+		s.series(requestCachedTokens, "").record(float64(r.Cached), e)
 	}
 	if v, ok := r.PromptSpeed(); ok {
-		s.histogram(requestPromptSpeed, "").record(v, e)
+		s.series(requestPromptSpeed, "").record(v, e)
 	}
 	if v, ok := r.GenerationSpeed(); ok {
-		s.histogram(requestGenerationSpeed, "").record(v, e)
+		s.series(requestGenerationSpeed, "").record(v, e)
 	}
 	if r.Drafted > 0 {
-		s.histogram(requestDraftAcceptance, "").record(float64(r.Accepted)/float64(r.Drafted), e)
+		s.series(requestDraftAcceptance, "").record(float64(r.Accepted)/float64(r.Drafted), e)
 	}
 }
 
@@ -140,8 +141,8 @@ func (s *statistics) restore(b []byte) error {
 		s.Records = map[string]map[string]int64{}
 	}
 	for _, d := range distributions {
-		for of, raw := range old.Histograms[d.name] {
-			if err := s.histogram(d, of).restore(raw); err != nil {
+		for attribute, raw := range old.Histograms[d.name] {
+			if err := s.series(d, attribute).UnmarshalJSON(raw); err != nil {
 				return fmt.Errorf("%s: %w", d.name, err)
 			}
 		}

@@ -7,8 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,7 +22,6 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/extension/extensiontest"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
-	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
@@ -311,37 +310,57 @@ func TestStorage_SpansThatAreRefusedAreNotNotedAsDone(t *testing.T) {
 	assert.Equal(t, 3, next.spans.SpanCount())
 }
 
-func TestHistogram_RestoredExponentialBucketsAreTheSame(t *testing.T) {
-	for seed := range uint64(2000) {
-		random := rand.New(rand.NewPCG(seed, 5))
-		e := &ExponentialConfig{MaxSize: int32(2 + random.IntN(20))}
-		h := newHistogram(requestDuration, e)
-		for range random.IntN(300) {
-			v := random.ExpFloat64()
-			for range random.IntN(8) {
-				v *= 7
+// testdata/storage holds what a connector stored that had read
+// start_and_three_requests_slow.log, oneRequest and two lines of otherRequest.
+func TestStorage_WhatEarlierVersionsStoredIsReadable(t *testing.T) {
+	for name, cfg := range map[string]*Config{"fixed": storedConfig(), "exponential": storedConfig()} {
+		t.Run(name, func(t *testing.T) {
+			if name == "exponential" {
+				cfg.Histogram = exponentialConfig(defaultMaxSize).Histogram
 			}
-			if random.IntN(20) == 0 {
-				v = 0
+			b, err := os.ReadFile(filepath.Join("testdata", "storage", name+".json"))
+			require.NoError(t, err)
+			var held map[string]json.RawMessage
+			require.NoError(t, json.Unmarshal(b, &held))
+			mem := &memory{held: map[string][]byte{}}
+			for k, v := range held {
+				mem.held[k] = v
 			}
-			h.record(v, nil)
-		}
-		b, err := json.Marshal(h)
-		require.NoError(t, err)
-		again := newHistogram(requestDuration, e)
-		require.NoError(t, again.restore(b))
-		want, got := pmetric.NewMetric(), pmetric.NewMetric()
-		none := func(pcommon.Map) {}
-		h.emit(want, 1, 2, none)
-		again.emit(got, 1, 2, none)
-		w, g := want.ExponentialHistogram().DataPoints().At(0), got.ExponentialHistogram().DataPoints().At(0)
-		what := fmt.Sprint("seed ", seed, " size ", e.MaxSize)
-		assert.Equal(t, w.Scale(), g.Scale(), what)
-		assert.Equal(t, w.Positive().Offset(), g.Positive().Offset(), what)
-		assert.Equal(t, w.Positive().BucketCounts().AsRaw(), g.Positive().BucketCounts().AsRaw(), what)
-		assert.Equal(t, w.ZeroCount(), g.ZeroCount(), what)
-		assert.Equal(t, w.Count(), g.Count(), what)
-		assert.InDelta(t, w.Sum(), g.Sum(), 0, what)
-		assert.Equal(t, w.HasMin(), g.HasMin(), what)
+			set, told := settings()
+			sink := new(consumertest.MetricsSink)
+			m, err := newMetricsConnector(cfg, set, sink)
+			require.NoError(t, err)
+			require.NoError(t, m.Start(t.Context(), host{storageID: mem}))
+			require.Len(t, m.sources, 1)
+			for key, s := range m.sources {
+				b, err := s.marshal()
+				require.NoError(t, err)
+				assert.JSONEq(t, string(held[keyPrefix+key]), string(b))
+			}
+
+			rest := strings.Join(strings.Split(otherRequest, "\n")[2:], "\n")
+			require.NoError(t, m.ConsumeLogs(t.Context(), logs(rest, map[string]any{"host.name": "h", "n": 5})))
+			require.NoError(t, m.Shutdown(t.Context()))
+			assert.Zero(t, told.Len(), told.All())
+			require.NotEmpty(t, sink.AllMetrics())
+			md := sink.AllMetrics()[0]
+			assert.EqualValues(t, 4, completed(md))
+			tokens, ok := metric(md, "llamacpp.request.tokens")
+			require.True(t, ok)
+			want := map[string]float64{"input": 3106 + 44, "output": 712 + 6}
+			if name == "exponential" {
+				for _, p := range tokens.ExponentialHistogram().DataPoints().All() {
+					typ, _ := p.Attributes().Get("gen_ai.token.type")
+					assert.EqualValues(t, 4, p.Count(), typ.Str())
+					assert.InDelta(t, want[typ.Str()], p.Sum(), 0, typ.Str())
+				}
+				return
+			}
+			for _, p := range tokens.Histogram().DataPoints().All() {
+				typ, _ := p.Attributes().Get("gen_ai.token.type")
+				assert.EqualValues(t, 4, p.Count(), typ.Str())
+				assert.InDelta(t, want[typ.Str()], p.Sum(), 0, typ.Str())
+			}
+		})
 	}
 }

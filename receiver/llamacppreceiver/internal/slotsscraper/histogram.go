@@ -1,35 +1,26 @@
 package slotsscraper // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
 
 import (
-	"sort"
-
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 )
 
-// histogram counts durations in seconds.
-type histogram struct {
+// durations is a metric of durations in seconds.
+type durations struct {
 	name, description string
-	undeclared.Values
-	buckets [len(undeclared.DurationBounds) + 1]uint64
+	*histogram.Explicit
 }
 
-func (h *histogram) record(seconds float64) {
-	h.Add(seconds)
-	h.buckets[sort.SearchFloat64s(undeclared.DurationBounds[:], seconds)]++
+func newDurations(name, description string) durations {
+	return durations{name: name, description: description, Explicit: histogram.NewExplicit(histogram.DurationBounds())}
 }
 
-func (h *histogram) emit(start, now pcommon.Timestamp, to pmetric.MetricSlice) {
+func (d *durations) emit(start, now pcommon.Timestamp, to pmetric.MetricSlice) {
 	m := to.AppendEmpty()
-	m.SetName(h.name)
-	m.SetDescription(h.description)
+	m.SetName(d.name)
+	m.SetDescription(d.description)
 	m.SetUnit("s")
-	e := m.SetEmptyHistogram()
-	e.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
-	d := e.DataPoints().AppendEmpty()
-	h.Emit(d, start, now)
-	d.ExplicitBounds().FromRaw(undeclared.DurationBounds[:])
-	d.BucketCounts().FromRaw(h.buckets[:])
+	d.Emit(m, start, now)
 }

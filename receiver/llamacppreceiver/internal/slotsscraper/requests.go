@@ -14,8 +14,8 @@ type requests struct {
 	// seen is when the slots were last known: read, or known to be idle.
 	seen   time.Time
 	ended  int64
-	total  histogram
-	prompt histogram
+	total  durations
+	prompt durations
 }
 
 type request struct {
@@ -27,16 +27,12 @@ type request struct {
 
 func newRequests() requests {
 	return requests{
-		total: histogram{
-			name: "llamacpp.request.duration",
-			description: "How long requests held a slot. An estimate, to ± the scrapers' intervals, of requests that were seen to start and to end; " +
-				"those shorter than the interval are missed. Prefer gen_ai.server.request.duration, which is exact, where the connector llamacpplog reads the server's log.",
-		},
-		prompt: histogram{
-			name: "llamacpp.request.prompt.duration",
-			description: "How long requests held a slot before their first token. An estimate, to ± the scrapers' intervals, of requests that were seen to start " +
-				"and to generate; those shorter than the interval are missed. Prefer gen_ai.server.time_to_first_token, which is exact, where the connector llamacpplog reads the server's log.",
-		},
+		total: newDurations("llamacpp.request.duration",
+			"How long requests held a slot. An estimate, to ± the scrapers' intervals, of requests that were seen to start and to end; "+
+				"those shorter than the interval are missed. Prefer gen_ai.server.request.duration, which is exact, where the connector llamacpplog reads the server's log."),
+		prompt: newDurations("llamacpp.request.prompt.duration",
+			"How long requests held a slot before their first token. An estimate, to ± the scrapers' intervals, of requests that were seen to start "+
+				"and to generate; those shorter than the interval are missed. Prefer gen_ai.server.time_to_first_token, which is exact, where the connector llamacpplog reads the server's log."),
 	}
 }
 
@@ -58,14 +54,14 @@ func (q *requests) update(now time.Time, slots []llamaserver.Slot, gap time.Dura
 		if s == nil {
 			q.ended++
 			if !r.began.IsZero() && !between.IsZero() {
-				q.total.record(between.Sub(r.began).Seconds())
+				q.total.Add(between.Sub(r.began).Seconds())
 			}
 			continue
 		}
 		if !r.generates && s.Decoded > 0 {
 			r.generates = true
 			if !r.began.IsZero() && !between.IsZero() {
-				q.prompt.record(between.Sub(r.began).Seconds())
+				q.prompt.Add(between.Sub(r.began).Seconds())
 			}
 		}
 		kept = append(kept, r)

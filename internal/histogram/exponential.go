@@ -1,0 +1,102 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package histogram // import "github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
+
+import (
+	"encoding/json"
+	"math"
+
+	"github.com/lightstep/go-expohisto/structure"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+)
+
+// exemplars is how many a histogram of this kind keeps.
+const exemplars = 10
+
+// Exponential counts values in buckets that grow by a constant factor, as small
+// as the number of buckets allows.
+type Exponential struct {
+	values  values
+	buckets *structure.Histogram[float64]
+	size    int32
+}
+
+// NewExponential returns an empty histogram of at most size buckets, 2 to 16384.
+func NewExponential(size int32) *Exponential {
+	return &Exponential{size: size, buckets: structure.NewFloat64(structure.NewConfig(structure.WithMaxSize(size)))}
+}
+
+// Add counts a value, which is not negative. It returns which exemplar it
+// replaces: a histogram of this kind keeps ten, the latest ones.
+func (h *Exponential) Add(value float64) (exemplar int) {
+	h.values.add(value)
+	h.buckets.Update(value)
+	return int(h.values.Count % exemplars)
+}
+
+// Emit appends a point to a metric, which has only points of this kind.
+func (h *Exponential) Emit(to pmetric.Metric, start, now pcommon.Timestamp) Point {
+	if to.Type() == pmetric.MetricTypeEmpty {
+		to.SetEmptyExponentialHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	}
+	p := to.ExponentialHistogram().DataPoints().AppendEmpty()
+	h.values.emit(p, start, now)
+	p.SetScale(h.buckets.Scale())
+	p.SetZeroCount(h.buckets.ZeroCount())
+	p.Positive().SetOffset(h.buckets.Positive().Offset())
+	p.Positive().BucketCounts().FromRaw(h.counts())
+	return p
+}
+
+func (h *Exponential) counts() []uint64 {
+	in := h.buckets.Positive()
+	out := make([]uint64, in.Len())
+	for i := range in.Len() {
+		out[i] = in.At(i)
+	}
+	return out
+}
+
+var (
+	_ json.Marshaler   = (*Exponential)(nil)
+	_ json.Unmarshaler = (*Exponential)(nil)
+)
+
+// MarshalJSON implements json.Marshaler.
+func (h *Exponential) MarshalJSON() ([]byte, error) {
+	return json.Marshal(stored{
+		values: h.values, Counts: h.counts(),
+		Exponential: true, Scale: h.buckets.Scale(), Offset: h.buckets.Positive().Offset(), Zero: h.buckets.ZeroCount(), Size: h.size,
+	})
+}
+
+// UnmarshalJSON implements json.Unmarshaler for an empty histogram from
+// NewExponential with the same size.
+func (h *Exponential) UnmarshalJSON(b []byte) error {
+	var s stored
+	if err := json.Unmarshal(b, &s); err != nil {
+		return err
+	}
+	if !s.Exponential || s.Size != h.size {
+		return errOtherBuckets
+	}
+	h.values = s.values
+	h.buckets.UpdateByIncr(0, s.Zero)
+	for i, n := range s.Counts {
+		// A value within the bucket, at the scale of the stored buckets. Those for
+		// the first and the last bucket lie further out, so that a finer scale, which
+		// backends would take for a reset, fits no better than it did.
+		within := 0.5
+		if i == 0 {
+			within = 0.25
+		} else if i == len(s.Counts)-1 {
+			within = 0.75
+		}
+		if n > 0 {
+			h.buckets.UpdateByIncr(math.Exp2((float64(s.Offset)+float64(i)+within)*math.Exp2(-float64(s.Scale))), n)
+		}
+	}
+	return nil
+}
