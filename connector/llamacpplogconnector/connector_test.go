@@ -399,13 +399,13 @@ func TestConnector_ModelsOfARouterAreBounded(t *testing.T) {
 	set, _ := settings()
 	c := startMetrics(t, newDefaultConfig(), set, consumertest.NewNop())
 	var b strings.Builder
-	for i := range 3 * maxServers {
+	for i := range 3 * maxInstances {
 		b.WriteString("[" + pcommon.NewValueInt(int64(10_000+i)).AsString() + "] 0.00.014.173 W srv  llama_server: security\n")
 	}
 	require.NoError(t, c.ConsumeLogs(t.Context(), logs(b.String(), nil)))
 	for _, s := range c.sources {
-		assert.LessOrEqual(t, len(s.servers), maxServers+1)
-		assert.Contains(t, s.servers, otherServer)
+		assert.LessOrEqual(t, len(s.instances), maxInstances+1)
+		assert.Contains(t, s.instances, otherInstance)
 	}
 	require.NoError(t, c.Shutdown(t.Context()))
 }
@@ -509,6 +509,68 @@ func (r *refusing) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	return r.spans.ConsumeTraces(ctx, td)
 }
 
+// stalled takes in no spans of one resource until it is let.
+type stalled struct {
+	consumertest.TracesSink
+	n      int64 // its attribute
+	stalls chan struct{}
+	let    chan struct{}
+}
+
+func (s *stalled) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
+	if v, _ := td.ResourceSpans().At(0).Resource().Attributes().Get("n"); v.Int() == s.n {
+		s.stalls <- struct{}{}
+		<-s.let
+	}
+	return s.TracesSink.ConsumeTraces(ctx, td)
+}
+
+func TestTraces_SlowExporterHoldsUpOnlyTheSourceThatItIsSlowFor(t *testing.T) {
+	mem := &memory{held: map[string][]byte{}}
+	set, _ := settings()
+	next := &stalled{n: 1, stalls: make(chan struct{}), let: make(chan struct{})}
+	c, err := newTracesConnector(storedConfig(), set, next)
+	require.NoError(t, err)
+	require.NoError(t, c.Start(t.Context(), host{storageID: mem}))
+
+	slow := make(chan error)
+	go func() { slow <- c.ConsumeLogs(t.Context(), logs(oneRequest, map[string]any{"n": 1})) }()
+	<-next.stalls
+	require.NoError(t, c.ConsumeLogs(t.Context(), logs(oneRequest, map[string]any{"n": 2})))
+	assert.Equal(t, 3, next.SpanCount(), "those of the other source")
+	assert.Len(t, mem.held, 2, "the list and the other source: what is not handed on is not stored as done")
+	select {
+	case <-slow:
+		assert.Fail(t, "its own source is to wait")
+	default:
+	}
+
+	close(next.let)
+	require.NoError(t, <-slow)
+	assert.Equal(t, 6, next.SpanCount())
+	assert.Len(t, mem.held, 3)
+	require.NoError(t, c.Shutdown(t.Context()))
+}
+
+func TestTraces_RefusedSpansOfOneSourceDoNotHoldUpAnother(t *testing.T) {
+	mem := &memory{held: map[string][]byte{}}
+	set, _ := settings()
+	next := &refusing{err: errors.New("full")}
+	c, err := newTracesConnector(storedConfig(), set, next)
+	require.NoError(t, err)
+	require.NoError(t, c.Start(t.Context(), host{storageID: mem}))
+	first, second := logs(oneRequest, map[string]any{"n": 1}), logs(oneRequest, map[string]any{"n": 2})
+	require.Error(t, c.ConsumeLogs(t.Context(), first))
+	next.refuse(nil)
+	require.NoError(t, c.ConsumeLogs(t.Context(), second))
+	assert.Equal(t, 3, next.spans.SpanCount())
+	assert.Len(t, mem.held, 2, "the list and the second")
+	require.NoError(t, c.ConsumeLogs(t.Context(), first), "the same logs again")
+	assert.Equal(t, 6, next.spans.SpanCount())
+	assert.Len(t, mem.held, 3)
+	require.NoError(t, c.Shutdown(t.Context()))
+}
+
 func TestConnector_RefusedMetricsAreMadeUpForByTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		set, told := settings()
@@ -565,7 +627,7 @@ func TestConnector_SpansThatWaitAreBounded(t *testing.T) {
 		b.WriteString(strings.ReplaceAll(oneRequest, "task 0", "task "+pcommon.NewValueInt(int64(i)).AsString()) + "\n")
 	}
 	require.Error(t, c.ConsumeLogs(t.Context(), logs(b.String(), nil)))
-	assert.Zero(t, c.pending.SpanCount())
+	assert.Zero(t, c.pending.count())
 	assert.Equal(t, 1, told.FilterMessageSnippet("too long").Len())
 	require.NoError(t, c.Shutdown(t.Context()))
 }

@@ -6,12 +6,7 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
-	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -24,89 +19,67 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.uber.org/zap"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 )
 
 const (
 	// maxSources bounds the servers that are remembered.
 	maxSources = 1000
-	// strangeRecords is after how many records without one line of a
-	// llama-server a source is called into question.
+	// strangeRecords is after how many records, none of them a line of a
+	// llama-server, a warning is logged.
 	strangeRecords = 100
-	// manyFiles is how often records of a source come from another file than
-	// those before, each time within turnTime, until it is told: rotations are
-	// rarer.
+	// manyFiles is how often records of a source may come from another file than
+	// those before, each time within turnTime, before a warning is logged:
+	// rotations are rarer.
 	manyFiles = 50
 	turnTime  = time.Minute
 )
 
-// identity names the server of the configured endpoint.
-type identity struct {
-	address, instance string
-	port              int64
-}
-
-// follower reads logs and remembers each server's. The connectors to metrics
-// and to traces each have one: the collector makes them apart, and hands each
-// all logs.
+// follower reads logs and remembers the server of each. The connectors to
+// metrics and to traces each have one: the collector makes them apart, and hands
+// each all logs.
 type follower struct {
-	cfg     *Config
-	id      component.ID
-	log     *zap.Logger
-	signal  string // the name of its storage
-	server  identity
-	count   func() *statistics // see source
-	storage storage.Client     // nil without one
+	cfg           *Config
+	id            component.ID
+	log           *zap.Logger
+	signal        string             // the name of its storage
+	configured    identity           // of the server at the configured endpoint
+	newStatistics func() *statistics // of a new instance; nil where nothing is counted
+	storage       storage.Client     // nil without one
 
 	mu       sync.Mutex
 	sources  map[string]*source // by resource
 	changed  map[string]*source // since they were stored
 	gone     map[string]bool    // to be deleted from storage
+	unsent   map[string]int     // how many batches of spans of a source are not handed on yet
 	unlisted bool               // storage lists other sources
-	unstored bool               // storing has failed and was told
+	unstored bool               // storing has failed, and that was logged
 }
 
-func newFollower(cfg *Config, set connector.Settings, signal string, count func() *statistics) (*follower, error) {
+func newFollower(cfg *Config, set connector.Settings, signal string, newStatistics func() *statistics) (*follower, error) {
 	e, err := endpoint.Parse(cfg.Endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
 	return &follower{
-		cfg: cfg, id: set.ID, log: set.Logger, signal: signal, count: count,
-		server:  identity{address: e.Address, port: e.Port, instance: e.Instance},
-		sources: map[string]*source{},
-		changed: map[string]*source{},
-		gone:    map[string]bool{},
+		cfg: cfg, id: set.ID, log: set.Logger, signal: signal, newStatistics: newStatistics,
+		configured: identity{service: cfg.ServiceName, instance: e.Instance, address: e.Address, port: e.Port},
+		sources:    map[string]*source{},
+		changed:    map[string]*source{},
+		gone:       map[string]bool{},
+		unsent:     map[string]int{},
 	}, nil
 }
 
 // Capabilities implements consumer.Logs.
 func (*follower) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
 
-// Start implements component.Component: it goes on where it was stopped.
+// Start implements component.Component. The follower goes on where it was stopped.
 func (f *follower) Start(ctx context.Context, host component.Host) error {
 	if f.cfg.StorageID == nil {
 		return nil
 	}
-	ext, ok := host.GetExtensions()[*f.cfg.StorageID]
-	if !ok {
-		return fmt.Errorf("storage: there is no extension %q: name one under service::extensions", f.cfg.StorageID)
-	}
-	provider, ok := ext.(storage.Extension)
-	if !ok {
-		return fmt.Errorf("storage: %q stores nothing: name a storage extension, e.g. file_storage", f.cfg.StorageID)
-	}
-	client, err := provider.GetClient(ctx, component.KindConnector, f.id, f.signal)
-	if err != nil {
-		return fmt.Errorf("storage: %w", err)
-	}
-	f.storage = client
-	if err := f.restore(ctx); err != nil {
-		f.storage = nil
-		return errors.Join(err, client.Close(ctx))
-	}
-	return nil
+	return f.openStorage(ctx, host)
 }
 
 // Shutdown implements component.Component.
@@ -122,35 +95,35 @@ func (f *follower) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// read takes in logs and calls each for the sources that had some, whose
-// requests that ended then are in source.ended. The caller holds mu.
+// read takes in logs. It calls each for every source that has some of them, with
+// the requests that ended in source.ended. The caller holds mu.
 func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
 	looked := files{}
-	var had []*source
+	var batch []*source
 	for _, rl := range ld.ResourceLogs().All() {
 		h := pdatautil.MapHash(rl.Resource().Attributes())
-		key := hex.EncodeToString(h[:])
+		resourceKey := hex.EncodeToString(h[:])
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, r := range sl.LogRecords().All() {
-				of := key
+				key := resourceKey
 				if u := unit(r.Body()); u != "" {
-					of += u
+					key += u
 				}
-				s := f.source(of, rl.Resource(), now)
+				s := f.source(key, rl.Resource(), now)
 				s.add(r, looked, now)
 				if !s.inBatch {
 					s.inBatch = true
 					f.changed[s.key] = s
-					had = append(had, s)
+					batch = append(batch, s)
 				}
 			}
 		}
 	}
-	for _, s := range had {
+	for _, s := range batch {
 		f.question(s)
-		s.tracker.Settle(s.written, s)
+		s.tracker.Settle(s.written)
 		for _, p := range s.tracker.Processes {
-			s.server(p) // also one that has nothing to count yet
+			s.instance(p) // also one that has nothing to count yet
 		}
 		each(s)
 		clear(s.ended)
@@ -158,7 +131,8 @@ func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
 	}
 }
 
-// unit of a record of a journal, in which those of all units have one resource.
+// unit returns the systemd unit that a record of a journal is of, or "": there
+// the records of all units have one resource.
 func unit(body pcommon.Value) string {
 	if body.Type() == pcommon.ValueTypeMap {
 		if u, ok := body.Map().Get("_SYSTEMD_UNIT"); ok {
@@ -168,15 +142,16 @@ func unit(body pcommon.Value) string {
 	return ""
 }
 
-// source has one server's records in the order in which they were written: a
-// resource, and in a journal a unit.
+// source returns the log of one server: a resource's records, and in a journal a
+// unit's.
 func (f *follower) source(key string, resource pcommon.Resource, now time.Time) *source {
 	s := f.sources[key]
 	if s == nil {
 		if len(f.sources) >= maxSources {
 			f.forgetOldest()
 		}
-		s = newSource(key, resource, f.count)
+		s = newSource(key, f.newStatistics)
+		resource.CopyTo(s.resource)
 		f.sources[key] = s
 		f.unlisted = true
 		delete(f.gone, key)
@@ -185,7 +160,7 @@ func (f *follower) source(key string, resource pcommon.Resource, now time.Time) 
 	return s
 }
 
-// question says once what seems to be wrong with a source.
+// question logs, once, what seems to be wrong with a source.
 func (f *follower) question(s *source) {
 	if !s.strange && s.events == 0 && s.records >= strangeRecords {
 		s.strange = true
@@ -194,7 +169,7 @@ func (f *follower) question(s *source) {
 	}
 	if s.turns >= manyFiles && !s.mixed {
 		s.mixed = true
-		f.log.Warn("lines come from several files in turn, but are followed as the log of one server: give each server's lines a resource of their own, e.g. with service.instance.id",
+		f.log.Warn("lines come from several files in turn, but are taken for the log of one server: give each server's lines a resource of their own, e.g. with service.instance.id",
 			zap.String("file", s.path), zap.Any("resource", s.resource.Attributes().AsRaw()))
 	}
 	if s.url != "" && !s.compared {
@@ -203,15 +178,15 @@ func (f *follower) question(s *source) {
 	}
 }
 
-// compare notes that the log seems to be that of another server.
+// compare logs that a log seems to be that of another server.
 func (f *follower) compare(s *source) {
 	e, err := endpoint.Parse(s.url)
-	_, address, port, instance := f.identify(s, &server{})
-	if err != nil || address == "" || e.Port == port {
+	id := f.configured.with(s.resource.Attributes(), "")
+	if err != nil || id.address == "" || e.Port == id.port {
 		return
 	}
-	f.log.Info("the log is of a server that listens on another port than the one it is called after: they are the same server only if the port is mapped",
-		zap.String("log", s.url), zap.String("called", instance))
+	f.log.Info("the server whose log this is listens on another port than the one that it is named after: they are the same server only if the port is mapped",
+		zap.String("log", s.url), zap.String("named", id.instance))
 }
 
 func (f *follower) forgetOldest() {
@@ -243,150 +218,4 @@ func (f *follower) forget(key string) {
 		f.gone[key] = true
 		f.unlisted = true
 	}
-}
-
-const (
-	listKey   = "sources"
-	keyPrefix = "source/"
-)
-
-// storedSource is the form in which a source outlives the collector.
-type storedSource struct {
-	Attributes map[string]any          `json:"attributes"`
-	Tracker    *requests.Tracker       `json:"tracker"`
-	Positions  positions               `json:"positions"`
-	Servers    map[string]storedServer `json:"servers"`
-	LastRead   time.Time               `json:"last_read"`
-}
-
-type storedServer struct {
-	Path       string          `json:"path,omitempty"`
-	Statistics json.RawMessage `json:"statistics,omitempty"`
-}
-
-// store writes what changed, before the source of the logs can note that it
-// has handed them on. Where that fails nothing is lost as long as the collector
-// runs, which is no reason to refuse logs.
-func (f *follower) store(ctx context.Context) {
-	if f.storage == nil || len(f.changed)+len(f.gone) == 0 {
-		return
-	}
-	err := f.write(ctx)
-	if err != nil && !f.unstored {
-		f.log.Error("counts cannot be stored, and begin anew if the collector ends before they can", zap.Error(err))
-	}
-	f.unstored = err != nil
-}
-
-func (f *follower) write(ctx context.Context) error {
-	ops := make([]*storage.Operation, 0, len(f.gone)+len(f.changed)+1)
-	for key := range f.gone {
-		ops = append(ops, storage.DeleteOperation(keyPrefix+key))
-	}
-	for key, s := range f.changed {
-		b, err := s.marshal()
-		if err != nil {
-			return err
-		}
-		ops = append(ops, storage.SetOperation(keyPrefix+key, b))
-	}
-	if f.unlisted {
-		b, err := json.Marshal(slices.Sorted(maps.Keys(f.sources)))
-		if err != nil {
-			return err
-		}
-		ops = append(ops, storage.SetOperation(listKey, b))
-	}
-	if err := f.storage.Batch(ctx, ops...); err != nil {
-		return err
-	}
-	clear(f.changed)
-	clear(f.gone)
-	f.unlisted = false
-	return nil
-}
-
-func (s *source) marshal() ([]byte, error) {
-	out := storedSource{
-		Attributes: s.resource.Attributes().AsRaw(), Tracker: s.tracker, Positions: s.positions,
-		Servers: map[string]storedServer{}, LastRead: s.lastRead,
-	}
-	for name, server := range s.servers {
-		st := storedServer{Path: server.path}
-		if server.stats != nil {
-			b, err := json.Marshal(server.stats)
-			if err != nil {
-				return nil, err
-			}
-			st.Statistics = b
-		}
-		out.Servers[name] = st
-	}
-	return json.Marshal(out)
-}
-
-func (f *follower) restore(ctx context.Context) error {
-	b, err := f.storage.Get(ctx, listKey)
-	if err != nil {
-		return fmt.Errorf("storage: %w", err)
-	}
-	if b == nil {
-		return nil
-	}
-	var list []string
-	if err := json.Unmarshal(b, &list); err != nil {
-		f.log.Warn("what was stored cannot be read; counting begins anew", zap.Error(err))
-		return nil
-	}
-	for _, key := range list {
-		b, err := f.storage.Get(ctx, keyPrefix+key)
-		if err != nil {
-			return fmt.Errorf("storage: %w", err)
-		}
-		if b == nil {
-			continue
-		}
-		s, err := f.restoreSource(key, b)
-		if err != nil {
-			f.log.Warn("what was stored of a server cannot be used; its counts begin anew", zap.Error(err))
-			f.forget(key)
-			continue
-		}
-		f.sources[key] = s
-	}
-	return nil
-}
-
-func (f *follower) restoreSource(key string, b []byte) (*source, error) {
-	in := storedSource{Tracker: &requests.Tracker{KeepProgress: f.count == nil}}
-	if err := json.Unmarshal(b, &in); err != nil {
-		return nil, err
-	}
-	if in.Tracker == nil {
-		return nil, errors.New("no tracker")
-	}
-	resource := pcommon.NewResource()
-	for k, v := range in.Attributes { // JSON has no integers
-		if n, ok := v.(float64); ok && n == math.Trunc(n) {
-			in.Attributes[k] = int64(n)
-		}
-	}
-	if err := resource.Attributes().FromRaw(in.Attributes); err != nil {
-		return nil, err
-	}
-	s := newSource(key, resource, f.count)
-	s.tracker, s.positions, s.lastRead = in.Tracker, in.Positions, in.LastRead
-	for name, stored := range in.Servers {
-		of := &server{model: name, path: stored.Path}
-		if f.count != nil {
-			of.stats = f.count()
-			if err := of.stats.restore(stored.Statistics); err != nil {
-				// Which requests were counted still holds.
-				f.log.Warn("the counts stored of a server cannot be used and begin anew", zap.String("server", f.key(s, of).Instance), zap.Error(err))
-				of.stats = f.count()
-			}
-		}
-		s.servers[name] = of
-	}
-	return s, nil
 }

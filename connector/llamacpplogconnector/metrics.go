@@ -33,20 +33,20 @@ const (
 // metricsConnector counts requests and sends their metrics from time to time.
 type metricsConnector struct {
 	*follower
-	set   connector.Settings
-	to    consumer.Metrics
-	scope pcommon.InstrumentationScope
-	quit  chan struct{}
-	stop  context.CancelFunc // ends the points that are being sent too
-	done  sync.WaitGroup
-	fail  bool // the last points were refused
+	set     connector.Settings
+	to      consumer.Metrics
+	scope   pcommon.InstrumentationScope
+	quit    chan struct{}
+	stop    context.CancelFunc // ends the points that are being sent too
+	done    sync.WaitGroup
+	refused bool // the last points were
 }
 
 func newMetricsConnector(cfg *Config, set connector.Settings, next consumer.Metrics) (*metricsConnector, error) {
-	count := func() *statistics {
+	fresh := func() *statistics {
 		return newStatistics(pcommon.NewTimestampFromTime(time.Now()), cfg.Histogram.Exponential.Get())
 	}
-	f, err := newFollower(cfg, set, "metrics", count)
+	f, err := newFollower(cfg, set, "metrics", fresh)
 	if err != nil {
 		return nil, err
 	}
@@ -102,13 +102,12 @@ func (c *metricsConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error 
 	defer c.mu.Unlock()
 	c.read(ld, time.Now(), func(s *source) {
 		for _, r := range s.ended {
-			of := s.server(r.Process)
 			var e *exemplar
 			if c.cfg.Exemplars.Enabled {
 				id := newSpanIDs(s, r)
 				e = &exemplar{at: r.Process.Wall.At(r.Ended), trace: id.trace, span: id.request, slot: r.Slot, task: r.Task}
 			}
-			of.stats.ended(r, e)
+			s.instance(r.Process).statistics.ended(r, e)
 		}
 	})
 	c.store(ctx)
@@ -128,33 +127,33 @@ func (c *metricsConnector) flush(ctx context.Context) {
 	if errors.Is(err, context.Canceled) {
 		return
 	}
-	if err != nil && !c.fail {
+	if err != nil && !c.refused {
 		c.log.Warn("metrics were refused; the next points make up for it", zap.Error(err))
 	}
-	c.fail = err != nil
+	c.refused = err != nil
 }
 
 func (c *metricsConnector) emit(now time.Time) pmetric.Metrics {
 	md := pmetric.NewMetrics()
 	for _, s := range c.sources {
-		for _, of := range s.servers {
-			c.emitServer(s, of, pcommon.NewTimestampFromTime(now)).ResourceMetrics().MoveAndAppendTo(md.ResourceMetrics())
+		for _, i := range s.instances {
+			c.emitInstance(s, i, pcommon.NewTimestampFromTime(now)).ResourceMetrics().MoveAndAppendTo(md.ResourceMetrics())
 		}
 	}
 	return md
 }
 
-func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timestamp) pmetric.Metrics {
-	st := of.stats
-	if of.builder == nil {
-		of.builder = metadata.NewMetricsBuilder(
+func (c *metricsConnector) emitInstance(s *source, i *instance, now pcommon.Timestamp) pmetric.Metrics {
+	st := i.statistics
+	if i.builder == nil {
+		i.builder = metadata.NewMetricsBuilder(
 			metadata.MetricsBuilderConfig{Metrics: c.cfg.Metrics.MetricsConfig, ResourceAttributes: c.cfg.ResourceAttributes},
 			c.set, metadata.WithStartTime(st.Start),
 		)
 	}
-	mb := of.builder
+	mb := i.builder
 	// A router serves nothing itself: its children do.
-	serves := of.model != "" || len(s.servers) == 1 || st.Requests != [requests.Outcomes]int64{}
+	serves := i.model != "" || len(s.instances) == 1 || st.Requests != [requests.Outcomes]int64{}
 	if serves {
 		c.emitCounts(mb, st, now)
 	}
@@ -163,10 +162,10 @@ func (c *metricsConnector) emitServer(s *source, of *server, now pcommon.Timesta
 			mb.RecordLlamacppLogRecordsDataPoint(now, n, area, metadata.MapAttributeLlamacppLogSeverity[severity])
 		}
 	}
-	res := c.resource(s, of)
+	res := c.resourceOf(s, i)
 	md := mb.Emit(metadata.WithResource(res))
 	to := undeclared.MetricsOf(md, res, c.scope)
-	name := c.modelName(s, of)
+	name := c.modelName(s, i)
 	for _, d := range distributions {
 		series := st.Histograms[d.name]
 		if !serves || len(series) == 0 || !d.enabled(&c.cfg.Metrics) {

@@ -62,7 +62,7 @@ func (f files) get(path string) *file {
 	looked := &file{path: path}
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
 		looked.size, looked.modified = info.Size(), info.ModTime()
-		looked.id, looked.ok = identify(info)
+		looked.id, looked.ok = fileIDOf(info)
 	}
 	f[path] = looked
 	return looked

@@ -7,6 +7,6 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 
 import "os"
 
-// identify cannot tell a file that was renamed from another one here: records
+// fileIDOf cannot tell a file that was renamed from another one here: records
 // that are read again are told by their requests alone.
-func identify(os.FileInfo) (fileID, bool) { return fileID{}, false }
+func fileIDOf(os.FileInfo) (fileID, bool) { return fileID{}, false }

@@ -75,8 +75,8 @@ func (p positioned) read(path string, from int) {
 // counted is how many requests were refused.
 func (p positioned) counted() (n int64) {
 	for _, s := range p.sources {
-		for _, of := range s.servers {
-			for _, c := range of.stats.Requests {
+		for _, of := range s.instances {
+			for _, c := range of.statistics.Requests {
 				n += c
 			}
 		}
@@ -142,13 +142,13 @@ func TestPosition_NewFileOfAnOldInodeIsNew(t *testing.T) {
 	c.read(c.path, 0)
 	info, err := os.Stat(c.path)
 	require.NoError(t, err)
-	old, ok := identify(info)
+	old, ok := fileIDOf(info)
 	require.True(t, ok)
 	require.NoError(t, os.Remove(c.path))
 	write(t, c.path, refusal(3), refusal(4))
 	info, err = os.Stat(c.path)
 	require.NoError(t, err)
-	now, _ := identify(info)
+	now, _ := fileIDOf(info)
 	for _, s := range c.sources { // whether or not the file system uses it again
 		for i := range s.positions {
 			if s.positions[i].File == old {
@@ -189,7 +189,7 @@ func TestPosition_LinesOfContainersAreKnownByTheirRecord(t *testing.T) {
 			}
 			for _, s := range c.sources {
 				assert.Equal(t, 2, s.records)
-				assert.EqualValues(t, 2, s.servers[""].stats.Records["srv"]["error"])
+				assert.EqualValues(t, 2, s.instances[""].statistics.Records["srv"]["error"])
 			}
 		})
 	}

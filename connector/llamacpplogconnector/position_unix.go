@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-func identify(info os.FileInfo) (fileID, bool) {
+func fileIDOf(info os.FileInfo) (fileID, bool) {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return fileID{}, false

@@ -4,76 +4,68 @@
 package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"
 
 import (
-	"net"
-	"path"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
-	conventions "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/serverlog"
-	"github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
 )
 
 const (
-	// maxServers bounds the models of one router, against a log without the
+	// maxInstances bounds the models of one router, against a log without the
 	// lines that say which child serves which.
-	maxServers  = 256
-	otherServer = "other"
+	maxInstances  = 256
+	otherInstance = "other"
 )
 
 // source is the log of one server, which may be a router: all records of one
 // resource.
 type source struct {
-	key       string           // in storage, and of span ids
-	resource  pcommon.Resource // of the records
-	parser    serverlog.Parser
-	tracker   *requests.Tracker
-	positions positions
-	servers   map[string]*server // by model in router mode, else ""
-	count     func() *statistics // of a new server; nil where nothing is counted
-	lastRead  time.Time
-	written   time.Time // the latest bound of when a record was
+	key           string           // in storage, and of span ids
+	resource      pcommon.Resource // of the records
+	parser        serverlog.Parser
+	tracker       *requests.Tracker
+	positions     positions
+	instances     map[string]*instance // by model in router mode, else ""
+	newStatistics func() *statistics   // of a new instance; nil where nothing is counted
+	lastRead      time.Time
+	written       time.Time // the latest time at which a record can have been written
 
-	// ended are the requests that ended in the batch at hand.
-	ended []*requests.Request
+	ended []*requests.Request // in the batch at hand
 
 	inBatch         bool      // has records in the batch at hand
 	records, events int       // to find out whether this is a llama-server's log
-	strange         bool      // it was told that it is not
+	strange         bool      // that it is not was logged
 	path            string    // of the file of the last record
 	turns           int       // how often that was another one
 	turned          time.Time // when it last was
-	mixed           bool      // it was told that several servers write here
+	mixed           bool      // that several servers write here was logged
 	url             string    // at which the server says that it listens
-	compared        bool      // with what the server is called
+	compared        bool      // with what the server is named after
 }
 
-// server is what has a resource of its own: a server, or a model of a router.
-type server struct {
-	model string // that of a router's child
-	path  string // of the model's file
-	stats *statistics
+// instance is what has a service.instance.id: a server, or one model of a router.
+type instance struct {
+	model      string // that of a router's child
+	path       string // of the model's file
+	statistics *statistics
 
-	key     serverresource.Key       // once it was needed
-	builder *metadata.MetricsBuilder // likewise
+	identity identity                 // once it was needed
+	builder  *metadata.MetricsBuilder // likewise
 }
 
-func newSource(key string, resource pcommon.Resource, count func() *statistics) *source {
+func newSource(key string, newStatistics func() *statistics) *source {
 	s := &source{
-		key:      key,
-		resource: pcommon.NewResource(),
-		tracker:  requests.NewTracker(count == nil),
-		servers:  map[string]*server{},
-		count:    count,
+		key:           key,
+		resource:      pcommon.NewResource(),
+		instances:     map[string]*instance{},
+		newStatistics: newStatistics,
 	}
-	resource.CopyTo(s.resource)
+	s.tracker = requests.NewTracker(s, newStatistics == nil)
 	return s
 }
 
@@ -126,7 +118,7 @@ func (s *source) add(r plog.LogRecord, looked files, now time.Time) {
 				at = last
 			}
 		}
-		s.tracker.Add(e, at, r.Timestamp() != 0, s)
+		s.tracker.Add(e, at, r.Timestamp() != 0)
 	})
 }
 
@@ -148,129 +140,31 @@ func body(v pcommon.Value) string {
 	return ""
 }
 
-// server of a process.
-func (s *source) server(p *requests.Process) *server {
-	name := ""
+// instance returns the one that a process serves.
+func (s *source) instance(p *requests.Process) *instance {
+	model := ""
 	if p.Child != 0 {
-		name = p.Model
-		if name == "" { // the line that says it was not read
-			name = strconv.Itoa(p.Child)
+		model = p.Model
+		if model == "" { // the line that says it was not read
+			model = strconv.Itoa(p.Child)
 		}
 	}
-	found := s.servers[name]
-	if found == nil && len(s.servers) >= maxServers {
-		name = otherServer
-		found = s.servers[name]
+	found := s.instances[model]
+	if found == nil && len(s.instances) >= maxInstances {
+		model = otherInstance
+		found = s.instances[model]
 	}
 	if found == nil {
-		found = &server{model: name}
-		if s.count != nil {
-			found.stats = s.count()
+		found = &instance{model: model}
+		if s.newStatistics != nil {
+			found.statistics = s.newStatistics()
 		}
-		s.servers[name] = found
+		s.instances[model] = found
 	}
 	if p.Path != "" {
 		found.path = p.Path
 	}
 	return found
-}
-
-// modelName is the name of the model that a server serves, or "". A receiver
-// that asks the server knows its alias.
-func (f *follower) modelName(s *source, of *server) string {
-	if of.model != "" {
-		return of.model
-	}
-	if f.cfg.Model != "" {
-		return f.cfg.Model
-	}
-	if r, ok := serverresource.Of(f.key(s, of)); ok {
-		if v, ok := r.Attributes().Get(attributeModel); ok {
-			return v.Str()
-		}
-	}
-	if of.path != "" {
-		return path.Base(strings.ReplaceAll(of.path, `\`, "/"))
-	}
-	return ""
-}
-
-// resource of a server: who it is, as the receiver says it, and what the log's
-// resource says besides.
-func (f *follower) resource(s *source, of *server) pcommon.Resource {
-	service, address, port, instance := f.identify(s, of)
-	rb := metadata.NewResourceBuilder(f.cfg.ResourceAttributes)
-	rb.SetServiceName(service)
-	if address != "" {
-		rb.SetServerAddress(address)
-		rb.SetServerPort(port)
-	}
-	rb.SetServiceInstanceID(instance)
-	if name := f.modelName(s, of); name != "" {
-		rb.SetLlamacppModelName(name)
-	}
-	res := rb.Emit()
-	add := func(from pcommon.Resource) {
-		for k, v := range from.Attributes().All() {
-			if _, ok := res.Attributes().Get(k); !ok && !slices.Contains(ours, k) {
-				v.CopyTo(res.Attributes().PutEmpty(k))
-			}
-		}
-	}
-	if known, ok := serverresource.Of(f.key(s, of)); ok {
-		add(known)
-	}
-	add(s.resource)
-	return res
-}
-
-// attributeModel is the resource attribute of the model's name, and ours are
-// those that metadata.yaml declares, which the configuration may switch off.
-const attributeModel = "llamacpp.model.name"
-
-var ours = []string{
-	attributeModel, string(conventions.ServerAddressKey), string(conventions.ServerPortKey),
-	string(conventions.ServiceInstanceIDKey), string(conventions.ServiceNameKey),
-}
-
-// identify says who a server is: what the log's resource says goes before what
-// is configured. The address may be unknown, "".
-func (f *follower) identify(s *source, of *server) (service, address string, port int64, instance string) {
-	service, address, port, instance = f.cfg.ServiceName, f.server.address, f.server.port, f.server.instance
-	if v, ok := s.resource.Attributes().Get(string(conventions.ServiceNameKey)); ok {
-		service = v.AsString()
-	}
-	a, hasAddress := s.resource.Attributes().Get(string(conventions.ServerAddressKey))
-	p, hasPort := s.resource.Attributes().Get(string(conventions.ServerPortKey))
-	if hasAddress {
-		address = a.AsString()
-	}
-	if hasPort {
-		if n, err := strconv.ParseInt(p.AsString(), 10, 64); err == nil {
-			port = n
-		}
-	}
-	if hasAddress || hasPort {
-		instance = net.JoinHostPort(address, strconv.FormatInt(port, 10))
-	}
-	if v, ok := s.resource.Attributes().Get(string(conventions.ServiceInstanceIDKey)); ok {
-		instance = v.AsString()
-		if !hasAddress { // the configured one is that of another server
-			address = ""
-		}
-	}
-	if of.model != "" {
-		instance += "/" + of.model
-	}
-	return service, address, port, instance
-}
-
-// key names the server.
-func (f *follower) key(s *source, of *server) serverresource.Key {
-	if of.key == (serverresource.Key{}) {
-		of.key.Service, _, _, of.key.Instance = f.identify(s, of)
-	}
-	return of.key
 }
 
 var _ requests.Handler = (*source)(nil)
@@ -281,21 +175,21 @@ func (s *source) Request(r *requests.Request) { s.ended = append(s.ended, r) }
 
 // Loaded implements requests.Handler.
 func (s *source) Loaded(p *requests.Process, took time.Duration) {
-	if st := s.server(p).stats; st != nil {
+	if st := s.instance(p).statistics; st != nil {
 		st.Load, st.Loaded = took.Seconds(), true
 	}
 }
 
 // Shifted implements requests.Handler.
 func (s *source) Shifted(p *requests.Process) {
-	if st := s.server(p).stats; st != nil {
+	if st := s.instance(p).statistics; st != nil {
 		st.Shifts++
 	}
 }
 
 // Logged implements requests.Handler.
 func (s *source) Logged(p *requests.Process, severity serverlog.Severity, area string) {
-	if st := s.server(p).stats; st != nil {
+	if st := s.instance(p).statistics; st != nil {
 		st.logged(severity, area)
 	}
 }

@@ -30,7 +30,18 @@ type tracesConnector struct {
 	*follower
 	set     connector.Settings
 	to      consumer.Traces
-	pending ptrace.Traces
+	pending spans // refused; they go with the next ones of their source
+}
+
+// spans by the key of their source. While a source has some that are not handed
+// on yet it is in unsent, and is not stored.
+type spans map[string]ptrace.Traces
+
+func (all spans) count() (n int) {
+	for _, td := range all {
+		n += td.SpanCount()
+	}
+	return n
 }
 
 func newTracesConnector(cfg *Config, set connector.Settings, next consumer.Traces) (*tracesConnector, error) {
@@ -38,33 +49,47 @@ func newTracesConnector(cfg *Config, set connector.Settings, next consumer.Trace
 	if err != nil {
 		return nil, err
 	}
-	return &tracesConnector{follower: f, set: set, to: next, pending: ptrace.NewTraces()}, nil
+	return &tracesConnector{follower: f, set: set, to: next, pending: spans{}}, nil
 }
 
-// ConsumeLogs implements consumer.Logs. An error says that the spans could not
-// be handed on yet: they go with the next ones, whether these are the same
-// logs again or others.
+// ConsumeLogs implements consumer.Logs. It returns when the spans of these logs
+// were handed on: a slow exporter holds up the source of the logs that it is slow
+// for, and no other one. An error says that the spans could not be handed on yet:
+// they go with the next ones of the source, whether these are the same logs again
+// or others.
 func (c *tracesConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	c.expire(now)
+	batch := spans{}
 	c.read(ld, now, func(s *source) {
-		byServer := map[*server]ptrace.SpanSlice{}
-		for _, r := range s.ended {
-			of := s.server(r.Process)
-			spans, ok := byServer[of]
-			if !ok {
-				spans = c.spans(s, of)
-				byServer[of] = spans
+		td, waited := c.pending[s.key]
+		if !waited {
+			if len(s.ended) == 0 {
+				return
 			}
-			c.trace(s, of, r, spans)
+			td = ptrace.NewTraces()
+			c.unsent[s.key]++
+		}
+		delete(c.pending, s.key)
+		batch[s.key] = td
+		byInstance := map[*instance]ptrace.SpanSlice{}
+		for _, r := range s.ended {
+			i := s.instance(r.Process)
+			to, ok := byInstance[i]
+			if !ok {
+				to = c.spansOf(s, i, td)
+				byInstance[i] = to
+			}
+			c.trace(s, i, r, to)
 		}
 	})
-	if err := c.send(ctx); err != nil {
-		if n := c.pending.SpanCount(); n > maxPending {
+	if err := c.send(ctx, batch); err != nil {
+		if n := c.pending.count(); n > maxPending {
 			c.log.Error("spans are lost: they have been refused for too long", zap.Int("spans", n), zap.Error(err))
-			c.pending = ptrace.NewTraces()
+			c.settle(c.pending)
+			clear(c.pending)
 		}
 		return err
 	}
@@ -73,41 +98,65 @@ func (c *tracesConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 }
 
 // Shutdown implements component.Component. What is still refused then is not
-// noted as done: its logs may be read again.
+// stored as done: its logs may be read again.
 func (c *tracesConnector) Shutdown(ctx context.Context) error {
 	c.mu.Lock()
-	if err := c.send(ctx); err != nil {
-		c.log.Error("spans are lost, unless their logs are read again: they are refused", zap.Int("spans", c.pending.SpanCount()), zap.Error(err))
-		clear(c.changed)
+	batch := c.pending
+	c.pending = spans{}
+	if err := c.send(ctx, batch); err != nil {
+		c.log.Error("spans are lost, unless their logs are read again: they are refused", zap.Int("spans", c.pending.count()), zap.Error(err))
 	}
 	c.mu.Unlock()
 	return c.follower.Shutdown(ctx)
 }
 
-// send hands on the spans that wait. They go on waiting if they are refused,
-// unless for good.
-func (c *tracesConnector) send(ctx context.Context) error {
-	if c.pending.SpanCount() == 0 {
+// send hands spans on. They become pending if they are refused, unless for good.
+// The caller holds mu, which send releases meanwhile: what comes next may be slow.
+func (c *tracesConnector) send(ctx context.Context, batch spans) error {
+	if len(batch) == 0 {
 		return nil
 	}
-	// A copy: who refuses spans may have changed them before, or made them read-only.
+	// Copies: who refuses spans may have changed them before, or made them read-only.
 	sent := ptrace.NewTraces()
-	c.pending.CopyTo(sent)
+	for _, td := range batch {
+		for _, rs := range td.ResourceSpans().All() {
+			rs.CopyTo(sent.ResourceSpans().AppendEmpty())
+		}
+	}
+	c.mu.Unlock()
 	err := c.to.ConsumeTraces(ctx, sent)
+	c.mu.Lock()
 	if err != nil && !consumererror.IsPermanent(err) {
+		for key, td := range batch {
+			if waiting, ok := c.pending[key]; ok {
+				td.ResourceSpans().MoveAndAppendTo(waiting.ResourceSpans())
+				c.unsent[key]--
+			} else {
+				c.pending[key] = td
+			}
+		}
 		return err
 	}
 	if err != nil {
-		c.log.Error("spans are lost: they were refused for good", zap.Int("spans", c.pending.SpanCount()), zap.Error(err))
+		c.log.Error("spans are lost: they were refused for good", zap.Int("spans", batch.count()), zap.Error(err))
 	}
-	c.pending = ptrace.NewTraces()
+	c.settle(batch)
 	return nil
 }
 
-// spans is where those of a server go.
-func (c *tracesConnector) spans(s *source, of *server) ptrace.SpanSlice {
-	rs := c.pending.ResourceSpans().AppendEmpty()
-	c.resource(s, of).CopyTo(rs.Resource())
+// settle notes that spans wait no longer.
+func (c *tracesConnector) settle(batch spans) {
+	for key := range batch {
+		if c.unsent[key]--; c.unsent[key] == 0 {
+			delete(c.unsent, key)
+		}
+	}
+}
+
+// spansOf returns where the spans of an instance go.
+func (c *tracesConnector) spansOf(s *source, i *instance, td ptrace.Traces) ptrace.SpanSlice {
+	rs := td.ResourceSpans().AppendEmpty()
+	c.resourceOf(s, i).CopyTo(rs.Resource())
 	ss := rs.ScopeSpans().AppendEmpty()
 	ss.Scope().SetName(metadata.ScopeName)
 	ss.Scope().SetVersion(c.set.BuildInfo.Version)
@@ -142,7 +191,7 @@ func newSpanIDs(s *source, r *requests.Request) spanIDs {
 }
 
 // trace adds the spans of a request.
-func (c *tracesConnector) trace(s *source, of *server, r *requests.Request, to ptrace.SpanSlice) {
+func (c *tracesConnector) trace(s *source, i *instance, r *requests.Request, to ptrace.SpanSlice) {
 	ids := newSpanIDs(s, r)
 	at := func(clock time.Duration) pcommon.Timestamp {
 		return pcommon.NewTimestampFromTime(r.Process.Wall.At(clock))
@@ -158,7 +207,7 @@ func (c *tracesConnector) trace(s *source, of *server, r *requests.Request, to p
 	a := request.Attributes()
 	a.PutStr(string(conventions.GenAIOperationNameKey), c.cfg.Operation)
 	a.PutStr(string(conventions.GenAIProviderNameKey), provider)
-	if name := c.modelName(s, of); name != "" {
+	if name := c.modelName(s, i); name != "" {
 		request.SetName(c.cfg.Operation + " " + name)
 		a.PutStr(string(conventions.GenAIRequestModelKey), name)
 	}

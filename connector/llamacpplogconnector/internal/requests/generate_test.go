@@ -42,15 +42,15 @@ func of(e serverlog.Event, slot, task int) serverlog.Event {
 	return e
 }
 
-func read(t *Tracker, h Handler, events ...serverlog.Event) {
+func read(t *Tracker, events ...serverlog.Event) {
 	for i := range events {
-		t.Add(&events[i], began.Add(events[i].Clock), false, h)
+		t.Add(&events[i], began.Add(events[i].Clock), false)
 	}
 }
 
 func follow(events ...serverlog.Event) *found {
 	f := &found{}
-	read(NewTracker(true), f, events...)
+	read(NewTracker(f, true), events...)
 	return f
 }
 

@@ -168,16 +168,17 @@ func TestTracker_GoesOnInAnotherProcess(t *testing.T) {
 			s.events[i].HasClock = clocks
 		}
 		run := func(cut int) (lines []string) {
-			tracker, f := NewTracker(true), &found{}
+			f := &found{}
+			tracker := NewTracker(f, true)
 			for i := range s.events {
 				if i == cut {
 					b, err := json.Marshal(tracker)
 					require.NoError(t, err)
-					tracker = &Tracker{KeepProgress: true}
+					tracker = NewTracker(f, true)
 					require.NoError(t, json.Unmarshal(b, tracker))
 				}
-				tracker.Add(&s.events[i], wall[i], !clocks, f)
-				tracker.Settle(wall[i], f)
+				tracker.Add(&s.events[i], wall[i], !clocks)
+				tracker.Settle(wall[i])
 			}
 			for _, r := range f.requests {
 				d, ok := r.Duration()
@@ -199,7 +200,8 @@ func FuzzTracker(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		tracker, found := NewTracker(true), &found{}
+		found := &found{}
+		tracker := NewTracker(found, true)
 		wall := began
 		for ; len(b) >= 6; b = b[6:] {
 			e := event(serverlog.Kind(b[0]%32), time.Duration(b[1])*time.Second)
@@ -216,14 +218,14 @@ func FuzzTracker(f *testing.F) {
 				e.Reason = serverlog.ReasonServer
 			}
 			wall = wall.Add(time.Duration(int8(b[5])) * time.Second)
-			tracker.Add(&e, wall, b[2]&16 != 0, found)
+			tracker.Add(&e, wall, b[2]&16 != 0)
 			if b[2]&32 != 0 {
-				tracker.Settle(wall, found)
+				tracker.Settle(wall)
 			}
 			if b[2]&0xc0 == 0xc0 {
 				state, err := json.Marshal(tracker)
 				require.NoError(t, err)
-				tracker = NewTracker(true)
+				tracker = NewTracker(found, true)
 				require.NoError(t, json.Unmarshal(state, tracker))
 			}
 		}

@@ -38,7 +38,7 @@ const (
 	patience = 2 * time.Second
 )
 
-// Handler is told what is found.
+// Handler takes in what a Tracker finds.
 type Handler interface {
 	// Request ended. It belongs to the handler.
 	Request(*Request)
@@ -63,8 +63,9 @@ type Tracker struct {
 	Processes map[int]*Process `json:"processes"`
 	// Models of the router's children, by port.
 	Models map[int]string `json:"models,omitempty"`
-	// KeepProgress keeps the progress of requests, for traces.
-	KeepProgress bool `json:"-"`
+
+	handler      Handler
+	keepProgress bool // of requests, for traces
 }
 
 // Process is one life of a server.
@@ -104,36 +105,41 @@ type Process struct {
 	// Waiting is the task of a request that left its slot early and has its
 	// timings since, to which one more line may belong; -1 where there is none.
 	Waiting int `json:"waiting"`
+
+	handler Handler // the tracker's
 }
 
-func newProcess(child int, model string) *Process {
+func newProcess(h Handler, child int, model string) *Process {
 	return &Process{
-		Child: child, Model: model, Began: -1, Loading: -1, MaxTask: -1, Waiting: -1,
+		handler: h,
+		Child:   child, Model: model, Began: -1, Loading: -1, MaxTask: -1, Waiting: -1,
 		Open: map[int]*Request{}, Finished: map[int]time.Duration{},
 	}
 }
 
-// NewTracker returns a tracker of a server of which nothing was read.
-func NewTracker(keepProgress bool) *Tracker {
-	return &Tracker{Processes: map[int]*Process{}, Models: map[int]string{}, KeepProgress: keepProgress}
+// NewTracker returns a tracker of a server of which nothing was read. It calls
+// h from within Add and Settle. Requests have their progress if it is kept.
+func NewTracker(h Handler, keepProgress bool) *Tracker {
+	return &Tracker{Processes: map[int]*Process{}, Models: map[int]string{}, handler: h, keepProgress: keepProgress}
 }
 
 // Settle ends the requests that left their slot, or lost it, some time before
 // now, where the line that was waited for has not come: embeddings, for one,
 // have none.
-func (t *Tracker) Settle(now time.Time, h Handler) {
+func (t *Tracker) Settle(now time.Time) {
 	for _, p := range t.Processes {
 		for _, r := range p.Open {
 			if r.Waits && now.Sub(p.Wall.At(r.Ended)) > patience ||
 				r.Replaced != 0 && now.Sub(p.Wall.At(r.Replaced)) > lateness {
-				p.lost(r, h)
+				p.lost(r)
 			}
 		}
 	}
 }
 
-// UnmarshalJSON implements json.Unmarshaler. The marshaled form of a tracker
-// holds all that it needs to go on with a log in another process.
+// UnmarshalJSON implements json.Unmarshaler for a tracker from NewTracker. The
+// marshaled form of a tracker holds all that it needs to go on with a log in
+// another process.
 func (t *Tracker) UnmarshalJSON(b []byte) error {
 	type plain Tracker
 	if err := json.Unmarshal(b, (*plain)(t)); err != nil {
@@ -149,6 +155,7 @@ func (t *Tracker) UnmarshalJSON(b []byte) error {
 		if p == nil || p.Open == nil || p.Finished == nil {
 			return errors.New("incomplete process")
 		}
+		p.handler = t.handler
 		p.Wall.restored = true
 		for task, r := range p.Open {
 			if r == nil || r.Task != task || r.Outcome >= Outcomes {
@@ -162,18 +169,18 @@ func (t *Tracker) UnmarshalJSON(b []byte) error {
 
 // Add takes the next event. wall is a moment at or after the line was written,
 // the sooner the better; exact says that it is that very moment.
-func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler) {
-	p := t.process(e, wall, h)
+func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool) {
+	p := t.process(e, wall)
 	p.Exact = exact || e.HasClock
 	clock := p.clock(e, wall)
 	if p.Waiting >= 0 && p.Waiting != e.Task {
 		if r := p.Open[p.Waiting]; r != nil {
-			p.finish(r, r.Ended, h)
+			p.finish(r, r.Ended)
 		}
 		p.Waiting = -1
 	}
 	if e.Severity >= serverlog.Warning {
-		h.Logged(p, e.Severity, e.Area)
+		t.handler.Logged(p, e.Severity, e.Area)
 	}
 	switch e.Kind {
 	case serverlog.Loading:
@@ -184,54 +191,54 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler)
 		p.Path = strings.Clone(e.Text)
 	case serverlog.Ready:
 		if p.Exact && p.Loading >= 0 && clock >= p.Loading {
-			h.Loaded(p, clock-p.Loading)
+			t.handler.Loaded(p, clock-p.Loading)
 		}
 		p.Loading = -1
 	case serverlog.Listening:
 		p.Listens, p.ListensAt = true, clock
-		h.Listening(p, strings.Clone(e.Text))
+		t.handler.Listening(p, strings.Clone(e.Text))
 	case serverlog.Launch:
-		p.launch(e, clock, h)
+		p.launch(e, clock)
 	case serverlog.NewPrompt, serverlog.PromptCached, serverlog.PromptProgress, serverlog.GenerationProgress,
 		serverlog.PromptDone, serverlog.GenerationDone, serverlog.Draft:
-		if r := p.find(e, clock, h); r != nil {
-			r.add(e, clock, t.KeepProgress)
+		if r := p.find(e, clock); r != nil {
+			r.add(e, clock, t.keepProgress)
 			if r.Waits && r.HasTimings {
 				p.Waiting = r.Task
 			}
 		}
 	case serverlog.ContextShift:
-		h.Shifted(p)
-		if r := p.find(e, clock, h); r != nil {
+		t.handler.Shifted(p)
+		if r := p.find(e, clock); r != nil {
 			r.Shifted, r.Truncated = true, true
 		}
 	case serverlog.Cancel:
-		p.failed(e, clock, Cancelled, ReasonCancelled, h)
+		p.failed(e, clock, Cancelled, ReasonCancelled)
 	case serverlog.RequestError:
 		outcome := Rejected
 		if e.Reason == serverlog.ReasonServer || e.Reason == serverlog.ReasonContextFull {
 			outcome = Failed
 		}
-		p.failed(e, clock, outcome, e.Reason, h)
+		p.failed(e, clock, outcome, e.Reason)
 	case serverlog.Release:
-		if r := p.find(e, clock, h); r != nil {
+		if r := p.find(e, clock); r != nil {
 			r.Held = e.Tokens
 			r.Truncated = r.Truncated || e.Truncated
 			r.Ended = clock
 			// Older builds say only then how long it took, or what went wrong.
 			r.Waits = e.Early && !r.HasTimings && r.Reason == ""
 			if !r.Waits {
-				p.finish(r, clock, h)
+				p.finish(r, clock)
 			}
 		}
 	case serverlog.Stop:
-		p.end(clock, h)
+		p.end(clock)
 	case serverlog.Spawn:
-		t.spawn(e, h)
+		t.spawn(e)
 	case serverlog.ChildExit:
 		for port, name := range t.Models {
 			if child := t.Processes[port]; name == e.Text && child != nil {
-				child.end(child.Last, h)
+				child.end(child.Last)
 			}
 		}
 	}
@@ -240,16 +247,16 @@ func (t *Tracker) Add(e *serverlog.Event, wall time.Time, exact bool, h Handler)
 
 // spawn notes that a router starts a child, which has its model to itself. The
 // child before it was kept until now, in case that lines of it came twice.
-func (t *Tracker) spawn(e *serverlog.Event, h Handler) {
+func (t *Tracker) spawn(e *serverlog.Event) {
 	if t.Models[e.Port] == e.Text {
 		return // read twice, or followed by another first line of the child
 	}
 	for port, name := range t.Models {
 		if name == e.Text {
-			t.drop(port, h)
+			t.drop(port)
 		}
 	}
-	t.drop(e.Port, h)
+	t.drop(e.Port)
 	for port := range t.Models { // of children that never wrote a line
 		if len(t.Models) >= maxProcesses && t.Processes[port] == nil {
 			delete(t.Models, port)
@@ -259,33 +266,33 @@ func (t *Tracker) spawn(e *serverlog.Event, h Handler) {
 }
 
 // drop forgets a process.
-func (t *Tracker) drop(child int, h Handler) {
+func (t *Tracker) drop(child int) {
 	if p := t.Processes[child]; p != nil {
-		p.end(p.Last, h)
+		p.end(p.Last)
 	}
 	delete(t.Processes, child)
 	delete(t.Models, child)
 }
 
 // dropOldest forgets the child of which nothing was read for the longest time.
-func (t *Tracker) dropOldest(h Handler) {
+func (t *Tracker) dropOldest() {
 	oldest := 0
 	for child, p := range t.Processes {
 		if child != 0 && (oldest == 0 || p.Wall.Since < t.Processes[oldest].Wall.Since) {
 			oldest = child
 		}
 	}
-	t.drop(oldest, h)
+	t.drop(oldest)
 }
 
 // process returns the process that wrote the line, which may be a new one.
-func (t *Tracker) process(e *serverlog.Event, wall time.Time, h Handler) *Process {
+func (t *Tracker) process(e *serverlog.Event, wall time.Time) *Process {
 	p := t.Processes[e.Child]
 	if p != nil && p.isOver(e) {
-		p.end(p.Last, h)
+		p.end(p.Last)
 		if e.Child == 0 {
 			for child := range t.Processes { // they end with their router
-				t.drop(child, h)
+				t.drop(child)
 			}
 			clear(t.Models)
 		}
@@ -293,9 +300,9 @@ func (t *Tracker) process(e *serverlog.Event, wall time.Time, h Handler) *Proces
 	}
 	if p == nil {
 		if len(t.Processes) >= maxProcesses {
-			t.dropOldest(h)
+			t.dropOldest()
 		}
-		p = newProcess(e.Child, t.Models[e.Child])
+		p = newProcess(t.handler, e.Child, t.Models[e.Child])
 		t.Processes[e.Child] = p
 	}
 	if e.Kind == serverlog.Start && p.Began < 0 {
@@ -358,7 +365,7 @@ func (p *Process) clock(e *serverlog.Event, wall time.Time) time.Duration {
 	return max(wall.Sub(p.Unclocked), 0)
 }
 
-func (p *Process) launch(e *serverlog.Event, clock time.Duration, h Handler) {
+func (p *Process) launch(e *serverlog.Event, clock time.Duration) {
 	if _, ok := p.Finished[e.Task]; ok {
 		return // read late or twice
 	}
@@ -366,12 +373,12 @@ func (p *Process) launch(e *serverlog.Event, clock time.Duration, h Handler) {
 		switch {
 		case r.Slot != e.Slot || r.Task == e.Task || r.Launched > clock:
 		case !e.HasClock || r.Waits || r.Replaced != 0 && r.Replaced+lateness < clock:
-			p.lost(r, h)
+			p.lost(r)
 		case r.Replaced == 0:
 			r.Replaced = clock
 		}
 	}
-	r := p.find(e, clock, h)
+	r := p.find(e, clock)
 	if r == nil {
 		return
 	}
@@ -383,7 +390,7 @@ func (p *Process) launch(e *serverlog.Event, clock time.Duration, h Handler) {
 
 // find returns the request of the event, which begins with whichever of its
 // lines comes first, or nil if it has ended or the line does not say whose it is.
-func (p *Process) find(e *serverlog.Event, clock time.Duration, h Handler) *Request {
+func (p *Process) find(e *serverlog.Event, clock time.Duration) *Request {
 	if e.Task < 0 {
 		return nil
 	}
@@ -397,7 +404,7 @@ func (p *Process) find(e *serverlog.Event, clock time.Duration, h Handler) *Requ
 		return nil
 	}
 	if len(p.Open) >= maxOpen {
-		p.lost(slices.MinFunc(slices.Collect(maps.Values(p.Open)), func(a, b *Request) int { return cmp.Compare(a.Launched, b.Launched) }), h)
+		p.lost(slices.MinFunc(slices.Collect(maps.Values(p.Open)), func(a, b *Request) int { return cmp.Compare(a.Launched, b.Launched) }))
 	}
 	r := newRequest(p, e, clock)
 	p.Open[e.Task] = r
@@ -446,7 +453,7 @@ func (r *Request) add(e *serverlog.Event, clock time.Duration, keepProgress bool
 }
 
 // failed notes why the request ends. One that never had a slot ends with it.
-func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, reason string, h Handler) {
+func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, reason string) {
 	if e.Task < 0 && e.Slot >= 0 {
 		return // a fault told to a slot that had no request
 	}
@@ -456,7 +463,7 @@ func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, rea
 				r.Outcome, r.Reason = o, reason
 			}
 			if r.Waits {
-				p.finish(r, r.Ended, h)
+				p.finish(r, r.Ended)
 			}
 			return
 		}
@@ -474,44 +481,44 @@ func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, rea
 	}
 	r := newRequest(p, e, clock)
 	r.Outcome, r.Reason = o, reason
-	p.finish(r, clock, h)
+	p.finish(r, clock)
 }
 
 // lost ends a request whose slot has another one: its last lines are missing.
-func (p *Process) lost(r *Request, h Handler) {
+func (p *Process) lost(r *Request) {
 	switch {
 	case r.Waits:
-		p.finish(r, r.Ended, h)
+		p.finish(r, r.Ended)
 		return
 	case r.HasTimings:
-		p.finish(r, r.Reported, h)
+		p.finish(r, r.Reported)
 		return
 	case r.Reason == "":
 		r.Outcome, r.Reason = Lost, ReasonLost
 	}
 	if r.Replaced != 0 {
-		p.finish(r, r.Replaced, h)
+		p.finish(r, r.Replaced)
 	} else {
-		p.finish(r, p.Last, h)
+		p.finish(r, p.Last)
 	}
 }
 
 // end ends all requests with their process.
-func (p *Process) end(clock time.Duration, h Handler) {
+func (p *Process) end(clock time.Duration) {
 	for _, task := range slices.Sorted(maps.Keys(p.Open)) {
 		r := p.Open[task]
 		if r.Waits || r.Replaced != 0 {
-			p.lost(r, h)
+			p.lost(r)
 			continue
 		}
 		if !r.HasTimings && r.Reason == "" {
 			r.Outcome, r.Reason = Failed, ReasonServerStopped
 		}
-		p.finish(r, clock, h)
+		p.finish(r, clock)
 	}
 }
 
-func (p *Process) finish(r *Request, clock time.Duration, h Handler) {
+func (p *Process) finish(r *Request, clock time.Duration) {
 	r.Ended = clock
 	launched := r.Launched
 	if !r.HasLaunch {
@@ -527,5 +534,5 @@ func (p *Process) finish(r *Request, clock time.Duration, h Handler) {
 		p.Order = append(p.Order, r.Task)
 		p.Finished[r.Task] = launched
 	}
-	h.Request(r)
+	p.handler.Request(r)
 }

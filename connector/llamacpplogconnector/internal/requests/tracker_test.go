@@ -166,22 +166,24 @@ func TestTracker_EarlyReleaseWaitsForTimingsAndDraft(t *testing.T) {
 func TestTracker_EarlyReleaseWithoutTimingsIsSettledInTime(t *testing.T) {
 	early := release(5*ms, 0, 9)
 	early.Early = true
-	tracker, f := NewTracker(false), &found{}
-	read(tracker, f, launch(1*ms, 0, 0), early)
-	tracker.Settle(began.Add(time.Second), f)
+	f := &found{}
+	tracker := NewTracker(f, false)
+	read(tracker, launch(1*ms, 0, 0), early)
+	tracker.Settle(began.Add(time.Second))
 	assert.Empty(t, f.requests)
-	tracker.Settle(began.Add(3*time.Second), f)
+	tracker.Settle(began.Add(3 * time.Second))
 	require.Len(t, f.requests, 1)
 	assert.Equal(t, 5*ms, f.requests[0].Ended)
 }
 
 func TestTracker_LostEndIsKnownByTheNextRequestOfTheSlot(t *testing.T) {
-	tracker, f := NewTracker(false), &found{}
-	read(tracker, f, launch(1*ms, 0, 0), launch(50*ms, 0, 9), release(60*ms, 9, 1))
+	f := &found{}
+	tracker := NewTracker(f, false)
+	read(tracker, launch(1*ms, 0, 0), launch(50*ms, 0, 9), release(60*ms, 9, 1))
 	require.Len(t, f.requests, 1)
-	tracker.Settle(began.Add(9*time.Second), f)
+	tracker.Settle(began.Add(9 * time.Second))
 	assert.Len(t, f.requests, 1, "its last lines may be read late")
-	tracker.Settle(began.Add(11*time.Second), f)
+	tracker.Settle(began.Add(11 * time.Second))
 	require.Len(t, f.requests, 2)
 	assert.Equal(t, Lost, f.requests[1].Outcome)
 	assert.Equal(t, ReasonLost, f.requests[1].Reason)
@@ -259,11 +261,11 @@ func TestTracker_LoadsAreTimedAtStartAndOnWaking(t *testing.T) {
 	assert.Equal(t, []time.Duration{20 * ms, 3 * time.Second}, f.loads)
 
 	f = &found{}
-	tracker := NewTracker(false)
+	tracker := NewTracker(f, false)
 	for i, kind := range []serverlog.Kind{serverlog.Loading, serverlog.Ready} {
 		e := event(kind, 0)
 		e.HasClock = false
-		tracker.Add(&e, began.Add(time.Duration(i)*time.Second), false, f)
+		tracker.Add(&e, began.Add(time.Duration(i)*time.Second), false)
 	}
 	assert.Empty(t, f.loads, "the times of reading say nothing of that")
 }
@@ -308,10 +310,11 @@ func TestTracker_ProcessesAreToldApartByWhatTheySayOnce(t *testing.T) {
 		assert.Len(t, follow(append(first, first...)...).requests, 1)
 	})
 	t.Run("without a clock", func(t *testing.T) {
-		tracker, f := NewTracker(false), &found{}
+		f := &found{}
+		tracker := NewTracker(f, false)
 		for i, e := range []serverlog.Event{start(0), launch(0, 0, 0), release(0, 0, 1), start(0), launch(0, 0, 0), release(0, 0, 1)} {
 			e.HasClock = false
-			tracker.Add(&e, began.Add(time.Duration(i)*time.Second), false, f)
+			tracker.Add(&e, began.Add(time.Duration(i)*time.Second), false)
 		}
 		assert.Len(t, f.requests, 2)
 	})
@@ -319,10 +322,11 @@ func TestTracker_ProcessesAreToldApartByWhatTheySayOnce(t *testing.T) {
 
 func TestTracker_UnclockedDurationsNeedTheTimesOfWriting(t *testing.T) {
 	for _, exact := range []bool{true, false} {
-		tracker, f := NewTracker(false), &found{}
+		f := &found{}
+		tracker := NewTracker(f, false)
 		for i, e := range []serverlog.Event{launch(0, 0, 0), cancel(0, 0), release(0, 0, 1)} {
 			e.HasClock = false
-			tracker.Add(&e, began.Add(time.Duration(i)*time.Second), exact, f)
+			tracker.Add(&e, began.Add(time.Duration(i)*time.Second), exact)
 		}
 		require.Len(t, f.requests, 1)
 		d, ok := f.requests[0].Duration()
@@ -335,17 +339,18 @@ func TestTracker_UnclockedDurationsNeedTheTimesOfWriting(t *testing.T) {
 }
 
 func TestTracker_UnclockedTimeGoesOnWhileTheCollectorIsDown(t *testing.T) {
-	tracker, f := NewTracker(false), &found{}
+	f := &found{}
+	tracker := NewTracker(f, false)
 	e := launch(0, 0, 0)
 	e.HasClock = false
-	tracker.Add(&e, began, true, f)
+	tracker.Add(&e, began, true)
 	b, err := json.Marshal(tracker)
 	require.NoError(t, err)
-	tracker = &Tracker{}
+	tracker = NewTracker(f, false)
 	require.NoError(t, json.Unmarshal(b, tracker))
 	e = release(0, 0, 1)
 	e.HasClock = false
-	tracker.Add(&e, began.Add(time.Hour), true, f)
+	tracker.Add(&e, began.Add(time.Hour), true)
 	require.Len(t, f.requests, 1)
 	d, _ := f.requests[0].Duration()
 	assert.Equal(t, time.Hour, d)
@@ -353,9 +358,10 @@ func TestTracker_UnclockedTimeGoesOnWhileTheCollectorIsDown(t *testing.T) {
 }
 
 func TestTracker_RouterAndChildrenAreProcesses(t *testing.T) {
-	tracker, f := NewTracker(false), &found{}
+	f := &found{}
+	tracker := NewTracker(f, false)
 	read(
-		tracker, f, start(1*ms), listening(2*ms), spawn(3*ms, "tiny", 5000), child(5000, start(1*ms)),
+		tracker, start(1*ms), listening(2*ms), spawn(3*ms, "tiny", 5000), child(5000, start(1*ms)),
 		child(5000, launch(2*ms, 0, 0)), spawn(3*ms, "tiny", 5000), child(5000, release(3*ms, 0, 1)),
 	)
 	require.Len(t, f.requests, 1)
@@ -364,48 +370,49 @@ func TestTracker_RouterAndChildrenAreProcesses(t *testing.T) {
 
 	exit := event(serverlog.ChildExit, 9*ms)
 	exit.Text = "tiny"
-	read(tracker, f, child(5000, launch(5*ms, 0, 3)), exit)
+	read(tracker, child(5000, launch(5*ms, 0, 3)), exit)
 	require.Len(t, f.requests, 2)
 	assert.Equal(t, ReasonServerStopped, f.requests[1].Reason)
 
-	read(tracker, f, spawn(10*ms, "tiny", 6000), child(6000, launch(1*ms, 0, 0)))
+	read(tracker, spawn(10*ms, "tiny", 6000), child(6000, launch(1*ms, 0, 0)))
 	assert.NotContains(t, tracker.Processes, 5000, "a model has one child at a time")
-	read(tracker, f, spawn(11*ms, "slow", 6000), child(6000, launch(2*ms, 0, 0)))
+	read(tracker, spawn(11*ms, "slow", 6000), child(6000, launch(2*ms, 0, 0)))
 	require.Len(t, f.requests, 3)
 	assert.Equal(t, "slow", tracker.Processes[6000].Model, "the port has another model now")
 
-	read(tracker, f, start(2*ms))
+	read(tracker, start(2*ms))
 	assert.Len(t, f.requests, 4, "children end with their router")
 	assert.Len(t, tracker.Processes, 1)
 	assert.Empty(t, tracker.Models)
 }
 
 func TestTracker_MemoryIsBounded(t *testing.T) {
-	tracker, f := NewTracker(true), &found{}
+	f := &found{}
+	tracker := NewTracker(f, true)
 	for i := range 3 * maxOpen {
-		read(tracker, f, launch(time.Duration(i)*ms, i, i))
+		read(tracker, launch(time.Duration(i)*ms, i, i))
 	}
 	assert.Len(t, tracker.Processes[0].Open, maxOpen)
 	assert.Equal(t, Lost, f.requests[0].Outcome)
 
-	tracker = NewTracker(true)
+	tracker = NewTracker(f, true)
 	for i := range 3 * maxFinished {
-		read(tracker, f, launch(time.Duration(i)*ms, 0, i), release(time.Duration(i)*ms, i, 0), refused(time.Duration(i)*ms, -1, serverlog.ReasonServer))
+		read(tracker, launch(time.Duration(i)*ms, 0, i), release(time.Duration(i)*ms, i, 0), refused(time.Duration(i)*ms, -1, serverlog.ReasonServer))
 	}
 	assert.Len(t, tracker.Processes[0].Finished, maxFinished)
 	assert.Len(t, tracker.Processes[0].Order, maxFinished)
 	assert.Len(t, tracker.Processes[0].Refused, maxRefused)
 
-	tracker = NewTracker(true)
+	tracker = NewTracker(f, true)
 	for i := range 3 * maxProcesses {
-		read(tracker, f, spawn(0, "model "+time.Duration(i).String(), 1000+i))
+		read(tracker, spawn(0, "model "+time.Duration(i).String(), 1000+i))
 	}
 	assert.Len(t, tracker.Models, maxProcesses)
 
-	tracker = NewTracker(true)
+	tracker = NewTracker(f, true)
 	for i := range 3 * maxProcesses {
 		e := child(1000+i, launch(time.Duration(i)*time.Hour, 0, 0))
-		tracker.Add(&e, began.Add(time.Duration(i)*time.Hour), false, f)
+		tracker.Add(&e, began.Add(time.Duration(i)*time.Hour), false)
 	}
 	assert.Len(t, tracker.Processes, maxProcesses)
 	assert.Contains(t, tracker.Processes, 1000+3*maxProcesses-1)
@@ -427,7 +434,7 @@ func TestTracker_ProgressIsThinnedOut(t *testing.T) {
 	assert.Equal(t, 999, r.Progress[len(r.Progress)-1].Tokens)
 
 	f := &found{}
-	read(NewTracker(false), f, events...)
+	read(NewTracker(f, false), events...)
 	assert.Empty(t, f.requests[0].Progress)
 }
 
@@ -445,20 +452,22 @@ func TestTracker_StateThatIsNoneIsAnError(t *testing.T) {
 	} {
 		assert.Error(t, json.Unmarshal([]byte(state), &Tracker{}), state)
 	}
-	tracker, f := &Tracker{}, &found{}
+	f := &found{}
+	tracker := &Tracker{handler: f} // none of its maps is there
 	require.NoError(t, json.Unmarshal([]byte(`{}`), tracker))
-	read(tracker, f, spawn(0, "m", 1), launch(1*ms, 0, 0), release(2*ms, 0, 0))
+	read(tracker, spawn(0, "m", 1), launch(1*ms, 0, 0), release(2*ms, 0, 0))
 	assert.Len(t, f.requests, 1)
 }
 
 func BenchmarkTracker(b *testing.B) {
-	tracker, f := NewTracker(false), &found{}
+	f := &found{}
+	tracker := NewTracker(f, false)
 	events := []serverlog.Event{launch(0, 0, 0), promptDone(0, 0, 5, ms), generationDone(0, 0, 5, ms), release(0, 0, 9)}
 	b.ReportAllocs()
 	for i := range b.N {
 		e := events[i%len(events)]
 		e.Task, e.Clock = i/len(events), time.Duration(i)*ms
-		tracker.Add(&e, began.Add(e.Clock), false, f)
+		tracker.Add(&e, began.Add(e.Clock), false)
 		f.requests = f.requests[:0]
 	}
 }

@@ -55,15 +55,16 @@ func TestWall_FollowsAClockThatWasSet(t *testing.T) {
 }
 
 func TestWall_RestoredPlacesWhatWasLeftUnread(t *testing.T) {
-	tracker, f := NewTracker(false), &found{}
-	read(tracker, f, launch(time.Second, 0, 0))
+	f := &found{}
+	tracker := NewTracker(f, false)
+	read(tracker, launch(time.Second, 0, 0))
 	b, err := json.Marshal(tracker)
 	require.NoError(t, err)
-	tracker = &Tracker{}
+	tracker = NewTracker(f, false)
 	require.NoError(t, json.Unmarshal(b, tracker))
 	for task := range 5 {
 		e := release(time.Minute, task, 1)
-		tracker.Add(&e, began.Add(time.Hour), false, f)
+		tracker.Add(&e, began.Add(time.Hour), false)
 	}
 	assert.Equal(t, began.Add(time.Minute), f.requests[0].Process.Wall.At(time.Minute).UTC())
 }
