@@ -509,6 +509,30 @@ func (r *refusing) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	return r.spans.ConsumeTraces(ctx, td)
 }
 
+func TestMetrics_SilenceIsLoggedOnce(t *testing.T) {
+	for name, test := range map[string]struct{ arrive, want int }{
+		"nothing arrives":  {0, 1},
+		"a record arrives": {1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				set, logged := settings()
+				c := startMetrics(t, newDefaultConfig(), set, consumertest.NewNop())
+				time.Sleep(silence - time.Second)
+				synctest.Wait()
+				for range test.arrive {
+					require.NoError(t, c.ConsumeLogs(t.Context(), logs("a line of anything", nil)))
+				}
+				assert.Zero(t, logged.Len(), "it is too early to say")
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				assert.Equal(t, test.want, logged.FilterMessageSnippet("check that what the pipeline's receiver reads exists").Len())
+				require.NoError(t, c.Shutdown(t.Context()))
+			})
+		})
+	}
+}
+
 // stalled takes in no spans of one resource until it is let.
 type stalled struct {
 	consumertest.TracesSink

@@ -54,6 +54,7 @@ type follower struct {
 	unsent   map[string]int     // how many batches of spans of a source are not handed on yet
 	unlisted bool               // storage lists other sources
 	unstored bool               // storing has failed, and that was logged
+	heard    bool               // a record has arrived
 }
 
 func newFollower(cfg *Config, set connector.Settings, signal string, newStatistics func() *statistics) (*follower, error) {
@@ -98,6 +99,7 @@ func (f *follower) Shutdown(ctx context.Context) error {
 // read takes in logs. It calls each for every source that has some of them, with
 // the requests that ended in source.ended. The caller holds mu.
 func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
+	f.heard = f.heard || ld.LogRecordCount() > 0
 	looked := files{}
 	var batch []*source
 	for _, rl := range ld.ResourceLogs().All() {

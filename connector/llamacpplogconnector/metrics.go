@@ -28,6 +28,8 @@ const (
 	provider = "llamacpp"
 	// lastSend is how long points that are being sent may take at the end.
 	lastSend = 2 * time.Second
+	// silence is after what time without any record that is logged.
+	silence = 30 * time.Second
 )
 
 // metricsConnector counts requests and sends their metrics from time to time.
@@ -40,6 +42,8 @@ type metricsConnector struct {
 	stop    context.CancelFunc // ends the points that are being sent too
 	done    sync.WaitGroup
 	refused bool // the last points were
+	started time.Time
+	silent  bool // that no record has arrived was logged
 }
 
 func newMetricsConnector(cfg *Config, set connector.Settings, next consumer.Metrics) (*metricsConnector, error) {
@@ -63,7 +67,7 @@ func (c *metricsConnector) Start(ctx context.Context, host component.Host) error
 	}
 	run, stop := context.WithCancel(context.Background())
 	quit := make(chan struct{})
-	c.stop, c.quit = stop, quit
+	c.stop, c.quit, c.started = stop, quit, time.Now()
 	c.done.Go(func() {
 		tick := time.NewTicker(c.cfg.MetricsFlushInterval)
 		defer tick.Stop()
@@ -117,6 +121,7 @@ func (c *metricsConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error 
 func (c *metricsConnector) flush(ctx context.Context) {
 	now := time.Now()
 	c.mu.Lock()
+	c.listen(now)
 	c.expire(now)
 	md := c.emit(now)
 	c.mu.Unlock()
@@ -131,6 +136,17 @@ func (c *metricsConnector) flush(ctx context.Context) {
 		c.log.Warn("metrics were refused; the next points make up for it", zap.Error(err))
 	}
 	c.refused = err != nil
+}
+
+// listen logs, once, that nothing has arrived since the start. file_log says
+// nothing of a file that is not there.
+func (c *metricsConnector) listen(now time.Time) {
+	if c.heard || c.silent || now.Sub(c.started) < silence {
+		return
+	}
+	c.silent = true
+	c.log.Info("no line of a log has arrived yet; an idle server writes none. If this one works, check that what the pipeline's receiver reads exists, e.g. the file under file_log::include, and that llama-server writes there",
+		zap.Duration("waited", now.Sub(c.started)))
 }
 
 func (c *metricsConnector) emit(now time.Time) pmetric.Metrics {
