@@ -57,13 +57,13 @@ var (
 	}
 	requestTokens = &distribution{
 		name:        "llamacpp.request.tokens",
-		description: "Tokens of a request that completed: input is its whole prompt, what was in the cache included unless the context was shifted, output the answer.",
+		description: "Tokens of a request that completed. Input is its whole prompt, with the tokens that came from the cache unless the context was shifted; output is the answer.",
 		unit:        "{token}", bounds: tokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.RequestTokens.Enabled },
 	}
 	requestCachedTokens = &distribution{
 		name:        "llamacpp.request.cached_tokens",
-		description: "Tokens of a request's prompt that were in the cache, of requests that completed and where the log tells.",
+		description: "Tokens of a request's prompt that came from the cache, of requests that completed and whose log says it.",
 		unit:        "{token}", bounds: tokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.RequestCachedTokens.Enabled },
 	}

@@ -124,7 +124,7 @@ type metricLlamacppContextShifts struct {
 // init fills llamacpp.context.shifts metric with initial data.
 func (m *metricLlamacppContextShifts) init() {
 	m.data.SetName("llamacpp.context.shifts")
-	m.data.SetDescription("How often the oldest tokens of a sequence were dropped to go on within the context.")
+	m.data.SetDescription("How often the oldest tokens of a sequence were dropped, so that it could go on within the context.")
 	m.data.SetUnit("{shift}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -231,7 +231,7 @@ type metricLlamacppModelLoadDuration struct {
 // init fills llamacpp.model.load.duration metric with initial data.
 func (m *metricLlamacppModelLoadDuration) init() {
 	m.data.SetName("llamacpp.model.load.duration")
-	m.data.SetDescription("How long the server took to load its model the last time, at its start or on waking.")
+	m.data.SetDescription("How long the server took to load its model the last time, at its start or when it woke up.")
 	m.data.SetUnit("s")
 	m.data.SetEmptyGauge()
 }
@@ -335,7 +335,7 @@ type metricLlamacppRequestsTruncated struct {
 // init fills llamacpp.requests.truncated metric with initial data.
 func (m *metricLlamacppRequestsTruncated) init() {
 	m.data.SetName("llamacpp.requests.truncated")
-	m.data.SetDescription("Requests that ended after tokens had been dropped to go on within the context.")
+	m.data.SetDescription("Requests that ended after some of their tokens had been dropped to stay within the context.")
 	m.data.SetUnit("{request}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)

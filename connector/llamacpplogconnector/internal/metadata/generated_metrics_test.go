@@ -121,7 +121,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.context.shifts"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "How often the oldest tokens of a sequence were dropped to go on within the context.", mi.Description())
+					assert.Equal(t, "How often the oldest tokens of a sequence were dropped, so that it could go on within the context.", mi.Description())
 					assert.Equal(t, "{shift}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -155,7 +155,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.model.load.duration"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "How long the server took to load its model the last time, at its start or on waking.", mi.Description())
+					assert.Equal(t, "How long the server took to load its model the last time, at its start or when it woke up.", mi.Description())
 					assert.Equal(t, "s", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -184,7 +184,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.requests.truncated"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Requests that ended after tokens had been dropped to go on within the context.", mi.Description())
+					assert.Equal(t, "Requests that ended after some of their tokens had been dropped to stay within the context.", mi.Description())
 					assert.Equal(t, "{request}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
