@@ -3,6 +3,6 @@
 
 //go:generate go tool -modfile=../../tools/go.mod mdatagen metadata.yaml
 
-// Package llamacpplogconnector makes exact metrics and a trace of every
-// request that a llama-server served, out of nothing but the server's log.
+// Package llamacpplogconnector turns the log of a llama-server into exact metrics
+// and a trace of every request that it served.
 package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector"

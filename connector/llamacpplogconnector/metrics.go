@@ -133,7 +133,7 @@ func (c *metricsConnector) flush(ctx context.Context) {
 		return
 	}
 	if err != nil && !c.refused {
-		c.log.Warn("metrics were refused; the next points make up for it", zap.Error(err))
+		c.log.Warn("metrics were refused: the next points, which are cumulative, make up for them", zap.Error(err))
 	}
 	c.refused = err != nil
 }

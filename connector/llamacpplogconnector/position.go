@@ -17,9 +17,9 @@ import (
 // that were rotated away.
 const maxPositions = 16
 
-// position is the last record that was taken in from a file. A source that is
-// stopped before it has noted how far it got reads records again; they are
-// told by it.
+// position is the last record that was taken in from a file. A receiver that is
+// stopped before it has noted how far it got reads records again: these are
+// recognized by it.
 type position struct {
 	// File is what stays the file's own when it is renamed.
 	File fileID `json:"file"`
@@ -46,12 +46,12 @@ type file struct {
 	id       fileID
 	size     int64
 	modified time.Time
-	ok       bool // whether it is a file of this machine that can be looked at
+	ok       bool // it is a file of this machine that can be looked at
 	// last is what the processes' clocks, by child, show at the end of the file.
 	// nil as long as nobody had to know.
 	last map[int]time.Duration
-	// repeats says whether the position still holds: its record is still in the
-	// file. nil as long as nobody had to know.
+	// repeats says whether the file still has the record of its position. nil as
+	// long as nobody had to know.
 	repeats *bool
 }
 
@@ -68,9 +68,9 @@ func (f files) get(path string) *file {
 	return looked
 }
 
-// seen says whether the record was taken in before, and notes it if not. A
+// seen reports whether the record was taken in before, and notes it if not. A
 // file that was truncated begins again at offset 0 without repeating anything:
-// its record at the position has changed.
+// it has another record at the position.
 func (p *positions) seen(f *file, path string, offset int64, record string) bool {
 	if !f.ok {
 		return false
@@ -100,7 +100,7 @@ func (p *positions) seen(f *file, path string, offset int64, record string) bool
 // source trimmed, or what a container's runtime puts there.
 const maxLead = 256
 
-// holds says whether the record is still where it was: in the line that begins there.
+// holds reports whether the record is still in the line that begins at its offset.
 func (p position) holds(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

@@ -96,7 +96,7 @@ func (s *source) add(r plog.LogRecord, looked files, now time.Time) {
 		if offset, ok := r.Attributes().Get("log.file.record_offset"); ok && s.positions.seen(f, s.path, offset.Int(), text) {
 			return
 		}
-		// A source that polls reads a line long after it was written, but the
+		// A receiver that polls reads a line long after it was written, but the
 		// file says when it was last written to.
 		if r.Timestamp() == 0 && f.ok && f.modified.Before(written) {
 			written = f.modified

@@ -89,7 +89,7 @@ func (s *statistics) logged(severity serverlog.Severity, area string) {
 	}
 }
 
-// ended counts a request.
+// ended counts a request that has ended. e is what links it to its trace, or nil.
 func (s *statistics) ended(r *requests.Request, e *exemplar) {
 	s.Requests[r.Outcome]++
 	if r.Truncated {
@@ -127,7 +127,7 @@ func (s *statistics) ended(r *requests.Request, e *exemplar) {
 	}
 }
 
-// restore takes stored statistics into new ones.
+// restore goes on from stored statistics. s is new.
 func (s *statistics) restore(b []byte) error {
 	type plain statistics
 	old := struct {

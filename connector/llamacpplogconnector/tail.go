@@ -14,10 +14,10 @@ import (
 // tailSize is how much of a file's end is read: some fifty lines.
 const tailSize = 4096
 
-// written is the latest time at which a line with that clock can have been
-// written: before the last line of the file by as much as the clocks differ,
-// and that one when the file was changed. If another process has written the
-// last line, which began later, the time is too late, but never too early.
+// written returns the latest time at which a line that shows clock can have been
+// written. The last line of the file was written when the file was last changed,
+// and this one before it by the difference of their clocks. The time is too late,
+// but never too early, if the last line is that of a process that began later.
 func (f *file) written(child int, clock time.Duration) time.Time {
 	if f.last == nil {
 		f.last = f.clocks()
@@ -28,8 +28,8 @@ func (f *file) written(child int, clock time.Duration) time.Time {
 	return f.modified
 }
 
-// clocks reads the end of the file as it was looked at; what was written since
-// is younger than the time of its change.
+// clocks reads the end of the file, as far as the file went when it was looked
+// at: lines written since are younger than the time of its change.
 func (f *file) clocks() map[int]time.Duration {
 	out := map[int]time.Duration{}
 	in, err := os.Open(f.path)

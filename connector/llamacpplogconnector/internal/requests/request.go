@@ -85,7 +85,7 @@ type Request struct {
 	// Shifted that its oldest tokens were dropped to go on.
 	Truncated bool `json:"truncated,omitempty"`
 	Shifted   bool `json:"shifted,omitempty"`
-	// Waits says that it left its slot, but not yet how.
+	// Waits says that it left its slot, but that the line that says how is missing yet.
 	Waits bool `json:"waits,omitempty"`
 	// Replaced is when another request got the slot before this one was seen to
 	// leave it, 0 while none did.
@@ -107,10 +107,10 @@ type Progress struct {
 	Speed float64 `json:"speed,omitempty"`
 }
 
-// Duration is how long the request held its slot. For one that the server
+// Duration returns how long the request held its slot. For one that the server
 // measured it is the sum of its two parts, which leaves out the microseconds
 // of taking and leaving the slot; else it is the time between two lines.
-// ok is false where the log does not tell.
+// ok is false where the log does not say it.
 func (r *Request) Duration() (d time.Duration, ok bool) {
 	switch {
 	case r.HasTimings:
@@ -122,7 +122,7 @@ func (r *Request) Duration() (d time.Duration, ok bool) {
 	}
 }
 
-// FirstToken is when the first token was out.
+// FirstToken returns when the first token was out.
 func (r *Request) FirstToken() (at time.Duration, ok bool) {
 	if !r.HasTimings || r.Generated < 1 {
 		return 0, false
@@ -130,7 +130,7 @@ func (r *Request) FirstToken() (at time.Duration, ok bool) {
 	return r.Reported - r.GenerationTime, true
 }
 
-// TimePerOutputToken is the mean time between two tokens of the answer.
+// TimePerOutputToken returns the mean time between two tokens of the answer.
 func (r *Request) TimePerOutputToken() (d time.Duration, ok bool) {
 	if !r.HasTimings || r.Generated < 2 {
 		return 0, false
@@ -138,7 +138,7 @@ func (r *Request) TimePerOutputToken() (d time.Duration, ok bool) {
 	return r.GenerationTime / time.Duration(r.Generated-1), true
 }
 
-// PromptSpeed is how many tokens of the prompt were computed per second.
+// PromptSpeed returns how many tokens of the prompt were computed per second.
 func (r *Request) PromptSpeed() (tokensPerSecond float64, ok bool) {
 	if r.Processed < 1 || r.PromptTime <= 0 {
 		return 0, false
@@ -146,7 +146,7 @@ func (r *Request) PromptSpeed() (tokensPerSecond float64, ok bool) {
 	return float64(r.Processed) / r.PromptTime.Seconds(), true
 }
 
-// GenerationSpeed is how many tokens were generated per second after the
+// GenerationSpeed returns how many tokens were generated per second after the
 // first one, which belongs to the prompt.
 func (r *Request) GenerationSpeed() (tokensPerSecond float64, ok bool) {
 	if !r.HasTimings || r.Generated < 2 || r.GenerationTime <= 0 {
@@ -155,7 +155,7 @@ func (r *Request) GenerationSpeed() (tokensPerSecond float64, ok bool) {
 	return float64(r.Generated-1) / r.GenerationTime.Seconds(), true
 }
 
-// InputTokens is the length of the prompt, with what was in the cache where
+// InputTokens returns the length of the prompt, with what was in the cache where
 // that is known.
 func (r *Request) InputTokens() (n int, ok bool) {
 	if r.Processed < 0 {
@@ -164,7 +164,7 @@ func (r *Request) InputTokens() (n int, ok bool) {
 	return r.Processed + max(r.Cached, 0), true
 }
 
-// settle works out what the lines say only together.
+// settle works out what follows only from several lines together.
 func (r *Request) settle() {
 	if r.HasTimings { // the line's time may be rounded, or that of reading
 		r.Ended = max(r.Ended, r.Reported)

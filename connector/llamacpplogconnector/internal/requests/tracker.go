@@ -40,7 +40,7 @@ const (
 
 // Handler takes in what a Tracker finds.
 type Handler interface {
-	// Request ended. It belongs to the handler.
+	// Request is called with a request that ended, which belongs to the handler.
 	Request(*Request)
 	// Loaded says that a model was loaded, and in what time.
 	Loaded(p *Process, took time.Duration)
@@ -123,9 +123,8 @@ func NewTracker(h Handler, keepProgress bool) *Tracker {
 	return &Tracker{Processes: map[int]*Process{}, Models: map[int]string{}, handler: h, keepProgress: keepProgress}
 }
 
-// Settle ends the requests that left their slot, or lost it, some time before
-// now, where the line that was waited for has not come: embeddings, for one,
-// have none.
+// Settle ends the requests that left their slot, or lost it to another one, some
+// time before now, and whose last lines have not come. Embeddings have none.
 func (t *Tracker) Settle(now time.Time) {
 	for _, p := range t.Processes {
 		for _, r := range p.Open {
@@ -315,9 +314,9 @@ func (t *Tracker) process(e *serverlog.Event, wall time.Time) *Process {
 	return p
 }
 
-// isOver says that e belongs to another process than p: it says again, at
-// another time, what a process says once, or something of a request before it
-// got its slot. A clock that goes back proves nothing else: around a rotation
+// isOver reports whether e belongs to another process than p: it says again, at
+// another time, what a process says once, or it says something of a request
+// before that got its slot. A clock that goes back proves nothing else: around a rotation
 // lines come in another order.
 func (p *Process) isOver(e *serverlog.Event) bool {
 	switch e.Kind {

@@ -10,10 +10,10 @@ import "time"
 // clock that was set, or that stood still while the machine slept.
 const wallWindow = time.Minute
 
-// Wall places the clock of a process in time. Each line tells a moment before
-// which the process's clock 0 must have been: it was read, or its file was
-// last changed, at or after the line was written. The earliest of these
-// moments is right to the shortest delay between writing and reading.
+// Wall places the clock of a process in time. Each line gives a bound: it was
+// written before it was read, and before its file was last changed, so clock 0
+// was earlier than that by at least what the line's clock shows. The earliest
+// bound is late only by the shortest delay between writing and reading.
 type Wall struct {
 	// Zero is the earliest bound of the current window, and Before that of the
 	// one before it, in nanoseconds of Unix time; 0 where there is none.
@@ -22,12 +22,13 @@ type Wall struct {
 	// Since is when the current window began, likewise.
 	Since int64 `json:"since"`
 
-	// restored says that the bounds are those of an earlier collector. What it
-	// left unread is read late, all at once: they are better than new ones.
+	// restored says that the bounds are those of an earlier collector. They are
+	// better than new ones: what it left unread is now read late, all at once.
 	restored bool
 }
 
-// Observe takes a moment at or after the clock showed what it is given.
+// Observe takes in that it was at, or before that, when the process's clock
+// showed clock.
 func (w *Wall) Observe(at time.Time, clock time.Duration) {
 	now := at.UnixNano()
 	bound := now - int64(clock)
@@ -43,7 +44,7 @@ func (w *Wall) Observe(at time.Time, clock time.Duration) {
 	}
 }
 
-// At is the time at which the clock showed so much.
+// At returns the time at which the process's clock showed clock.
 func (w *Wall) At(clock time.Duration) time.Time {
 	return time.Unix(0, w.earliest()+int64(clock))
 }

@@ -122,7 +122,7 @@ func cutString(s string) (value string, escaped bool, rest string, ok bool) {
 	return value, escaped, rest, true
 }
 
-// quoted says whether a backslash takes its meaning from what follows s.
+// quoted reports whether what follows s stands behind a backslash.
 func quoted(s string) bool {
 	i := len(s)
 	for i > 0 && s[i-1] == '\\' {
@@ -131,8 +131,8 @@ func quoted(s string) bool {
 	return (len(s)-i)%2 == 1
 }
 
-// unescape needs memory, once a message: what a router says of its children is
-// JSON in JSON.
+// unescape allocates, once a message. It is needed for what a router writes of
+// its children, which is JSON in JSON.
 func unescape(s string) string {
 	out := make([]byte, 0, len(s))
 	for {

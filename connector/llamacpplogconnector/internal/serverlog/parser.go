@@ -29,8 +29,8 @@ func (p *Parser) Parse(record string, yield func(*Event)) {
 	}
 }
 
-// line reads a line of the server, or of a child what the router put after its
-// port.
+// line reads a line of the server, or what the router wrote of a child's line,
+// after the port.
 func (p *Parser) line(s string, child int, yield func(*Event)) {
 	s = trimEnd(s)
 	if child == 0 {

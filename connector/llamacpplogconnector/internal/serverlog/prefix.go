@@ -148,8 +148,8 @@ func cutFunction(s string) (text string, ok bool) {
 	return strings.TrimPrefix(text, " "), text == "" || text[0] == ' '
 }
 
-// isBare tells the lines that older builds wrote without any prefix, as far as
-// they say something.
+// isBare reports whether a line is one of those, among the ones that say
+// something, that older builds wrote without any prefix.
 func isBare(s string) bool {
 	if rest, ok := strings.CutPrefix(s, textBuild); ok {
 		_, _, ok = cutInt(rest)
