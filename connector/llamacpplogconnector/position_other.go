@@ -8,5 +8,5 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 import "os"
 
 // fileIDOf cannot tell a file that was renamed from another one here: records
-// that are read again are told by their requests alone.
+// that are read again are recognized by their requests alone.
 func fileIDOf(os.FileInfo) (fileID, bool) { return fileID{}, false }

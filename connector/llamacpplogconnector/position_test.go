@@ -75,8 +75,8 @@ func (p positioned) read(path string, from int) {
 // counted is how many requests were refused.
 func (p positioned) counted() (n int64) {
 	for _, s := range p.sources {
-		for _, of := range s.instances {
-			for _, c := range of.statistics.Requests {
+		for _, i := range s.instances {
+			for _, c := range i.statistics.Requests {
 				n += c
 			}
 		}
