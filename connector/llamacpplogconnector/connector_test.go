@@ -564,8 +564,8 @@ func TestTraces_SlowExporterHoldsUpOnlyTheSourceThatItIsSlowFor(t *testing.T) {
 	assert.Equal(t, 3, next.SpanCount(), "those of the other source")
 	assert.Len(t, mem.held, 2, "the list and the other source: what is not handed on is not stored as done")
 	select {
-	case <-slow:
-		assert.Fail(t, "its own source is to wait")
+	case err := <-slow:
+		require.Fail(t, "its own source is to wait", err)
 	default:
 	}
 
