@@ -159,7 +159,7 @@ type Profile struct{ SM, Occupancy, Tensor, DRAM Opt[float64] }
 // Want is what a receiver asks for.
 type Want struct {
 	// Devices are those to look at; all by default.
-	Devices []Device
+	Devices []Selector
 	// Processes and Profile take in more than the rest.
 	Processes bool
 	Profile   bool
@@ -190,7 +190,7 @@ func (w *Want) over(other *Want) bool {
 type Look struct {
 	Readings []*Reading // in order of index
 	// Missing are the wanted devices that are not there.
-	Missing []Device
+	Missing []Selector
 	// By is another receiver that reports a GPU that is wanted, if one does.
 	By string
 }

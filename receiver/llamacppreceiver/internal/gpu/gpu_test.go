@@ -275,11 +275,11 @@ func TestLook_NoReadingIsReportedTwice(t *testing.T) {
 	assert.True(t, dedicated.one().Report)
 }
 
-func devices(t *testing.T, names ...any) []Device {
+func devices(t *testing.T, names ...any) []Selector {
 	t.Helper()
-	var ds []Device
+	var ds []Selector
 	for _, name := range names {
-		d, err := ParseDevice(name)
+		d, err := ParseSelector(name)
 		require.NoError(t, err)
 		assert.Equal(t, fmt.Sprint(name), d.String())
 		ds = append(ds, d)

@@ -381,7 +381,7 @@ func (h *Handle) all(since time.Time) bool {
 // collect takes those readings, with what is wanted of them.
 func (h *Handle) collect(since time.Time) Look {
 	var l Look
-	wanted := choice(h.want.Devices)
+	wanted := selection(h.want.Devices)
 	for _, d := range h.s.known {
 		if !h.isNew(d, since) {
 			continue
@@ -391,7 +391,7 @@ func (h *Handle) collect(since time.Time) Look {
 		whole := wanted.gpu(r.Identity)
 		var by *Handle
 		if whole {
-			by = h.insteadOf(func(c choice) bool { return c.gpu(r.Identity) })
+			by = h.insteadOf(func(ss selection) bool { return ss.gpu(r.Identity) })
 			r.Report = by == nil && !d.reportedFor(h)
 		}
 		r.Instances = nil
@@ -401,7 +401,7 @@ func (h *Handle) collect(since time.Time) Look {
 				continue
 			}
 			seen = true
-			other := h.insteadOf(func(c choice) bool { return c.instance(r.Identity, in.Identity) })
+			other := h.insteadOf(func(ss selection) bool { return ss.instance(r.Identity, in.Identity) })
 			if other == nil && (r.Report || !whole) {
 				r.Instances = append(r.Instances, in)
 			}
@@ -441,7 +441,7 @@ func (d *device) reportedFor(h *Handle) bool {
 // insteadOf is the receiver that reports what both have chosen instead of this
 // one; nil if there is none. There is always one that nobody replaces, as `over`
 // and the order of looking, where neither is over the other alone, are an order.
-func (h *Handle) insteadOf(chosen func(choice) bool) *Handle {
+func (h *Handle) insteadOf(chosen func(selection) bool) *Handle {
 	before := true
 	for _, other := range h.s.looking {
 		if other == h {
@@ -457,7 +457,7 @@ func (h *Handle) insteadOf(chosen func(choice) bool) *Handle {
 
 // missing are the wanted devices that are not there. While a GPU does not answer,
 // nobody knows what it has.
-func (h *Handle) missing() []Device {
+func (h *Handle) missing() []Selector {
 	for _, d := range h.s.known {
 		if d.reading == nil || d.reading.State == Failed {
 			return nil
@@ -466,7 +466,7 @@ func (h *Handle) missing() []Device {
 	if len(h.s.known) == 0 {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(h.want.Devices), func(w Device) bool {
+	return slices.DeleteFunc(slices.Clone(h.want.Devices), func(w Selector) bool {
 		for _, d := range h.s.known {
 			if w.isGPU(d.Identity) || slices.ContainsFunc(d.reading.Instances, func(in Instance) bool { return w.isInstance(d.Identity, in.Identity) }) {
 				return true

@@ -47,7 +47,7 @@ func NewDefaultConfig() Config {
 // Validate implements confmap.Validator.
 func (c *Config) Validate() error {
 	for _, d := range c.Devices {
-		if _, err := gpu.ParseDevice(d); err != nil {
+		if _, err := gpu.ParseSelector(d); err != nil {
 			return fmt.Errorf(`"devices": %w`, err)
 		}
 	}
@@ -68,7 +68,7 @@ func (c *Config) Want(name string, server bool) gpu.Want {
 		Dedicated: !server, Always: c.Report == ReportAlways, Name: name,
 	}
 	for _, d := range c.Devices {
-		if d, err := gpu.ParseDevice(d); err == nil {
+		if d, err := gpu.ParseSelector(d); err == nil {
 			w.Devices = append(w.Devices, d)
 		}
 	}
