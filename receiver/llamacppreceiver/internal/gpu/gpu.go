@@ -3,8 +3,9 @@
 
 // Package gpu reads NVIDIA GPUs through NVML. A process has one session with
 // the driver, which all its receivers share, and one goroutine that calls it:
-// NVML takes a lock of its own, so that parallel calls would only queue. The
-// package knows no OpenTelemetry.
+// NVML takes a lock of its own, so that parallel calls would only queue. Of the
+// receivers that have selected a GPU one reports it. The package knows no
+// OpenTelemetry.
 package gpu // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpu"
 
 import "time"
@@ -24,7 +25,7 @@ type Identity struct {
 	Index int // changes when another GPU drops out
 }
 
-// State is how a GPU is.
+// State is the health of a GPU.
 type State int
 
 const (
@@ -58,7 +59,7 @@ const (
 	Shutdown
 	// MaxOperating is where the driver begins to lower the clocks.
 	MaxOperating
-	// MemoryMaxOperating is the same for the memory.
+	// MemoryMaxOperating is the memory's own MaxOperating.
 	MemoryMaxOperating
 	limits
 )
@@ -81,29 +82,29 @@ var bits = [reasons]uint64{
 	PowerCap: 0x4, HardwareSlowdown: 0x8, SyncBoost: 0x10, ThermalSoftware: 0x20, ThermalHardware: 0x40, PowerBrake: 0x80,
 }
 
-// Throttled is for how long a GPU has been throttled for one reason, in
-// seconds. Sampled tells that the driver does not count it: the time is that
-// between readings which found the GPU throttled.
+// Throttled is how long a GPU has been throttled for one reason.
 type Throttled struct {
 	Seconds float64
+	// Sampled is set where the driver does not count the time. It is then the time
+	// between readings that found the GPU throttled.
 	Sampled bool
 }
 
-// Reading is what one GPU said at one time. Ratios are from 0 to 1, counters
+// Reading is what one GPU showed at one time. Ratios are from 0 to 1; counters
 // never go back.
 type Reading struct {
 	Identity
 	At time.Time
-	// Since is the GPU's first reading. What its counters held then has a beginning
-	// that nobody knows.
+	// Since is the time of the GPU's first reading. When its counters began to count
+	// what they held then is unknown.
 	Since time.Time
 	State State
-	// Report tells that it is for this receiver to report the GPU, and for no other.
-	// Instances are always those that this receiver is to report.
+	// Report is set where this receiver is to report the GPU. Instances are always
+	// those that this receiver is to report.
 	Report bool
 
 	Utilization, Encoder, Decoder Opt[float64]
-	// MemoryBusy is the share of time in which the memory was read or written.
+	// MemoryBusy is the share of time during which the memory was read or written.
 	MemoryBusy                     Opt[float64]
 	MemoryUsed, MemoryTotal        Opt[uint64]  // bytes
 	Power, PowerLimit              Opt[float64] // W
@@ -120,12 +121,13 @@ type Reading struct {
 	RemappedRows                   Opt[uint64]             // counter
 	XIDs                           []XID                   // in order of number
 	Instances                      []Instance
-	// Processes are those that compute; not OK where they are not known.
+	// Processes are those that compute.
 	Processes Opt[[]Process]
 	Profile   Opt[Profile]
 }
 
-// Instance is the identity of the MIG instance with a UUID, if it is among them.
+// Instance returns the identity of the MIG instance with a UUID; the zero value
+// where it is not among the reading's.
 func (r *Reading) Instance(id string) Identity {
 	for _, in := range r.Instances {
 		if in.ID == id {
@@ -152,45 +154,32 @@ type Process struct {
 	Instance string      // UUID of the MIG instance that it runs on
 }
 
-// Profile are shares of what the GPU, or MIG instance, could do, from 0 to 1,
-// since the reading before: GPUs of the Hopper generation and later.
+// Profile are shares, from 0 to 1, of what the GPU or MIG instance could have
+// done since the reading before. The Hopper generation and later have it.
 type Profile struct{ SM, Occupancy, Tensor, DRAM Opt[float64] }
 
 // Want is what a receiver asks for.
 type Want struct {
-	// Devices are those to look at; all by default.
+	// Devices are the GPUs and MIG instances to look at; all by default.
 	Devices []Selector
-	// Processes and Profile take in more than the rest.
-	Processes bool
-	Profile   bool
-	// Reports are the metrics that the receiver makes of a GPU, a bit each.
-	Reports uint64
-	// Dedicated is a receiver of GPUs and nothing else.
+	// Processes and Profile ask for those fields of a reading, which take further
+	// calls of the driver.
+	Processes, Profile bool
+	// Dedicated is set for a receiver of GPUs and nothing else. Of all that have
+	// selected a GPU, such a one reports it, else the one that was opened first.
 	Dedicated bool
-	// Always reports what other receivers report, too.
+	// Always is set for a receiver that reports what another one reports as well.
 	Always bool
 	// Name is the receiver's.
 	Name string
 }
 
-// over tells whether a receiver reports a GPU instead of another that has it,
-// too. A receiver of nothing else goes first, as it is there for that; and one
-// does not stand in for another that makes more of a GPU than itself.
-func (w *Want) over(other *Want) bool {
-	switch {
-	case w.Always || other.Always:
-		return false
-	case w.Dedicated != other.Dedicated:
-		return w.Dedicated
-	}
-	return other.Reports&^w.Reports == 0
-}
-
-// Look is what the GPUs said.
+// Look is what the GPUs showed.
 type Look struct {
-	Readings []*Reading // in order of index
-	// Missing are the wanted devices that are not there.
+	Readings []*Reading // in the order of their indexes
+	// Missing are the selected devices that are not there.
 	Missing []Selector
-	// By is another receiver that reports a GPU that is wanted, if one does.
-	By string
+	// Reporter is the name of another receiver that reports a GPU, or an instance,
+	// which this one has selected; "" if none does.
+	Reporter string
 }

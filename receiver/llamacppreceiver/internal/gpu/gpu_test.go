@@ -197,44 +197,33 @@ func (f *fixture) reported() []int {
 }
 
 func TestLook_OneReceiverReportsAGPU(t *testing.T) {
-	a := open(t, 2, Want{Reports: 0b0111, Name: "a"})
+	a := open(t, 2, Want{Name: "a"})
 	o := Options{Library: fake.Path}
-	early := join(t, Want{Reports: 0b0111}, o) // has not looked yet, and so reports nothing
+	b := join(t, Want{Processes: true}, o)
+	assert.Empty(t, b.reported(), "a started first, although it has not looked yet")
 	assert.Equal(t, []int{0, 1}, a.reported())
-	b := join(t, Want{Reports: 0b0111, Processes: true}, o)
-	assert.Empty(t, b.reported())
 	l := b.Look(ctx(), 0, wait)
 	require.Len(t, l.Readings, 2, "it still sees them")
 	assert.True(t, l.Readings[1].Processes.OK)
-	assert.Equal(t, "a", l.By)
-	assert.Empty(t, a.Look(ctx(), 0, wait).By)
+	assert.Equal(t, "a", l.Reporter)
+	assert.Empty(t, a.Look(ctx(), 0, wait).Reporter)
 
-	less := join(t, Want{Reports: 0b0001}, o)
-	assert.Empty(t, less.reported())
-	other := join(t, Want{Reports: 0b1001}, o)
-	assert.Equal(t, []int{0, 1}, other.reported(), "it makes what a does not")
-	assert.Equal(t, []int{0, 1}, a.reported(), "so does a")
-	more := join(t, Want{Reports: 0b1111}, o)
-	assert.Equal(t, []int{0, 1}, more.reported(), "although it came last")
-	assert.Empty(t, a.reported())
-	assert.Empty(t, other.reported())
-	always := join(t, Want{Reports: 0b0111, Always: true}, o)
+	always := join(t, Want{Always: true}, o)
 	assert.Equal(t, []int{0, 1}, always.reported())
-	assert.Equal(t, []int{0, 1}, more.reported())
+	assert.Equal(t, []int{0, 1}, a.reported())
+	assert.Empty(t, always.Look(ctx(), 0, wait).Reporter)
 
-	one := join(t, Want{Devices: devices(t, 1), Reports: 0b0001, Dedicated: true}, o)
-	assert.Equal(t, []int{1}, one.reported(), "that is what it is for")
-	assert.Equal(t, []int{0}, more.reported())
-	assert.Empty(t, join(t, Want{Devices: devices(t, 1), Reports: 0b0001, Dedicated: true}, o).reported(), "it came later")
+	one := join(t, Want{Devices: devices(t, 1), Dedicated: true, Name: "one"}, o)
+	assert.Equal(t, []int{1}, one.reported(), "although it started last: that is what it is for")
+	assert.Equal(t, []int{0}, a.reported())
+	assert.Equal(t, "one", a.Look(ctx(), 0, wait).Reporter)
+	assert.Empty(t, join(t, Want{Devices: devices(t, 1), Dedicated: true}, o).reported(), "it started later")
 	assert.Equal(t, []int{1}, one.reported())
+	assert.Equal(t, []int{0, 1}, always.reported())
 	one.Close()
-	assert.Equal(t, []int{0}, more.reported())
-	more.Close()
 	assert.Equal(t, []int{0}, a.reported())
 	a.Close()
-	other.Close()
 	assert.Equal(t, []int{0}, b.reported())
-	assert.Empty(t, early.reported())
 }
 
 func TestLook_CountersGoOnWhenAnotherReceiverTakesOver(t *testing.T) {
@@ -428,6 +417,18 @@ func TestLook_RetriesBackOff(t *testing.T) {
 	assert.GreaterOrEqual(t, fake.Calls("nvmlInit_v2"), 2)
 }
 
+// One that opens and cannot be read is looked for no more often than others.
+func TestLook_RetriesBackOffForAGPUThatOnlyOpens(t *testing.T) {
+	f := open(t, 2, Want{}, func(o *Options) { o.RetryMin, o.RetryMax = 20*time.Millisecond, time.Hour })
+	require.Len(t, f.look(), 2)
+	fake.Fail("nvmlDeviceGetUtilizationRates", 1, fakenvml.GPUIsLost)
+	for end := time.Now().Add(150 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		require.Len(t, f.look(), 2)
+	}
+	assert.LessOrEqual(t, fake.Calls("nvmlInit_v2"), 4, "at first, and after 20, 60 and 140 ms")
+	assert.GreaterOrEqual(t, fake.Calls("nvmlInit_v2"), 2)
+}
+
 func TestLook_NoGPUIsSaidOnce(t *testing.T) {
 	f := open(t, 0, Want{})
 	for range 5 {
@@ -482,6 +483,15 @@ func TestLook_GPUThatNeedsAResetAndOneThatDropsOut(t *testing.T) {
 	assert.Equal(t, Failed, rs[1].State, "not in the list")
 	fake.SetCount(2)
 	f.eventually(func(rs []*Reading) bool { return rs[1].State == OK }, "recovers")
+}
+
+// A round that finds no unit has no error to log.
+func TestSession_GPUWithoutAUnitIsLost(t *testing.T) {
+	s := newSession(nil, Options{})
+	d := &device{Identity: Identity{ID: "GPU-0"}, reading: &Reading{State: OK}}
+	require.NoError(t, s.read(d, Want{}))
+	assert.Equal(t, Failed, d.reading.State)
+	assert.Equal(t, "GPU-0", d.reading.ID)
 }
 
 func TestLook_GPUThatIsLostAtTheStartIsFoundLater(t *testing.T) {
@@ -696,7 +706,7 @@ func TestClose_EndsALookThatWaits(t *testing.T) {
 		defer close(ended)
 		f.Look(ctx(), 0, time.Hour)
 	}()
-	require.Eventually(t, func() bool { return f.s.driver.calling() != "" }, wait, time.Millisecond)
+	require.Eventually(t, func() bool { return f.session.driver.calling() != "" }, wait, time.Millisecond)
 	f.Close()
 	select {
 	case <-ended:
@@ -934,7 +944,7 @@ func naive(b testing.TB, lib nvml.Interface) {
 			use(d.GetTemperatureThreshold(threshold))
 		}
 		use(d.GetCurrentClocksEventReasons())
-		for _, id := range wanted {
+		for _, id := range fieldIDs {
 			use(d.GetFieldValues([]nvml.FieldValue{{FieldId: id}}))
 		}
 		use(d.GetPerformanceState())

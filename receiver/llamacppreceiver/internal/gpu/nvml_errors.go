@@ -11,8 +11,8 @@ import (
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 )
 
-// name is what nvml.h calls a result. The library's own text is not asked for:
-// it may lack the function.
+// name is what nvml.h calls a result. The library is not asked for its text: it
+// may lack the function.
 func name(ret nvml.Return) string {
 	switch ret {
 	case nvml.ERROR_NO_PERMISSION:
@@ -37,11 +37,13 @@ func name(ret nvml.Return) string {
 	return fmt.Sprintf("nvmlReturn_t %d", int32(ret))
 }
 
+// unusable is the condition of a library that lacks a function nothing works
+// without.
 func unusable(symbol string) error {
 	return &condition{code: "symbol " + symbol, text: systemLibrary + " has no " + symbol + ": it is not NVIDIA's, or too old; install a driver of version 418 or newer"}
 }
 
-// driverCondition is of all GPUs.
+// driverCondition is that of the driver, and so of all GPUs.
 func (l *library) driverCondition(ret nvml.Return) error {
 	c := &condition{code: name(ret), whole: true}
 	switch ret {
@@ -69,7 +71,7 @@ func (l *library) driverCondition(ret nvml.Return) error {
 	return c
 }
 
-// gpuCondition is of one GPU.
+// gpuCondition is that of one GPU, or of the driver where the result says so.
 func (l *library) gpuCondition(ret nvml.Return) error {
 	c := &condition{code: name(ret)}
 	switch ret {

@@ -27,7 +27,7 @@ type library struct {
 	missing [calls]bool
 	units   []*nvmlUnit
 	set     nvml.EventSet // nil without events
-	say     *sayer
+	log     *sessionLog
 	under   atomic.Pointer[underWay]
 }
 
@@ -52,8 +52,8 @@ func (l *library) calling() string {
 	return symbols[u.call][0] + " of " + u.gpu
 }
 
-func (l *library) open(say *sayer) (units []unit, absent, err error) {
-	l.say = say
+func (l *library) open(log *sessionLog) (units []unit, skipped, err error) {
+	l.log = log
 	if err := l.load(); err != nil {
 		return nil, nil, err
 	}
@@ -91,24 +91,24 @@ func (l *library) open(say *sayer) (units []unit, absent, err error) {
 	for i := range n {
 		u, err := l.openUnit(i)
 		if err != nil {
-			absent = err
+			skipped = err
 			continue
 		}
 		l.units = append(l.units, u)
 		units = append(units, u)
 	}
-	if len(units) == 0 && absent == nil {
+	if len(units) == 0 && skipped == nil {
 		l.close()
 		return nil, nil, &condition{code: "none", absent: true, text: "the NVIDIA driver is there, but no GPU: checked again from time to time"}
 	}
 	l.listen()
-	return units, absent, nil
+	return units, skipped, nil
 }
 
 // load opens the library for good: functions that have been called once are
 // bound to it for the life of the process, which is why the C library itself
-// never unloads it again. One without the first function to be called would end
-// the process.
+// never unloads it again. It checks for the functions that are called before
+// symbols can be looked up, since calling one that is missing ends the process.
 func (l *library) load() error {
 	if l.loaded {
 		return nil
@@ -133,8 +133,8 @@ func (l *library) load() error {
 	return nil
 }
 
-// replaced tells that another library lies where the loaded one came from, as
-// after an upgrade of the driver's package.
+// replaced reports whether another library lies where the loaded one came from,
+// as after an upgrade of the driver's package.
 func (l *library) replaced() bool {
 	if l.info == nil {
 		return false
@@ -195,7 +195,7 @@ func (l *library) listen() {
 			continue
 		}
 		if ret := u.handle.RegisterEvents(nvml.EventTypeXidCriticalError, set); ret != nvml.SUCCESS && ret != nvml.ERROR_NOT_SUPPORTED {
-			l.say.complain(u.failure(callEventRegister), "Xid errors of a GPU are not counted: "+name(ret))
+			l.log.failed(u.failure(callEventRegister), "Xid errors of a GPU are not counted: "+name(ret))
 		}
 	}
 }
@@ -213,7 +213,7 @@ func (l *library) waitEvent(timeout time.Duration) (id string, n uint64, more bo
 		time.Sleep(timeout) // it returns at once, from now on
 		return "", 0, true
 	default:
-		l.say.complain(failure{call: symbols[callEventWait][0]}, "Xid errors are not counted until the driver is opened anew: "+name(ret))
+		l.log.failed(failure{call: symbols[callEventWait][0]}, "Xid errors are not counted until the driver is opened anew: "+name(ret))
 		return "", 0, false
 	}
 	if e.EventType != nvml.EventTypeXidCriticalError {

@@ -12,7 +12,7 @@ type none struct{}
 
 func newDriver(string) driver { return none{} }
 
-func (none) open(*sayer) ([]unit, error, error) {
+func (none) open(*sessionLog) ([]unit, error, error) {
 	return nil, nil, &condition{code: "build", absent: true, text: "this collector was built without cgo, or not for Linux: " +
 		"build it for Linux with cgo_enabled: true in the builder's dist section to read NVIDIA GPUs"}
 }

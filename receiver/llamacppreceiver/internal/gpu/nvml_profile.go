@@ -19,7 +19,7 @@ type profiler struct {
 }
 
 // profileGap is how often the driver refreshes what it samples: two samples that
-// are nearer say nothing.
+// are closer together show nothing.
 const profileGap = 100 * time.Millisecond
 
 func (u *nvmlUnit) readProfiles(r *raw) {

@@ -19,8 +19,8 @@ type verdict uint8
 const (
 	untried verdict = iota
 	works
-	refused
-	failing
+	refused // and not called again
+	failing // and called again
 )
 
 // nvmlUnit is one GPU.
@@ -45,15 +45,15 @@ type migUnit struct {
 	profile  profiler
 }
 
-// wanted are the fields that are read with one call.
-var wanted = [...]uint32{
+// fieldIDs are the fields that are read with one call.
+var fieldIDs = [...]uint32{
 	nvml.FI_DEV_MEMORY_TEMP, nvml.FI_DEV_PCIE_COUNT_TX_BYTES, nvml.FI_DEV_PCIE_COUNT_RX_BYTES,
 	nvml.FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP, nvml.FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST,
 	nvml.FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN, nvml.FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN,
 	nvml.FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN,
 }
 
-// begin forgets what has been learnt.
+// begin forgets what has been learnt of the functions.
 func (u *nvmlUnit) begin() {
 	u.verdicts = [calls]verdict{}
 	for c, missing := range u.lib.missing {
@@ -63,7 +63,7 @@ func (u *nvmlUnit) begin() {
 		u.under[c] = underWay{call: call(c), gpu: u.id.ID}
 	}
 	u.fields = u.fields[:0]
-	for _, id := range wanted {
+	for _, id := range fieldIDs {
 		u.fields = append(u.fields, nvml.FieldValue{FieldId: id})
 	}
 	u.fans = -1
@@ -71,7 +71,7 @@ func (u *nvmlUnit) begin() {
 
 func (u *nvmlUnit) identity() Identity { return u.id }
 
-// may tells whether to make a call.
+// may reports whether to make a call, and notes that it is under way.
 func (u *nvmlUnit) may(c call) bool {
 	if u.gone != nil || u.verdicts[c] == refused {
 		return false
@@ -80,12 +80,12 @@ func (u *nvmlUnit) may(c call) bool {
 	return true
 }
 
-// took tells whether a call gave a value, and learns from it.
+// took reports whether a call gave a value, and learns from its result.
 func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 	if ret == nvml.SUCCESS {
 		if u.verdicts[c] != works {
 			u.verdicts[c] = works
-			u.lib.say.relent(u.failure(c), "a value of a GPU can be read again")
+			u.lib.log.recovered(u.failure(c), "a value of a GPU can be read again")
 		}
 		return true
 	}
@@ -95,7 +95,7 @@ func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 		u.verdicts[c] = refused
 	case nvml.ERROR_NO_PERMISSION:
 		u.verdicts[c] = refused
-		u.lib.say.complain(u.failure(c), "a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN")
+		u.lib.log.failed(u.failure(c), "a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN")
 	case nvml.ERROR_GPU_IS_LOST, nvml.ERROR_RESET_REQUIRED:
 		u.gone = u.lib.gpuCondition(ret)
 	case nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIB_RM_VERSION_MISMATCH, nvml.ERROR_UNINITIALIZED:
@@ -104,7 +104,7 @@ func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 	default:
 		if u.verdicts[c] != failing {
 			u.verdicts[c] = failing
-			u.lib.say.complain(u.failure(c), "a value of a GPU cannot be read: "+name(ret))
+			u.lib.log.failed(u.failure(c), "a value of a GPU cannot be read: "+name(ret))
 		}
 	}
 	return false
@@ -132,7 +132,7 @@ func (u *nvmlUnit) read(r *raw, want Want, slow bool) error {
 	return u.gone
 }
 
-// readMode finds the MIG instances. With the mode changes what is supported.
+// readMode finds the MIG instances. What is supported changes with the mode.
 func (u *nvmlUnit) readMode() {
 	if !u.may(callMIG) {
 		return
@@ -194,8 +194,8 @@ func (u *nvmlUnit) listInstances(known []*migUnit) {
 	}
 }
 
-// tookOfInstance is took for a call on a MIG instance: that one is destroyed
-// meanwhile says nothing of the GPU.
+// tookOfInstance is took for a call on a MIG instance: if that was destroyed
+// meanwhile, nothing is learnt of the GPU.
 func (u *nvmlUnit) tookOfInstance(c call, ret nvml.Return) bool {
 	if ret == nvml.ERROR_INVALID_ARGUMENT || ret == nvml.ERROR_NOT_FOUND {
 		return false
@@ -301,8 +301,8 @@ func (u *nvmlUnit) readUse(r *raw) {
 	}
 }
 
-// readMemory leaves out what the driver itself holds, where the library tells
-// it apart.
+// readMemory leaves out what the driver itself holds, where the library has that
+// apart.
 func (u *nvmlUnit) readMemory(of nvml.Device, v2, v1 call, took func(call, nvml.Return) bool) (used, total Opt[uint64]) {
 	if u.may(v2) {
 		if v, ret := of.GetMemoryInfo_v2(); took(v2, ret) {
@@ -406,7 +406,7 @@ func (r *raw) takeField(f nvml.FieldValue) {
 	}
 }
 
-// number is a field's value, none of which is negative.
+// number is a field's value. None of the fields is negative.
 func number(f nvml.FieldValue) uint64 {
 	b := f.Value[:]
 	switch nvml.ValueType(f.ValueType) {
@@ -428,7 +428,8 @@ func (u *nvmlUnit) readInstances(r *raw) {
 	}
 }
 
-// readProcesses asks each MIG instance for its own, where there are any.
+// readProcesses asks the MIG instances for theirs where there are any, else the
+// GPU.
 func (u *nvmlUnit) readProcesses(r *raw) {
 	if len(u.migs) == 0 {
 		if u.may(callProcesses) {

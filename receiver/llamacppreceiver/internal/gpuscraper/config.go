@@ -5,7 +5,6 @@ package gpuscraper // import "github.com/llamatelemetry/otelcol-llamacpp/receive
 
 import (
 	"fmt"
-	"reflect"
 	"time"
 
 	"go.opentelemetry.io/collector/scraper/scraperhelper"
@@ -18,17 +17,18 @@ import (
 type Config struct {
 	ControllerConfig     scraperhelper.ControllerConfig `mapstructure:",squash"`
 	MetricsBuilderConfig metadata.MetricsBuilderConfig  `mapstructure:",squash"`
-	// Devices are the GPUs to watch, each by UUID or by index, and MIG instances
-	// without the rest of their GPU, by UUID or as "GPU index:instance index"; all
-	// by default. An index can come to mean another one when a GPU drops out.
+	// Devices are the GPUs to watch, each by UUID or index, and the MIG instances
+	// to watch without the rest of their GPU, each by UUID or as "GPU index:instance
+	// index"; all by default. When a GPU drops out, an index can come to mean another
+	// one.
 	Devices []any `mapstructure:"devices"`
-	// Report says what to do about GPUs that another receiver of this process has
-	// as well: "once", the default, leaves them to the one that comes first,
-	// "always" reports them all the same, as for a pipeline of its own.
+	// Report is what to do about a GPU that another receiver of this process watches
+	// as well: with "once", the default, one of them reports it; with "always" this
+	// one does in any case, as for a pipeline of its own.
 	Report Report `mapstructure:"report"`
 }
 
-// Report is a way to deal with GPUs that several receivers have.
+// Report is a way to deal with GPUs that several receivers watch.
 type Report string
 
 const (
@@ -52,13 +52,13 @@ func (c *Config) Validate() error {
 		}
 	}
 	if c.Report != ReportOnce && c.Report != ReportAlways {
-		return fmt.Errorf(`"report": %q: want %q, or %q to report GPUs that another receiver reports, too`, c.Report, ReportOnce, ReportAlways)
+		return fmt.Errorf(`"report": %q: want %q, or %q to report GPUs that another receiver reports as well`, c.Report, ReportOnce, ReportAlways)
 	}
 	return nil
 }
 
-// Want is what the scraper of the named receiver needs of the session. server
-// tells that it watches one, whose memory is to be found.
+// Want is what the scraper of the named receiver needs of the session with the
+// driver. server is set where the receiver watches a server as well.
 func (c *Config) Want(name string, server bool) gpu.Want {
 	m := c.MetricsBuilderConfig.Metrics
 	w := gpu.Want{
@@ -68,15 +68,8 @@ func (c *Config) Want(name string, server bool) gpu.Want {
 		Dedicated: !server, Always: c.Report == ReportAlways, Name: name,
 	}
 	for _, d := range c.Devices {
-		if d, err := gpu.ParseSelector(d); err == nil {
-			w.Devices = append(w.Devices, d)
-		}
-	}
-	m.LlamacppGpuMemoryUsage.Enabled = false // each server's own
-	metrics := reflect.ValueOf(m)
-	for i := range metrics.NumField() {
-		if metrics.Field(i).FieldByName("Enabled").Bool() {
-			w.Reports |= 1 << i
+		if selector, err := gpu.ParseSelector(d); err == nil {
+			w.Devices = append(w.Devices, selector)
 		}
 	}
 	return w

@@ -28,27 +28,29 @@ type GPUs interface {
 	Look(ctx context.Context, fresh, patience time.Duration) gpu.Look
 }
 
-// Server is the one that the receiver watches, as seen by the host.
+// Server is the one that the receiver watches, as seen from the host.
 type Server interface {
-	// Processes are those of the server, its children included. Where they
-	// cannot be told, the error says why.
+	// Processes are the ids of the server's processes, its children included. An
+	// error says why they cannot be known.
 	Processes() ([]int, error)
 }
 
 // Scraper turns readings of GPUs into metrics.
 type Scraper struct {
-	cfg    Config
-	log    *zap.Logger
-	gpus   GPUs
-	host   pcommon.Resource
-	server Server // nil without one
-	of     func() pcommon.Resource
-	mb     *metadata.MetricsBuilder
-	energy map[string]energy // by UUID
-	names  map[int]string    // of programs, by process
-	absent string            // devices that are not there, as was said
-	by     string            // the receiver that reports the GPUs, as was said
-	why    string            // the server's memory is not told, as was said
+	cfg            Config
+	log            *zap.Logger
+	gpus           GPUs
+	host           pcommon.Resource
+	server         Server // nil without one
+	serverResource func() pcommon.Resource
+	mb             *metadata.MetricsBuilder
+	energy         map[string]energy // by UUID
+	programs       map[int]string    // names, by process id
+
+	// As they were logged.
+	missing       string // devices that are not there
+	reporter      string // another receiver that reports the GPUs
+	unknownMemory string // why it is not known what the server holds
 }
 
 // energy is the last reading of a GPU's counter.
@@ -57,22 +59,22 @@ type energy struct {
 	at     time.Time
 }
 
-// New returns a scraper. The GPUs are on the resource of the host; what the
-// server, if there is one, uses of them is on the server's own.
-func New(cfg *Config, set receiver.Settings, gpus GPUs, host pcommon.Resource, server Server, of func() pcommon.Resource) *Scraper {
+// New returns a scraper. The GPUs are on the resource of the host. What the
+// server, if there is one, holds of them is on the server's resource.
+func New(cfg *Config, set receiver.Settings, gpus GPUs, host pcommon.Resource, server Server, serverResource func() pcommon.Resource) *Scraper {
 	return &Scraper{
-		cfg: *cfg, log: set.Logger, gpus: gpus, host: host, server: server, of: of,
+		cfg: *cfg, log: set.Logger, gpus: gpus, host: host, server: server, serverResource: serverResource,
 		mb:     metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, set),
 		energy: map[string]energy{},
 	}
 }
 
-// Scrape looks at the GPUs once. What is missing is no error: it was logged when
-// it began to be.
+// Scrape looks at the GPUs once. A GPU that is missing is no error: the log has
+// said so when it began.
 func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	interval := s.cfg.ControllerConfig.CollectionInterval
 	look := s.gpus.Look(ctx, interval/2, interval)
-	s.say(look)
+	s.logNews(look)
 	for _, r := range look.Readings {
 		s.mb.Reset(metadata.WithStartTime(pcommon.NewTimestampFromTime(r.Since)))
 		s.record(r)
@@ -80,8 +82,8 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	s.recordProcesses(look.Readings)
 	s.mb.EmitForResource(metadata.WithResource(copyOf(s.host)))
 	if s.server != nil && len(look.Readings) > 0 && s.cfg.MetricsBuilderConfig.Metrics.LlamacppGpuMemoryUsage.Enabled {
-		s.recordServer(look.Readings)
-		s.mb.EmitForResource(metadata.WithResource(s.of()))
+		s.recordServer(ctx, look.Readings)
+		s.mb.EmitForResource(metadata.WithResource(s.serverResource()))
 	}
 	md := s.mb.Emit()
 	setParents(md, look.Readings)
@@ -94,16 +96,17 @@ func copyOf(r pcommon.Resource) pcommon.Resource {
 	return c
 }
 
-// say logs what is news of which GPUs are reported.
-func (s *Scraper) say(look gpu.Look) {
-	if absent := fmt.Sprint(look.Missing); len(look.Missing) > 0 && absent != s.absent {
-		s.absent = absent
+// logNews logs which devices are missing, and who reports the GPUs, when that
+// has changed.
+func (s *Scraper) logNews(look gpu.Look) {
+	if missing := fmt.Sprint(look.Missing); len(look.Missing) > 0 && missing != s.missing {
+		s.missing = missing
 		s.log.Warn("devices of scrapers::gpu::devices are not there: nvidia-smi -L lists those that are", zap.Stringers("devices", look.Missing))
 	}
-	if look.By != "" && look.By != s.by {
-		s.by = look.By
+	if look.Reporter != "" && look.Reporter != s.reporter {
+		s.reporter = look.Reporter
 		s.log.Info("another receiver of this collector reports the GPUs, this one only what its server holds of them: "+
-			"scrapers::gpu::report: always makes it report them, too", zap.String("receiver", look.By))
+			"scrapers::gpu::report: always makes it report them as well", zap.String("receiver", look.Reporter))
 	}
 }
 
@@ -147,7 +150,8 @@ var (
 	}
 )
 
-// double records a value under a metric that needs no further attribute.
+// double records a value, if there is one, of a metric without further
+// attributes.
 func (p point) double(v gpu.Opt[float64], record func(*metadata.MetricsBuilder, pcommon.Timestamp, float64, string, string, metadata.AttributeHwType, string)) {
 	if v.OK {
 		record(p.mb, p.at, v.V, p.id, p.name, kind, vendor)
@@ -266,8 +270,8 @@ func (s *Scraper) recordPower(p point, r *gpu.Reading) {
 	}
 }
 
-// meanPower is that since the scrape before, also of one that another receiver
-// reported.
+// meanPower is the mean since this scraper's scrape before, whoever reported the
+// GPU then.
 func (s *Scraper) meanPower(r *gpu.Reading) (mean gpu.Opt[float64]) {
 	if !r.Energy.OK {
 		delete(s.energy, r.ID)
@@ -296,7 +300,7 @@ func (s *Scraper) recordThrottling(p point, r *gpu.Reading) {
 	}
 }
 
-// recordProcesses records what each process holds.
+// recordProcesses records the memory that each process holds.
 func (s *Scraper) recordProcesses(readings []*gpu.Reading) {
 	if !s.cfg.MetricsBuilderConfig.Metrics.NvidiaGpuProcessMemoryUsage.Enabled {
 		return
@@ -311,7 +315,7 @@ func (s *Scraper) recordProcesses(readings []*gpu.Reading) {
 			} else if !r.Report {
 				continue
 			}
-			name, ok := s.names[p.PID]
+			name, ok := s.programs[p.PID]
 			if !ok {
 				name = program(p.PID)
 			}
@@ -321,10 +325,10 @@ func (s *Scraper) recordProcesses(readings []*gpu.Reading) {
 			}
 		}
 	}
-	s.names = names // without those that have ended
+	s.programs = names // without those that have ended
 }
 
-// program is the file name of a process's program, or "".
+// program is the file name of a process's program, "" where it may not be known.
 func program(pid int) string {
 	folder := "/proc/" + strconv.Itoa(pid)
 	if path, err := os.Readlink(folder + "/exe"); err == nil {
@@ -338,19 +342,22 @@ func program(pid int) string {
 }
 
 // recordServer records what the watched server holds of each GPU.
-func (s *Scraper) recordServer(readings []*gpu.Reading) {
+func (s *Scraper) recordServer(ctx context.Context, readings []*gpu.Reading) {
 	pids, err := s.server.Processes()
-	if err != nil {
-		s.notTold(err.Error())
+	if ctx.Err() != nil {
 		return
 	}
-	answers, told, used, unknown := false, false, false, false
+	if err != nil {
+		s.logMemory(err.Error())
+		return
+	}
+	answers, listed, used, unknown := false, false, false, false
 	for _, r := range readings {
 		answers = answers || r.State != gpu.Failed
 		if !r.Processes.OK {
 			continue
 		}
-		told = true
+		listed = true
 		held := map[string]uint64{} // by GPU or MIG instance
 		for _, p := range r.Processes.V {
 			if !slices.Contains(pids, p.PID) {
@@ -368,35 +375,35 @@ func (s *Scraper) recordServer(readings []*gpu.Reading) {
 		}
 	}
 	switch {
-	case !answers: // which was said
-	case !told:
-		s.notTold("the driver does not list processes")
+	case !answers: // which the log has
+	case !listed:
+		s.logMemory("the driver does not list processes")
 	case unknown:
-		s.notTold("the driver does not tell how much memory its processes hold, as in some containers")
+		s.logMemory("the driver does not tell how much memory its processes hold, as in some containers")
 	case !used:
-		s.notTold("its process is not among those that the driver lists: it uses no GPU, " +
+		s.logMemory("its process is not among those that the driver lists: it uses no GPU, " +
 			"or this collector runs in another process namespace (give it the host's: hostPID in Kubernetes, --pid=host in Docker)")
 	default:
-		s.notTold("")
+		s.logMemory("")
 	}
 }
 
-// notTold says why the server's memory is not known, when that is news. A server
-// that is found says so if it had been missed.
-func (s *Scraper) notTold(why string) {
-	if why == s.why {
+// logMemory logs why the server's memory is not known, when that has changed. ""
+// stands for memory that is known, which is logged only after a reason.
+func (s *Scraper) logMemory(unknown string) {
+	if unknown == s.unknownMemory {
 		return
 	}
-	s.why = why
-	if why == "" {
+	s.unknownMemory = unknown
+	if unknown == "" {
 		s.log.Info("the server's process uses a GPU: llamacpp.gpu.memory.usage begins")
 		return
 	}
-	s.log.Info("no llamacpp.gpu.memory.usage: " + why)
+	s.log.Info("no llamacpp.gpu.memory.usage: " + unknown)
 }
 
-// setParents tells to which GPU a MIG instance belongs: an attribute that most
-// points do not have cannot be declared.
+// setParents names the GPU of each MIG instance. It does so afterwards, as an
+// attribute that most points do not have cannot be declared in metadata.yaml.
 func setParents(md pmetric.Metrics, readings []*gpu.Reading) {
 	parents := map[string]string{}
 	for _, r := range readings {

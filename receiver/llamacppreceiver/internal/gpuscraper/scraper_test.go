@@ -161,7 +161,7 @@ func TestScrape_EveryMetric(t *testing.T) {
 		fake.GPU(i).GPM = 1
 		fake.SetProcesses(i, fakenvml.Process{PID: uint64(1<<30 + 70), Memory: 1 << 30}, fakenvml.Process{PID: 71, Memory: 7 << 30}, fakenvml.Process{PID: 70, Memory: 1 << 20})
 	}
-	f.names = map[int]string{1<<30 + 70: "python3", 70: "llama-server", 71: "llama-server"}
+	f.programs = map[int]string{1<<30 + 70: "python3", 70: "llama-server", 71: "llama-server"}
 	f.scrape() // the first samples
 	time.Sleep(150 * time.Millisecond)
 	fake.GPU(0).Energy += 1000
@@ -188,7 +188,7 @@ func TestScrape_MIGInstancesNameTheirGPU(t *testing.T) {
 	fake.SetInstances(0, 10<<30, 1<<30, 2<<30)
 	fake.GPU(0).GPM = 1
 	fake.SetProcesses(0, fakenvml.Process{PID: 6, Memory: 1 << 20}, fakenvml.Process{PID: 7, Memory: 1 << 30, Instance: 1})
-	f.names = map[int]string{6: "python3", 7: "llama-server"}
+	f.programs = map[int]string{6: "python3", 7: "llama-server"}
 	f.scrape() // the first samples
 	time.Sleep(150 * time.Millisecond)
 	compare(t, "mig.yaml", f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
@@ -245,7 +245,7 @@ func TestScrape_GPUsOfAnotherReceiver(t *testing.T) {
 		assert.Equal(t, map[string]int64{fake.UUID(0): 20}, ids(points(md, "llamacpp.gpu.memory.usage")))
 	}
 	assert.Equal(t, []string{"info another receiver of this collector reports the GPUs, this one only what its server holds of them: " +
-		"scrapers::gpu::report: always makes it report them, too"}, second.messages())
+		"scrapers::gpu::report: always makes it report them as well"}, second.messages())
 	last := points(first.scrape(), "hw.energy")[0]
 	first.gpus.(always).Close()
 	fake.GPU(0).Energy += 1000
