@@ -32,7 +32,7 @@ type GPUs interface {
 type Server interface {
 	// Processes are the ids of the server's processes, its children included. An
 	// error says why they cannot be known.
-	Processes() ([]int, error)
+	Processes(ctx context.Context) ([]int, error)
 }
 
 // Scraper turns readings of GPUs into metrics.
@@ -343,7 +343,7 @@ func program(pid int) string {
 
 // recordServer records what the watched server holds of each GPU.
 func (s *Scraper) recordServer(ctx context.Context, readings []*gpu.Reading) {
-	pids, err := s.server.Processes()
+	pids, err := s.server.Processes(ctx)
 	if ctx.Err() != nil {
 		return
 	}

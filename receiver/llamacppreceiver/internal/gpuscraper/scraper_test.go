@@ -49,7 +49,7 @@ type processes struct {
 	err  error
 }
 
-func (p *processes) Processes() ([]int, error) { return p.pids, p.err }
+func (p *processes) Processes(context.Context) ([]int, error) { return p.pids, p.err }
 
 type fixture struct {
 	*Scraper

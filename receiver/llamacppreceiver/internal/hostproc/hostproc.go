@@ -23,9 +23,10 @@ import (
 )
 
 const (
-	// searchEvery is between two searches in vain.
+	// searchEvery is the pause after a search in vain.
 	searchEvery = 10 * time.Second
-	// trustFor is how long a process that still runs is taken for the listener.
+	// trustFor is how long a process that still runs is taken for the one that
+	// listens.
 	trustFor = time.Minute
 	// lookupPatience is how long the endpoint's name may take to resolve.
 	lookupPatience = time.Second
@@ -34,7 +35,7 @@ const (
 	maxProxies = 3
 )
 
-// Finder finds the processes of one server.
+// Finder finds the processes of one server. It is not for concurrent use.
 type Finder struct {
 	host   string
 	port   uint16
@@ -42,28 +43,35 @@ type Finder struct {
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	now    func() time.Time
 
+	// Of the last search.
 	searched time.Time
 	found    []process // those that listen
 	err      error
 }
 
-// process is one, and not another that got its number later.
+// process is one process, and not another that got its id later.
 type process struct {
 	pid   int
 	start string // in clock ticks, as /proc has it
 }
 
-// New returns a finder of the server behind an endpoint's host and port.
+// New returns a finder for the server behind an endpoint's host and port.
 func New(host string, port int) *Finder {
 	return &Finder{host: host, port: uint16(port), proc: "/proc", lookup: net.DefaultResolver.LookupNetIP, now: time.Now}
 }
 
-// Processes are the numbers of the server's processes and of all their
-// children. It searches seldom and otherwise only looks whether they still run.
-func (f *Finder) Processes() ([]int, error) {
+// Processes returns the ids of the server's processes and of all their children.
+// An error says why they cannot be found, and what to do about it.
+//
+// Most calls only look whether the processes still run. A search comes with the
+// first call, when they have ended, a minute after the last search, and ten
+// seconds after one in vain. It reads the tables of every process of the host,
+// and first resolves the endpoint's name, for which it blocks for up to a second,
+// or until ctx ends.
+func (f *Finder) Processes(ctx context.Context) ([]int, error) {
 	age := f.now().Sub(f.searched)
 	if f.searched.IsZero() || age >= trustFor || f.err != nil && age >= searchEvery || f.err == nil && !f.alive() {
-		f.found, f.err = f.search(f.host, f.port, maxProxies)
+		f.found, f.err = f.search(ctx, f.host, f.port, maxProxies)
 		f.searched = f.now()
 	}
 	if f.err != nil {
@@ -76,6 +84,7 @@ func (f *Finder) Processes() ([]int, error) {
 	return pids, nil
 }
 
+// alive reports whether the processes that were found still run.
 func (f *Finder) alive() bool {
 	for _, p := range f.found {
 		if start, _, ok := f.stat(p.pid); !ok || start != p.start {
@@ -111,7 +120,7 @@ func (f *Finder) family(pids []int, pid int) []int {
 	if listed {
 		return pids
 	}
-	// A kernel without these lists: each process tells its parent.
+	// The kernel has no such lists: look for those that name it as their parent.
 	for _, other := range f.all() {
 		if _, parent, ok := f.stat(other); ok && parent == pid {
 			pids = f.family(pids, other)
@@ -120,7 +129,7 @@ func (f *Finder) family(pids []int, pid int) []int {
 	return pids
 }
 
-// stat reads when a process started, and its parent.
+// stat reads when a process started, and the id of its parent.
 func (f *Finder) stat(pid int) (start string, parent int, ok bool) {
 	b, err := os.ReadFile(f.path(pid, "stat"))
 	if err != nil {
@@ -139,7 +148,7 @@ func (f *Finder) path(pid int, more ...string) string {
 	return filepath.Join(append([]string{f.proc, strconv.Itoa(pid)}, more...)...)
 }
 
-// all are the numbers of all processes that are visible.
+// all are the ids of all processes that are visible.
 func (f *Finder) all() []int {
 	entries, _ := os.ReadDir(f.proc)
 	var pids []int
@@ -151,10 +160,10 @@ func (f *Finder) all() []int {
 	return pids
 }
 
-// search finds who listens, in this network namespace or in that of a container
-// that is visible, and behind Docker's proxy.
-func (f *Finder) search(host string, port uint16, proxies int) ([]process, error) {
-	addresses, err := f.addresses(host)
+// search finds the processes that listen: in this network namespace, in that of a
+// container whose processes are visible, or behind Docker's proxy.
+func (f *Finder) search(ctx context.Context, host string, port uint16, proxies int) ([]process, error) {
+	addresses, err := f.addresses(ctx, host)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +184,7 @@ func (f *Finder) search(host string, port uint16, proxies int) ([]process, error
 		}
 		for _, p := range owners {
 			if host, port, ok := f.publishes(p.pid); ok && proxies > 0 {
-				return f.search(host, port, proxies-1)
+				return f.search(ctx, host, port, proxies-1)
 			}
 		}
 		return owners, nil
@@ -187,7 +196,8 @@ func (f *Finder) search(host string, port uint16, proxies int) ([]process, error
 		"or in one whose port the kernel forwards (name the container's own address in endpoint)", port)
 }
 
-// publishes tells where a process that is Docker's proxy passes connections on to.
+// publishes returns where Docker's proxy passes connections on to; ok is false
+// for a process that is none.
 func (f *Finder) publishes(pid int) (host string, port uint16, ok bool) {
 	line, err := os.ReadFile(f.path(pid, "cmdline"))
 	if err != nil {
@@ -208,11 +218,11 @@ func (f *Finder) publishes(pid int) (host string, port uint16, ok bool) {
 	return host, uint16(n), err == nil && host != ""
 }
 
-func (f *Finder) addresses(host string) ([]netip.Addr, error) {
+func (f *Finder) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return plain([]netip.Addr{a}), nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lookupPatience)
+	ctx, cancel := context.WithTimeout(ctx, lookupPatience)
 	defer cancel()
 	addresses, err := f.lookup(ctx, "ip", host)
 	if err != nil {
@@ -221,8 +231,8 @@ func (f *Finder) addresses(host string) ([]netip.Addr, error) {
 	return plain(addresses), nil
 }
 
-// plain are addresses as the tables have them. A connection to 0.0.0.0 goes to
-// the loopback address.
+// plain rewrites addresses as the tables have them. A connection to 0.0.0.0 goes
+// to the loopback address.
 func plain(addresses []netip.Addr) []netip.Addr {
 	for i, a := range addresses {
 		a = a.Unmap().WithZone("")
@@ -237,8 +247,8 @@ func plain(addresses []netip.Addr) []netip.Addr {
 	return addresses
 }
 
-// spaces are the folders of network tables, one a namespace, that of this
-// process first. A loopback address means no other.
+// spaces are the folders of network tables, one for each namespace, that of this
+// process first. Loopback addresses mean this one only.
 func (f *Finder) spaces(addresses []netip.Addr) []string {
 	own := filepath.Join(f.proc, "self", "net")
 	spaces := []string{own}
@@ -260,7 +270,7 @@ func (f *Finder) spaces(addresses []netip.Addr) []string {
 	return spaces
 }
 
-// isLocal tells whether an address belongs to a network namespace.
+// isLocal reports whether an address belongs to a network namespace.
 func (f *Finder) isLocal(space string, a netip.Addr) bool {
 	if a.IsLoopback() {
 		return space == filepath.Join(f.proc, "self", "net")
@@ -282,7 +292,8 @@ func (f *Finder) isLocal(space string, a netip.Addr) bool {
 	return strings.Contains(string(table), hex.EncodeToString(b[:]))
 }
 
-// listeners are the inodes of sockets that accept connections to an address.
+// listeners are the inodes of the sockets that accept connections to one of the
+// addresses.
 func (f *Finder) listeners(space string, addresses []netip.Addr, port uint16) map[string]bool {
 	const listening = "0A"
 	inodes := map[string]bool{}
@@ -324,8 +335,8 @@ func parseSocket(s string) (netip.Addr, uint16, bool) {
 	return a, uint16(n), ok && err == nil
 }
 
-// owners are the processes that hold one of the sockets open. systemd is none of
-// them: it opens the sockets of services for them, and everything is its child.
+// owners are the processes that hold one of the sockets open. systemd does not
+// count: it opens sockets on behalf of services, and everything is its child.
 func (f *Finder) owners(inodes map[string]bool, port uint16) ([]process, error) {
 	var owners []process
 	denied, systemd := false, false
@@ -355,6 +366,7 @@ func (f *Finder) owners(inodes map[string]bool, port uint16) ([]process, error) 
 		"(give this collector the host's: hostPID in Kubernetes, --pid=host in Docker)", port)
 }
 
+// holds reports whether a process has one of the sockets open.
 func (f *Finder) holds(pid int, inodes map[string]bool) (bool, error) {
 	folder := f.path(pid, "fd")
 	entries, err := os.ReadDir(folder)

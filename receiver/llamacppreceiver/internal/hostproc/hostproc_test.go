@@ -36,7 +36,7 @@ func TestProcesses_ListenerOfThisHost(t *testing.T) {
 		New("127.0.0.1", four), New("localhost", four), New("::ffff:127.0.0.1", four), New("0.0.0.0", four),
 		New("127.0.0.1", any6), New("::1", any6), New("::", any6),
 	} {
-		pids, err := f.Processes()
+		pids, err := f.Processes(t.Context())
 		require.NoError(t, err, f.host)
 		assert.Equal(t, os.Getpid(), pids[0], f.host)
 	}
@@ -47,7 +47,7 @@ func TestProcesses_ListenerOfThisHost(t *testing.T) {
 		if ip.IsLoopback() || ip.IsLinkLocalUnicast() {
 			continue
 		}
-		pids, err := New(ip.String(), any6).Processes()
+		pids, err := New(ip.String(), any6).Processes(t.Context())
 		require.NoError(t, err, ip)
 		assert.Equal(t, os.Getpid(), pids[0])
 	}
@@ -58,7 +58,7 @@ func TestProcesses_ChildrenAreThoseOfARouter(t *testing.T) {
 	child := exec.Command("sh", "-c", "sleep 60 & wait")
 	require.NoError(t, child.Start())
 	t.Cleanup(func() {
-		pids, _ := New("127.0.0.1", port).Processes()
+		pids, _ := New("127.0.0.1", port).Processes(context.Background())
 		for _, pid := range pids[1:] {
 			if p, err := os.FindProcess(pid); err == nil {
 				_ = p.Kill()
@@ -68,7 +68,7 @@ func TestProcesses_ChildrenAreThoseOfARouter(t *testing.T) {
 	})
 	f := New("127.0.0.1", port)
 	require.Eventually(t, func() bool {
-		pids, err := f.Processes()
+		pids, err := f.Processes(t.Context())
 		return err == nil && len(pids) == 3 && pids[1] == child.Process.Pid
 	}, 20*time.Second, 10*time.Millisecond)
 }
@@ -78,22 +78,34 @@ func TestProcesses_NobodyListens(t *testing.T) {
 	require.NoError(t, err)
 	port := l.Addr().(*net.TCPAddr).Port
 	require.NoError(t, l.Close())
-	_, err = New("127.0.0.1", port).Processes()
+	_, err = New("127.0.0.1", port).Processes(t.Context())
 	assert.ErrorContains(t, err, fmt.Sprintf("no visible process listens on port %d", port))
 }
 
 func TestProcesses_AnotherHost(t *testing.T) {
-	_, err := New("192.0.2.1", 8080).Processes()
+	_, err := New("192.0.2.1", 8080).Processes(t.Context())
 	assert.ErrorContains(t, err, "192.0.2.1 is no address of this host")
 	f := New("elsewhere.example", 8080)
 	f.lookup = func(context.Context, string, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
 	}
-	_, err = f.Processes()
+	_, err = f.Processes(t.Context())
 	assert.ErrorContains(t, err, "elsewhere.example is no address of this host")
 	f = New("nowhere.invalid", 8080)
-	_, err = f.Processes()
+	_, err = f.Processes(t.Context())
 	assert.ErrorContains(t, err, "cannot be resolved")
+}
+
+func TestProcesses_NameIsResolvedNoLongerThanTheContextLasts(t *testing.T) {
+	f := New("slow.example", 8080)
+	f.lookup = func(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := f.Processes(ctx)
+	assert.ErrorIs(t, err, context.Canceled)
 }
 
 // tables is a /proc of its own.
@@ -155,13 +167,13 @@ func TestProcesses_InAContainer(t *testing.T) {
 
 	f := New("172.17.0.2", 8080)
 	f.proc = p.folder
-	pids, err := f.Processes()
+	pids, err := f.Processes(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []int{41, 42}, pids)
 
 	f = New("127.0.0.1", 8080)
 	f.proc = p.folder
-	_, err = f.Processes()
+	_, err = f.Processes(t.Context())
 	assert.ErrorContains(t, err, "is not visible: it runs in another process namespace")
 }
 
@@ -185,7 +197,7 @@ func TestProcesses_BehindDockersProxy(t *testing.T) {
 	p.link("41/fd/7", "socket:[9]")
 	f := New("127.0.0.1", 8080)
 	f.proc = p.folder
-	pids, err := f.Processes()
+	pids, err := f.Processes(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []int{41}, pids)
 
@@ -193,7 +205,7 @@ func TestProcesses_BehindDockersProxy(t *testing.T) {
 	p.write("41/net/tcp", header)
 	f = New("127.0.0.1", 8080)
 	f.proc = p.folder
-	_, err = f.Processes()
+	_, err = f.Processes(t.Context())
 	assert.ErrorContains(t, err, "no visible process listens on port 80 of")
 }
 
@@ -205,7 +217,7 @@ func TestProcesses_ProxyOfItselfIsNotFollowedForEver(t *testing.T) {
 	p.write("30/cmdline", "docker-proxy\x00-container-ip\x00127.0.0.1\x00-container-port\x008080\x00")
 	f := New("127.0.0.1", 8080)
 	f.proc = p.folder
-	pids, err := f.Processes()
+	pids, err := f.Processes(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []int{30}, pids)
 }
@@ -220,13 +232,13 @@ func TestProcesses_SystemdsSocketIsThatOfTheService(t *testing.T) {
 	p.process(50, 1, "other")
 	f := New("127.0.0.1", 8080)
 	f.proc = p.folder
-	_, err := f.Processes()
+	_, err := f.Processes(t.Context())
 	assert.ErrorContains(t, err, "systemd listens on port 8080 until")
 	p.process(41, 1, "llama-server")
 	p.link("41/fd/3", "socket:[9]")
 	f = New("127.0.0.1", 8080)
 	f.proc = p.folder
-	pids, err := f.Processes()
+	pids, err := f.Processes(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []int{41}, pids)
 }
@@ -239,12 +251,12 @@ func TestProcesses_IPv6(t *testing.T) {
 	p.link("41/fd/7", "socket:[9]")
 	f := New("2001:db8::7", 8080)
 	f.proc = p.folder
-	pids, err := f.Processes()
+	pids, err := f.Processes(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []int{41}, pids)
 	f = New("2001:db8::8", 8080)
 	f.proc = p.folder
-	_, err = f.Processes()
+	_, err = f.Processes(t.Context())
 	assert.ErrorContains(t, err, "no address of this host")
 }
 
@@ -256,13 +268,13 @@ func TestProcesses_SearchesSeldom(t *testing.T) {
 	now := time.Now()
 	f := New("127.0.0.1", 8080)
 	f.proc, f.now = p.folder, func() time.Time { return now }
-	_, err := f.Processes()
+	_, err := f.Processes(t.Context())
 	require.Error(t, err)
 	p.write("self/net/tcp", header+socket("0100007F:1F90", "0A", 9))
-	_, err = f.Processes()
+	_, err = f.Processes(t.Context())
 	require.Error(t, err, "not yet")
 	now = now.Add(searchEvery)
-	pids, err := f.Processes()
+	pids, err := f.Processes(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []int{41}, pids)
 
@@ -270,7 +282,7 @@ func TestProcesses_SearchesSeldom(t *testing.T) {
 	require.NoError(t, os.RemoveAll(filepath.Join(p.folder, "41")))
 	p.process(50, 1, "llama-server")
 	p.link("50/fd/7", "socket:[9]")
-	pids, err = f.Processes()
+	pids, err = f.Processes(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []int{50}, pids)
 }
@@ -282,7 +294,7 @@ func BenchmarkProcesses(b *testing.B) {
 	f := New("127.0.0.1", l.Addr().(*net.TCPAddr).Port)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := f.Processes(); err != nil {
+		if _, err := f.Processes(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}
