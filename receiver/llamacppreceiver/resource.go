@@ -101,11 +101,20 @@ func (r *resource) make(model string, props *llamaserver.Props) pcommon.Resource
 	return rb.Emit()
 }
 
-// hostResource is that of the GPUs, which are no part of any server.
+// gpuServiceName is the service.name of GPUs. It is not the receiver's
+// service_name, which names a server: the series of a GPU would change with the
+// receiver that reports it.
+const gpuServiceName = "nvidia-gpu"
+
+// hostResource is that of the GPUs, which are no part of any server. Prometheus
+// makes job and instance of service.name and service.instance.id, without which
+// it could not tell the GPUs of one host from those of another.
 func hostResource(attributes metadata.ResourceAttributesConfig) pcommon.Resource {
 	rb := metadata.NewResourceBuilder(attributes)
+	rb.SetServiceName(gpuServiceName)
 	if name, err := os.Hostname(); err == nil {
 		rb.SetHostName(name)
+		rb.SetServiceInstanceID(name)
 	}
 	return rb.Emit()
 }

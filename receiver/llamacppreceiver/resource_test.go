@@ -4,6 +4,7 @@
 package llamacppreceiver
 
 import (
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -37,4 +38,17 @@ func TestResource_OtherComponentsKnowItWhileTheReceiverRuns(t *testing.T) {
 		_, ok := serverresource.Of(key)
 		assert.False(t, ok)
 	}
+}
+
+func TestHostResource_GPUsOfAFleetHaveAJobAndAnInstance(t *testing.T) {
+	host, err := os.Hostname()
+	require.NoError(t, err)
+	cfg := newDefaultConfig()
+	cfg.ServiceName = "a server's"
+	assert.Equal(t, map[string]any{"host.name": host, "service.name": "nvidia-gpu", "service.instance.id": host},
+		hostResource(cfg.ResourceAttributes).Attributes().AsRaw())
+
+	cfg.ResourceAttributes.ServiceName.Enabled = false
+	cfg.ResourceAttributes.ServiceInstanceID.Enabled = false
+	assert.Equal(t, map[string]any{"host.name": host}, hostResource(cfg.ResourceAttributes).Attributes().AsRaw())
 }

@@ -110,6 +110,8 @@ func TestGPU_EveryMetricArrivesBesideTheServers(t *testing.T) {
 
 	// What the server uses is the server's, the GPUs are the host's.
 	instance := strings.TrimPrefix(s.URL(), "http://")
+	host, err := os.Hostname()
+	require.NoError(t, err)
 	c.awaitState("ok", otlpsink.Of(instance))
 	for _, p := range c.Points() {
 		switch {
@@ -117,8 +119,7 @@ func TestGPU_EveryMetricArrivesBesideTheServers(t *testing.T) {
 			assert.Equal(t, instance, p.Resource["service.instance.id"], p.Metric)
 			assert.Empty(t, p.Resource["host.name"])
 		default:
-			assert.NotEmpty(t, p.Resource["host.name"], p.Metric)
-			assert.Len(t, p.Resource, 1, p.Metric)
+			assert.Equal(t, map[string]string{"host.name": host, "service.name": "nvidia-gpu", "service.instance.id": host}, p.Resource, p.Metric)
 		}
 	}
 	assert.Len(t, c.complaints("llamacpp"), 1, "the Xid error: %v", c.complaints("llamacpp"))
