@@ -169,6 +169,28 @@ func TestScrape_EveryMetric(t *testing.T) {
 	assert.Empty(t, f.messages())
 }
 
+// Prometheus' translation adds _ratio to the name of a gauge whose unit is 1.
+func TestScrape_OnlySharesAreGaugesOfUnitOne(t *testing.T) {
+	f := newFixture(t, 1, nil, all)
+	fake.GPU(0).GPM = 1
+	f.scrape() // the first samples
+	time.Sleep(150 * time.Millisecond)
+	shares := map[string]bool{}
+	for _, rm := range f.scrape().ResourceMetrics().All() {
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, m := range sm.Metrics().All() {
+				if m.Type() == pmetric.MetricTypeGauge && m.Unit() == "1" {
+					shares[m.Name()] = true
+				}
+			}
+		}
+	}
+	assert.Equal(t, map[string]bool{
+		"hw.fan.speed_ratio": true, "hw.gpu.memory.bandwidth.utilization": true, "hw.gpu.memory.utilization": true, "hw.gpu.utilization": true,
+		"nvidia.gpu.dram.utilization": true, "nvidia.gpu.sm.occupancy": true, "nvidia.gpu.sm.utilization": true, "nvidia.gpu.tensor.utilization": true,
+	}, shares)
+}
+
 func TestScrape_LostGPUSaysOnlyThatItFailed(t *testing.T) {
 	f := newFixture(t, 2, nil)
 	f.scrape()

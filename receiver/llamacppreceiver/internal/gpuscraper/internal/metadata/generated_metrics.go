@@ -1393,7 +1393,7 @@ type metricNvidiaGpuPerformanceState struct {
 func (m *metricNvidiaGpuPerformanceState) init() {
 	m.data.SetName("nvidia.gpu.performance_state")
 	m.data.SetDescription("Performance state, from 0, the fastest, to 15.")
-	m.data.SetUnit("1")
+	m.data.SetUnit("{state}")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
 }
