@@ -437,7 +437,7 @@ type metricHwEnergy struct {
 // init fills hw.energy metric with initial data.
 func (m *metricHwEnergy) init() {
 	m.data.SetName("hw.energy")
-	m.data.SetDescription("Energy that the GPU has used since the driver was loaded, and on from there where it is loaded anew; its rate is the true mean power.")
+	m.data.SetDescription("Energy that the GPU has used since the driver was loaded. It goes on where the driver is loaded again. Its rate is the true mean power.")
 	m.data.SetUnit("J")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -494,7 +494,7 @@ type metricHwErrors struct {
 // init fills hw.errors metric with initial data.
 func (m *metricHwErrors) init() {
 	m.data.SetName("hw.errors")
-	m.data.SetDescription("Errors by type. Those of memory count from the loading of the driver, replaced rows over the life of the GPU.")
+	m.data.SetDescription("Errors by type. Memory errors are counted since the driver was loaded, replaced rows over the life of the GPU.")
 	m.data.SetUnit("{error}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -552,7 +552,7 @@ type metricHwFanSpeedRatio struct {
 // init fills hw.fan.speed_ratio metric with initial data.
 func (m *metricHwFanSpeedRatio) init() {
 	m.data.SetName("hw.fan.speed_ratio")
-	m.data.SetDescription("Speed of the fastest fan, of its maximum. No point for a GPU without fans.")
+	m.data.SetDescription("Speed of the fastest fan, as a share of its maximum. No point for a GPU without fans.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -607,7 +607,7 @@ type metricHwGpuIo struct {
 // init fills hw.gpu.io metric with initial data.
 func (m *metricHwGpuIo) init() {
 	m.data.SetName("hw.gpu.io")
-	m.data.SetDescription("Bytes over PCIe. The driver counts 32 bits of them, so that an interval in which more than 4 GiB pass one way shows too few.")
+	m.data.SetDescription("Bytes over PCIe. The driver's counter has 32 bits, so that an interval during which more than 4 GiB pass in one direction shows too few.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -665,7 +665,7 @@ type metricHwGpuMemoryBandwidthUtilization struct {
 // init fills hw.gpu.memory.bandwidth.utilization metric with initial data.
 func (m *metricHwGpuMemoryBandwidthUtilization) init() {
 	m.data.SetName("hw.gpu.memory.bandwidth.utilization")
-	m.data.SetDescription("Share of time in which the GPU's memory was read or written.")
+	m.data.SetDescription("Share of time during which the GPU's memory was read or written.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -720,7 +720,7 @@ type metricHwGpuMemoryLimit struct {
 // init fills hw.gpu.memory.limit metric with initial data.
 func (m *metricHwGpuMemoryLimit) init() {
 	m.data.SetName("hw.gpu.memory.limit")
-	m.data.SetDescription("Size of the GPU's memory, and of each MIG instance's, which has the GPU's UUID as hw.parent.")
+	m.data.SetDescription("Size of the memory of the GPU or MIG instance. A MIG instance has its GPU's UUID as hw.parent.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -777,7 +777,7 @@ type metricHwGpuMemoryUsage struct {
 // init fills hw.gpu.memory.usage metric with initial data.
 func (m *metricHwGpuMemoryUsage) init() {
 	m.data.SetName("hw.gpu.memory.usage")
-	m.data.SetDescription("GPU memory that is allocated, without what the driver reserves; and of each MIG instance, which has the GPU's UUID as hw.parent.")
+	m.data.SetDescription("Memory of the GPU or MIG instance that is allocated, without what the driver reserves. A MIG instance has its GPU's UUID as hw.parent.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -834,7 +834,7 @@ type metricHwGpuMemoryUtilization struct {
 // init fills hw.gpu.memory.utilization metric with initial data.
 func (m *metricHwGpuMemoryUtilization) init() {
 	m.data.SetName("hw.gpu.memory.utilization")
-	m.data.SetDescription("Usage over limit.")
+	m.data.SetDescription("Share of the memory of the GPU or MIG instance that is allocated.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -889,7 +889,7 @@ type metricHwGpuUtilization struct {
 // init fills hw.gpu.utilization metric with initial data.
 func (m *metricHwGpuUtilization) init() {
 	m.data.SetName("hw.gpu.utilization")
-	m.data.SetDescription("Share of time in which at least one kernel ran. It says nothing of how much of the GPU that kernel used. Not known under MIG.")
+	m.data.SetDescription("Share of time during which at least one kernel ran, however little of the GPU it used. No point under MIG.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -945,7 +945,7 @@ type metricHwPower struct {
 // init fills hw.power metric with initial data.
 func (m *metricHwPower) init() {
 	m.data.SetName("hw.power")
-	m.data.SetDescription("Power as the driver reads it, on most GPUs a mean of one second.")
+	m.data.SetDescription("Power as the driver measures it, on most GPUs as a mean over one second.")
 	m.data.SetUnit("W")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1058,7 +1058,7 @@ type metricHwTemperature struct {
 // init fills hw.temperature metric with initial data.
 func (m *metricHwTemperature) init() {
 	m.data.SetName("hw.temperature")
-	m.data.SetDescription("Temperature.")
+	m.data.SetDescription("Temperature of the GPU, and of its memory where that has a sensor.")
 	m.data.SetUnit("Cel")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1114,7 +1114,7 @@ type metricHwTemperatureLimit struct {
 // init fills hw.temperature.limit metric with initial data.
 func (m *metricHwTemperatureLimit) init() {
 	m.data.SetName("hw.temperature.limit")
-	m.data.SetDescription("Temperature limits.")
+	m.data.SetDescription("Temperature at which the driver or the hardware acts, by what it does.")
 	m.data.SetUnit("Cel")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1171,7 +1171,7 @@ type metricLlamacppGpuMemoryUsage struct {
 // init fills llamacpp.gpu.memory.usage metric with initial data.
 func (m *metricLlamacppGpuMemoryUsage) init() {
 	m.data.SetName("llamacpp.gpu.memory.usage")
-	m.data.SetDescription("GPU memory that the watched server's own process holds, children of a router included, on each GPU that it uses, or MIG instance, which has the GPU's UUID as hw.parent. Only where the server runs on this host and its process can be found.")
+	m.data.SetDescription("Memory that the watched server holds on each GPU or MIG instance, a router's children included. A MIG instance has its GPU's UUID as hw.parent. Only where the server runs on this host and its process can be found.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1225,7 +1225,7 @@ type metricNvidiaGpuClockFrequency struct {
 // init fills nvidia.gpu.clock.frequency metric with initial data.
 func (m *metricNvidiaGpuClockFrequency) init() {
 	m.data.SetName("nvidia.gpu.clock.frequency")
-	m.data.SetDescription("Clock.")
+	m.data.SetDescription("Clock frequency.")
 	m.data.SetUnit("Hz")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1281,7 +1281,7 @@ type metricNvidiaGpuClockLimit struct {
 // init fills nvidia.gpu.clock.limit metric with initial data.
 func (m *metricNvidiaGpuClockLimit) init() {
 	m.data.SetName("nvidia.gpu.clock.limit")
-	m.data.SetDescription("Highest clock that the GPU can have.")
+	m.data.SetDescription("Highest clock frequency that the GPU supports.")
 	m.data.SetUnit("Hz")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1337,7 +1337,7 @@ type metricNvidiaGpuDramUtilization struct {
 // init fills nvidia.gpu.dram.utilization metric with initial data.
 func (m *metricNvidiaGpuDramUtilization) init() {
 	m.data.SetName("nvidia.gpu.dram.utilization")
-	m.data.SetDescription("Share of the memory's bandwidth that was used since the reading before, of a GPU or MIG instance. Hopper and later.")
+	m.data.SetDescription("Share of the memory bandwidth of the GPU or MIG instance that was used since the reading before. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1392,7 +1392,7 @@ type metricNvidiaGpuPerformanceState struct {
 // init fills nvidia.gpu.performance_state metric with initial data.
 func (m *metricNvidiaGpuPerformanceState) init() {
 	m.data.SetName("nvidia.gpu.performance_state")
-	m.data.SetDescription("Performance state, from 0, the fastest, to 15.")
+	m.data.SetDescription("Performance state, from 0 (fastest) to 15 (slowest).")
 	m.data.SetUnit("{state}")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1447,7 +1447,7 @@ type metricNvidiaGpuPowerLimit struct {
 // init fills nvidia.gpu.power.limit metric with initial data.
 func (m *metricNvidiaGpuPowerLimit) init() {
 	m.data.SetName("nvidia.gpu.power.limit")
-	m.data.SetDescription("Power limit that is in force.")
+	m.data.SetDescription("Power limit in force.")
 	m.data.SetUnit("W")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1502,7 +1502,7 @@ type metricNvidiaGpuPowerMean struct {
 // init fills nvidia.gpu.power.mean metric with initial data.
 func (m *metricNvidiaGpuPowerMean) init() {
 	m.data.SetName("nvidia.gpu.power.mean")
-	m.data.SetDescription("Mean power since the scrape before, from the energy counter.")
+	m.data.SetDescription("Mean power since the scrape before, computed from the energy counter.")
 	m.data.SetUnit("W")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1557,7 +1557,7 @@ type metricNvidiaGpuProcessMemoryUsage struct {
 // init fills nvidia.gpu.process.memory.usage metric with initial data.
 func (m *metricNvidiaGpuProcessMemoryUsage) init() {
 	m.data.SetName("nvidia.gpu.process.memory.usage")
-	m.data.SetDescription("GPU memory that a computing process holds, on a GPU or MIG instance. No point where the driver does not tell, as in some containers.")
+	m.data.SetDescription("Memory that a process which computes holds on the GPU or MIG instance. No point where the driver does not know, as in some containers.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1616,7 +1616,7 @@ type metricNvidiaGpuSmOccupancy struct {
 // init fills nvidia.gpu.sm.occupancy metric with initial data.
 func (m *metricNvidiaGpuSmOccupancy) init() {
 	m.data.SetName("nvidia.gpu.sm.occupancy")
-	m.data.SetDescription("Warps that were active, of all that the multiprocessors can hold, since the reading before, of a GPU or MIG instance. Hopper and later.")
+	m.data.SetDescription("Share of the warps which the multiprocessors of the GPU or MIG instance can hold that were active since the reading before. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1671,7 +1671,7 @@ type metricNvidiaGpuSmUtilization struct {
 // init fills nvidia.gpu.sm.utilization metric with initial data.
 func (m *metricNvidiaGpuSmUtilization) init() {
 	m.data.SetName("nvidia.gpu.sm.utilization")
-	m.data.SetDescription("Share of multiprocessors that were busy since the reading before, of a GPU or MIG instance. Hopper and later.")
+	m.data.SetDescription("Share of the multiprocessors of the GPU or MIG instance that were busy since the reading before. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1726,7 +1726,7 @@ type metricNvidiaGpuTensorUtilization struct {
 // init fills nvidia.gpu.tensor.utilization metric with initial data.
 func (m *metricNvidiaGpuTensorUtilization) init() {
 	m.data.SetName("nvidia.gpu.tensor.utilization")
-	m.data.SetDescription("Share of time in which multiprocessors used their tensor cores since the reading before, of a GPU or MIG instance. Hopper and later.")
+	m.data.SetDescription("Share of time since the reading before during which the multiprocessors of the GPU or MIG instance used their tensor cores. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1781,7 +1781,7 @@ type metricNvidiaGpuThrottle struct {
 // init fills nvidia.gpu.throttle metric with initial data.
 func (m *metricNvidiaGpuThrottle) init() {
 	m.data.SetName("nvidia.gpu.throttle")
-	m.data.SetDescription("1 for each reason that holds the clocks down now, 0 for the others.")
+	m.data.SetDescription("1 for each reason that holds the clocks down at present, 0 for the others.")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1839,7 +1839,7 @@ type metricNvidiaGpuThrottleTime struct {
 // init fills nvidia.gpu.throttle.time metric with initial data.
 func (m *metricNvidiaGpuThrottleTime) init() {
 	m.data.SetName("nvidia.gpu.throttle.time")
-	m.data.SetDescription("Time for which the clocks were held down, by reason. An estimate where the source is sampled.")
+	m.data.SetDescription("How long the clocks have been held down, by reason. An estimate where the source is `sampled`.")
 	m.data.SetUnit("s")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
