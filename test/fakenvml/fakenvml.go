@@ -3,8 +3,8 @@
 
 //go:build linux
 
-// Package fakenvml is an NVIDIA driver's library for tests without a GPU: the
-// real binding loads it, and the test says what it answers.
+// Package fakenvml builds an NVIDIA driver's library for tests without a GPU: the
+// real binding loads it, and the test scripts what it answers.
 package fakenvml
 
 import (
@@ -48,7 +48,7 @@ const (
 
 type text [96]byte
 
-// Process is one that uses a GPU, or the MIG instance with this index.
+// Process uses a GPU, or under MIG the instance with this index.
 type Process struct{ PID, Memory, Instance uint64 }
 
 // Instance is a MIG device.
@@ -58,7 +58,7 @@ type Instance struct {
 	GPMValues   [4]float64
 }
 
-// GPU is what the library says of one GPU; see driver/fakenvml.c for units.
+// GPU is what the library answers for one GPU; see driver/fakenvml.c for units.
 type GPU struct {
 	uuid, name                                                                 text
 	Lost                                                                       uint64
@@ -117,9 +117,9 @@ type Driver struct {
 	*state
 }
 
-// Options make a library.
+// Options are those of a new library.
 type Options struct {
-	// GPUs is how many there are at first.
+	// GPUs is the number of GPUs at first.
 	GPUs int
 	// Without names functions that the library lacks.
 	Without []string
@@ -162,7 +162,7 @@ func Start(tb testing.TB, o Options) *Driver {
 }
 
 // Replace puts a library of another version in the place of the first, as a
-// package manager does: by a rename, under which one that is loaded lives on.
+// package manager does: by a rename, so that a library that is loaded lives on.
 func (d *Driver) Replace(version int) error {
 	if err := build(d.Path+".later", version, nil); err != nil {
 		return err
@@ -170,13 +170,13 @@ func (d *Driver) Replace(version int) error {
 	return d.Install()
 }
 
-// Version is that of the library which was initialised last.
+// Version is the version of the library that was initialised last.
 func (d *Driver) Version() int { return int(d.version) }
 
 // Install puts the library where it is looked for.
 func (d *Driver) Install() error { return os.Rename(d.Path+".later", d.Path) }
 
-// Folder is for LD_LIBRARY_PATH.
+// Folder is the library's folder, for LD_LIBRARY_PATH.
 func (d *Driver) Folder() string { return filepath.Dir(d.Path) }
 
 func (d *Driver) share() error {
@@ -227,8 +227,8 @@ func build(path string, version int, without []string) error {
 	return nil
 }
 
-// Loaded tells whether a process has loaded the library, and that both sides
-// agree on the state.
+// Loaded reports whether a process has loaded the library. It panics where C and
+// Go differ in the layout of the state.
 func (d *Driver) Loaded() bool {
 	if d.size != 0 && d.size != uint64(unsafe.Sizeof(state{})) {
 		panic(fmt.Sprintf("fakenvml: struct state has %d bytes in C and %d in Go", d.size, unsafe.Sizeof(state{})))
@@ -236,7 +236,7 @@ func (d *Driver) Loaded() bool {
 	return d.size != 0
 }
 
-// Reset is the state of a driver with n typical GPUs, no rule and no event.
+// Reset makes it a driver with n typical GPUs, without rules, events and calls.
 func (d *Driver) Reset(n int) {
 	d.init, d.gpuCount = Success, uint64(n)
 	d.rules = [maxRules]rule{}
@@ -249,7 +249,7 @@ func (d *Driver) Reset(n int) {
 	}
 }
 
-// Typical is GPU number i at work.
+// Typical returns GPU number i, at work.
 func Typical(i int) GPU {
 	n := uint64(i)
 	g := GPU{
@@ -269,22 +269,22 @@ func Typical(i int) GPU {
 	return g
 }
 
-// UUID is that of GPU number i.
+// UUID returns the UUID of GPU number i.
 func (d *Driver) UUID(i int) string { return d.gpus[i].uuid.String() }
 
-// GPU is number i, to be changed at will.
+// GPU returns GPU number i, to be changed at will.
 func (d *Driver) GPU(i int) *GPU { return &d.gpus[i] }
 
-// SetCount changes how many GPUs there are.
+// SetCount sets the number of GPUs.
 func (d *Driver) SetCount(n int) { d.gpuCount = uint64(n) }
 
-// SetInit changes what the initialisation returns.
+// SetInit sets what the initialisation returns.
 func (d *Driver) SetInit(result uint64) { d.init = result }
 
-// Sessions are the initialisations that have not been shut down.
+// Sessions returns how many initialisations have not been shut down.
 func (d *Driver) Sessions() int { return int(d.initialised) }
 
-// SetInstances makes GPU number i one with MIG instances.
+// SetInstances gives GPU number i MIG instances.
 func (d *Driver) SetInstances(i int, total uint64, used ...uint64) {
 	g := &d.gpus[i]
 	g.MIG, g.InstanceCount = 1, uint64(len(used))
@@ -296,30 +296,30 @@ func (d *Driver) SetInstances(i int, total uint64, used ...uint64) {
 	}
 }
 
-// Samples are those of performance counters that are allocated.
+// Samples returns how many samples of performance counters are allocated.
 func (d *Driver) Samples() int { return bits.OnesCount64(d.samplesUsed) }
 
-// InstanceUUID is that of a MIG instance of GPU number i.
+// InstanceUUID returns the UUID of a MIG instance of GPU number i.
 func (d *Driver) InstanceUUID(i, instance int) string {
 	return d.gpus[i].Instances[instance].uuid.String()
 }
 
-// SetProcesses are those that use GPU number i.
+// SetProcesses sets the processes that use GPU number i.
 func (d *Driver) SetProcesses(i int, ps ...Process) {
 	d.gpus[i].ProcessCount = uint64(copy(d.gpus[i].Processes[:], ps))
 }
 
-// XID makes GPU number i report an error.
+// XID makes GPU number i report the Xid error of this number.
 func (d *Driver) XID(i int, number uint64) {
 	d.events[d.eventsWritten%maxEvents] = event{gpu: uint64(i), kind: xidEvent, data: number}
 	d.eventsWritten++
 }
 
-// Fail makes a function return a result for one GPU, or for all with -1. The
-// function nvmlDeviceGetFieldValues:ID is a single field.
+// Fail makes a function return a result for one GPU, or with -1 for all. The name
+// nvmlDeviceGetFieldValues:ID stands for a single field.
 func (d *Driver) Fail(function string, gpu int, result uint64) { d.add(function, gpu, result, 0) }
 
-// Delay makes a function take so long, until Clear.
+// Delay makes a function take that long, or until Clear.
 func (d *Driver) Delay(function string, gpu int, by time.Duration) {
 	d.add(function, gpu, Success, uint64(by.Milliseconds()))
 }
@@ -335,29 +335,35 @@ func (d *Driver) add(function string, gpu int, result, delay uint64) {
 		}
 		r.gpu, r.result, r.delay = int64(gpu), result, delay
 		copy(r.call[1:], function[1:])
-		r.call[0] = function[0] // now it stands
+		r.call[0] = function[0] // from now on the library sees the rule
 		return
 	}
 	panic("fakenvml: too many rules")
 }
 
-// Calls is how often a function has been called.
+// Calls returns how often a function has been called.
 func (d *Driver) Calls(function string) int {
 	for i := range d.calls {
-		if text := string(d.calls[i].name[:]); strings.TrimRight(text, "\x00") == function {
+		if d.calls[i].function() == function {
 			return int(d.calls[i].count)
 		}
 	}
 	return 0
 }
 
-// AllCalls is how often functions have been called, but for the wait for events.
+// AllCalls returns how often all functions together have been called, except the
+// wait for events, which goes on meanwhile.
 func (d *Driver) AllCalls() int {
 	n := 0
 	for i := range d.calls {
-		n += int(d.calls[i].count)
+		if d.calls[i].function() != "nvmlEventSetWait_v2" {
+			n += int(d.calls[i].count)
+		}
 	}
-	return n - d.Calls("nvmlEventSetWait_v2")
+	return n
 }
+
+// function returns the name of the function that was called.
+func (c *call) function() string { return strings.TrimRight(string(c.name[:]), "\x00") }
 
 func (t text) String() string { return strings.TrimRight(string(t[:]), "\x00") }
