@@ -41,7 +41,7 @@ func simulate(t *testing.T) *llamasim.Server {
 
 func ofGPU(d *fakenvml.Driver, i int) otlpsink.Match { return otlpsink.With("hw.id", d.UUID(i)) }
 
-// status chooses the points that tell whether a GPU is in a state.
+// status selects the points which show whether a GPU is in a state.
 func status(d *fakenvml.Driver, i int, state string) []otlpsink.Match {
 	return []otlpsink.Match{ofGPU(d, i), otlpsink.With("hw.state", state)}
 }
@@ -177,7 +177,7 @@ func TestGPU_DriverUpgradedUnderTheProcess(t *testing.T) {
 	c.awaitReadings(d, 1, 2)
 	d.SetInit(fakenvml.LibRMMismatch)
 	d.Fail("nvmlDeviceGetUtilizationRates", -1, fakenvml.LibRMMismatch)
-	c.eventually(func() bool { return len(c.complaints("llamacpp/gpu")) == 1 }, "it is said")
+	c.eventually(func() bool { return len(c.complaints("llamacpp/gpu")) == 1 }, "it is logged")
 	assert.Contains(t, c.complaints("llamacpp/gpu")[0], "its kernel module and library are of two versions")
 	d.Clear()
 	d.SetInit(fakenvml.Success)
@@ -186,8 +186,8 @@ func TestGPU_DriverUpgradedUnderTheProcess(t *testing.T) {
 }
 
 // A package manager puts another file in the library's place. The C library never
-// unloads one whose functions the program has called, and opens it again in place
-// of the new one: only a new process gets that.
+// unloads one whose functions the program has called, and opens that one again:
+// only a new process gets the new file.
 func TestGPU_LibraryReplacedUnderTheProcess(t *testing.T) {
 	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
@@ -205,7 +205,7 @@ func TestGPU_LibraryReplacedUnderTheProcess(t *testing.T) {
 	d.Clear()
 	d.SetInit(fakenvml.Success)
 	c.awaitReadings(d, 1, 2)
-	assert.Equal(t, 1, d.Version(), "it was opened anew, and is the old one")
+	assert.Equal(t, 1, d.Version(), "it was opened again, and is the old one")
 
 	next := runIn(t, []string{"LD_LIBRARY_PATH=" + d.Folder()}, gpusAlone)
 	next.awaitReadings(d, 1, 2)
@@ -219,7 +219,7 @@ func TestGPU_CallThatBlocksDoesNotDelayTheServersMetrics(t *testing.T) {
 	c := watchGPUs(t, d, receiver("llamacpp", s.URL(), "scrapers: {server: {collection_interval: 100ms}, gpu: {collection_interval: 100ms}}"))
 	c.awaitReadings(d, 1, 2)
 	d.Delay("nvmlDeviceGetMemoryInfo_v2", 1, time.Hour)
-	c.eventually(func() bool { return len(c.complaints("llamacpp")) == 1 }, "it is said")
+	c.eventually(func() bool { return len(c.complaints("llamacpp")) == 1 }, "it is logged")
 	assert.Contains(t, c.complaints("llamacpp")[0], "nvmlDeviceGetMemoryInfo_v2 of "+d.UUID(1))
 	began := time.Now()
 	c.awaitScrapes(20)
@@ -273,7 +273,7 @@ func TestGPU_ReceiversShareOneSession(t *testing.T) {
 	assert.Empty(t, c.Points(ofGPU(d, 3)))
 }
 
-// Which receiver has reported is seen by host.name, which only the one of GPUs has.
+// The receivers of servers have host.name off, which shows who has reported.
 func TestGPU_OneReceiverReportsEachGPU(t *testing.T) {
 	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})

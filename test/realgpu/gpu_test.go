@@ -62,8 +62,8 @@ func watch(t *testing.T, endpoint string) (*consumertest.MetricsSink, *observer.
 	return sink, logs
 }
 
-// last is the last value of a GPU's metric, of the series with these attributes,
-// each written name=value.
+// last returns the last value of a GPU's metric, in the series with these
+// attributes, each written name=value.
 func last(sink *consumertest.MetricsSink, id, name string, attributes ...string) (value float64, ok bool) {
 	for _, md := range sink.AllMetrics() {
 		for _, rm := range md.ResourceMetrics().All() {
@@ -101,7 +101,8 @@ func has(p pmetric.NumberDataPoint, attributes ...string) bool {
 	return true
 }
 
-// smi asks nvidia-smi for fields of each GPU; the first one is the UUID.
+// smi asks nvidia-smi for fields of each GPU. The first field of a row is the
+// UUID.
 func smi(t *testing.T, fields ...string) [][]string {
 	t.Helper()
 	rows := query(t, "--query-gpu="+strings.Join(append([]string{"uuid"}, fields...), ","))
@@ -120,8 +121,8 @@ func query(t *testing.T, what string) [][]string {
 	return rows
 }
 
-// What does not move is equal; what moves, such as power, is near, sooner or
-// later: nvidia-smi itself wakes a GPU that is idle.
+// Values that do not change are equal. Those that do, such as power, come near
+// each other sooner or later: nvidia-smi itself wakes a GPU that is idle.
 func TestValuesAreThoseOfNvidiaSMI(t *testing.T) {
 	const mib = 1 << 20
 	sink, _ := watch(t, "")
@@ -186,7 +187,7 @@ func TestLoadMovesWhatItShould(t *testing.T) {
 	gpus, _ := watch(t, "")
 	before := map[string][2]float64{}
 	require.Eventually(t, func() bool { return gpus.DataPointCount() > 0 }, patience, 10*time.Millisecond)
-	time.Sleep(2 * time.Second) // the mean power is that between two scrapes
+	time.Sleep(2 * time.Second) // the mean power needs two scrapes
 	for _, row := range smi(t) {
 		memory, _ := last(gpus, row[0], "hw.gpu.memory.usage")
 		power, _ := last(gpus, row[0], "nvidia.gpu.power.mean")
@@ -223,7 +224,8 @@ func TestLoadMovesWhatItShould(t *testing.T) {
 		return false
 	}, patience, 200*time.Millisecond)
 
-	// The receiver of the GPUs goes on to report them; this one has its server's.
+	// The receiver without a server goes on reporting the GPUs. This one reports
+	// what its server holds.
 	server, logs := watch(t, "http://127.0.0.1:"+strings.TrimSpace(port))
 	listed := -1.0
 	for _, row := range query(t, "--query-compute-apps=pid,used_memory") {
@@ -234,9 +236,9 @@ func TestLoadMovesWhatItShould(t *testing.T) {
 		}
 	}
 	if listed < 0 {
-		// A container with a process namespace of its own: the driver's numbers are
-		// those of another one, and the log has to say so.
-		t.Log("nvidia-smi does not list the process by its number here")
+		// In a container with a process namespace of its own the driver's process ids
+		// are those of another namespace, and the log has to say so.
+		t.Log("nvidia-smi does not list the process by its id here")
 		require.Eventually(t, func() bool { return logs.FilterMessageSnippet("no llamacpp.gpu.memory.usage").Len() > 0 }, patience, 200*time.Millisecond)
 		return
 	}

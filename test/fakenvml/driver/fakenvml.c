@@ -1,9 +1,9 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// A stand-in for NVIDIA's libnvidia-ml.so.1. What it answers is in the file
-// that lies beside it, <this library>.state, shared with the test that writes
-// it: struct state below, which package fakenvml has as well.
+// A stand-in for NVIDIA's libnvidia-ml.so.1. It shares the file beside it,
+// <this library>.state, with the test, which writes there what it answers:
+// struct state below, which package fakenvml declares as well.
 
 #define _GNU_SOURCE
 #define NVML_NO_UNVERSIONED_FUNC_DEFS
@@ -68,7 +68,7 @@ struct rule {
     char call[64]; // empty: no rule
     int64_t gpu; // -1: each
     uint64_t result; // returned unless 0
-    uint64_t delay; // ms, and for as long as the rule stands
+    uint64_t delay; // ms, but no longer than the rule stands
 };
 
 struct call {

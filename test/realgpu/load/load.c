@@ -1,9 +1,9 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Stands for a llama-server that works: listens on a port, prints it, holds
-// 1 GiB of GPU memory and computes until its input ends. It needs the driver and
-// no toolkit: the driver compiles the kernel.
+// A stand-in for a llama-server at work: it listens on a port, which it prints,
+// holds 1 GiB of GPU memory, and computes until its input ends. It needs the
+// driver and no toolkit: the driver compiles the kernel.
 
 #include <arpa/inet.h>
 #include <dlfcn.h>
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-// Newer drivers may not take the oldest target any more, nor older GPUs the next.
+// A newer driver may refuse the first target, and an older GPU the second.
 static const char *const targets[] = {".version 6.0\n.target sm_50\n", ".version 6.3\n.target sm_75\n"};
 static const char kernel[] =
     ".address_size 64\n"

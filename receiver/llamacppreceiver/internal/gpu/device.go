@@ -13,10 +13,10 @@ import (
 type device struct {
 	Identity
 	unit     unit // nil while the GPU is lost
-	reopened bool // and not read since
+	reopened bool // set until the first reading of a connection
 	since    time.Time
 	reading  *Reading // the last one; nil before the first
-	reported *Reading // the last one that a receiver reports
+	reported *Reading // the last one that a receiver has claimed
 	slowRead time.Time
 	slow     raw // the last values that hardly ever change
 
@@ -27,7 +27,7 @@ type device struct {
 	xids                             map[uint64]uint64
 }
 
-// open makes the device that of a new connection.
+// open takes the GPU as a new connection has it.
 func (d *device) open(u unit) {
 	d.Identity, d.unit, d.slowRead, d.reopened = u.identity(), u, time.Time{}, true
 }
@@ -55,7 +55,7 @@ func (d *device) read(want Want, slowEvery time.Duration) (*raw, error) {
 	return r, nil
 }
 
-// publishFailed makes a reading which says no more than that the GPU is lost.
+// publishFailed makes a reading that shows no more than that the GPU is lost.
 func (d *device) publishFailed() {
 	d.unit = nil
 	now := time.Now()
@@ -69,7 +69,7 @@ func (d *device) publishFailed() {
 // been so in between.
 const sampleGap = time.Minute
 
-// publish makes a reading of what the driver said.
+// publish makes a reading of what the driver returned.
 func (d *device) publish(r *raw) {
 	if d.since.IsZero() {
 		d.since = r.At

@@ -54,7 +54,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// child prints what a library without some functions says.
+// child prints the readings of a library that lacks some functions.
 func child(path string) int {
 	h := Open(zap.Must(zap.NewDevelopment()), Want{Processes: true, Profile: true}, Options{Library: path})
 	defer h.Close()
@@ -77,7 +77,7 @@ type fixture struct {
 	logs *observer.ObservedLogs
 }
 
-// open begins with n typical GPUs and short times.
+// open joins a driver with n typical GPUs, with short pauses.
 func open(t testing.TB, n int, want Want, change ...func(*Options)) *fixture {
 	t.Helper()
 	fake.Reset(n)
@@ -106,7 +106,7 @@ func (f *fixture) look() []*Reading {
 	return f.Look(ctx(), 0, wait).Readings
 }
 
-// one is the reading of the only GPU.
+// one returns the reading of the only GPU.
 func (f *fixture) one() *Reading {
 	f.t.Helper()
 	rs := f.look()
@@ -184,7 +184,7 @@ func TestLook_ReceiversShareOneSession(t *testing.T) {
 	assert.Zero(t, fake.Sessions())
 }
 
-// reported are the indexes of the GPUs that a receiver is to report.
+// reported returns the indexes of the GPUs that a receiver is to report.
 func (f *fixture) reported() []int {
 	f.t.Helper()
 	var is []int
@@ -331,7 +331,7 @@ func TestLook_UnsupportedIsLearntOnceAndNotLogged(t *testing.T) {
 	assert.Empty(t, f.messages())
 }
 
-func TestLook_NoPermissionIsSaidOnce(t *testing.T) {
+func TestLook_NoPermissionIsLoggedOnce(t *testing.T) {
 	f := open(t, 1, Want{})
 	fake.Fail("nvmlDeviceGetTotalEnergyConsumption", -1, fakenvml.NoPermission)
 	for range 3 {
@@ -342,7 +342,7 @@ func TestLook_NoPermissionIsSaidOnce(t *testing.T) {
 	assert.Contains(t, f.messages()[0], "warn a value of a GPU is left out: no permission")
 }
 
-func TestLook_FailureOfOneValueIsSaidWhenItBeginsAndEnds(t *testing.T) {
+func TestLook_FailureOfOneValueIsLoggedWhenItBeginsAndEnds(t *testing.T) {
 	f := open(t, 1, Want{})
 	fake.Fail("nvmlDeviceGetPowerUsage", -1, fakenvml.Unknown)
 	for range 3 {
@@ -355,7 +355,7 @@ func TestLook_FailureOfOneValueIsSaidWhenItBeginsAndEnds(t *testing.T) {
 	assert.Equal(t, []string{"warn a value of a GPU cannot be read: NVML_ERROR_UNKNOWN", "info a value of a GPU can be read again"}, f.messages())
 }
 
-func TestLook_WhatWasSaidIsNotSaidAgainWithEachConnection(t *testing.T) {
+func TestLook_WhatWasLoggedIsNotLoggedAgainWithEachConnection(t *testing.T) {
 	f := open(t, 2, Want{})
 	fake.Fail("nvmlDeviceGetTotalEnergyConsumption", 0, fakenvml.NoPermission)
 	fake.Fail("nvmlDeviceGetPowerUsage", 0, fakenvml.Unknown)
@@ -367,7 +367,7 @@ func TestLook_WhatWasSaidIsNotSaidAgainWithEachConnection(t *testing.T) {
 	assert.ElementsMatch(t, []string{
 		"warn Xid errors of a GPU are not counted: NVML_ERROR_NO_PERMISSION",
 		"warn a value of a GPU cannot be read: NVML_ERROR_UNKNOWN",
-		"warn a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN",
+		"warn a value of a GPU is left out: no permission; run the collector as a user for whom nvidia-smi shows it, or give it CAP_SYS_ADMIN",
 		"warn Xid errors are not counted until the driver is opened anew: NVML_ERROR_UNKNOWN",
 		"warn a GPU is lost: it has fallen off the bus (NVML_ERROR_GPU_IS_LOST): see the kernel's log; checked again from time to time",
 	}, f.messages())
@@ -392,7 +392,7 @@ func TestLook_DriverThatIsNotLoadedIsFoundLater(t *testing.T) {
 	assert.Equal(t, "info the NVIDIA driver is there", f.messages()[1])
 }
 
-func TestLook_WhyTheDriverDoesNotOpenIsSaidWithTheCure(t *testing.T) {
+func TestLook_WhyTheDriverDoesNotOpenIsLoggedWithTheCure(t *testing.T) {
 	for code, want := range map[uint64]string{
 		fakenvml.Unknown: "a container can lose its GPUs for good when systemd is reloaded", fakenvml.NoPermission: "let the collector's user read and write /dev/nvidiactl",
 		17: "allow the devices /dev/nvidia* in its control group", fakenvml.LibRMMismatch: "reload the module or reboot", 10: "answers NVML_ERROR_TIMEOUT: trying again",
@@ -417,7 +417,7 @@ func TestLook_RetriesBackOff(t *testing.T) {
 	assert.GreaterOrEqual(t, fake.Calls("nvmlInit_v2"), 2)
 }
 
-// One that opens and cannot be read is looked for no more often than others.
+// A GPU that opens but cannot be read is retried no more often than another one.
 func TestLook_RetriesBackOffForAGPUThatOnlyOpens(t *testing.T) {
 	f := open(t, 2, Want{}, func(o *Options) { o.RetryMin, o.RetryMax = 20*time.Millisecond, time.Hour })
 	require.Len(t, f.look(), 2)
@@ -429,7 +429,7 @@ func TestLook_RetriesBackOffForAGPUThatOnlyOpens(t *testing.T) {
 	assert.GreaterOrEqual(t, fake.Calls("nvmlInit_v2"), 2)
 }
 
-func TestLook_NoGPUIsSaidOnce(t *testing.T) {
+func TestLook_NoGPUIsLoggedOnce(t *testing.T) {
 	f := open(t, 0, Want{})
 	for range 5 {
 		assert.Empty(t, f.look())
@@ -625,9 +625,9 @@ func TestLook_XidErrorsAreCountedAndOutliveTheGPU(t *testing.T) {
 	assert.Empty(t, f.look()[0].XIDs)
 	fake.GPU(1).Lost = fakenvml.GPUIsLost
 	assert.Equal(t, want, f.look()[1].XIDs)
-	said := f.logs.FilterMessageSnippet("a GPU reports an error")
-	require.Equal(t, 2, said.Len(), "one that repeats is only counted")
-	assert.EqualValues(t, 79, said.All()[1].ContextMap()["xid"])
+	logged := f.logs.FilterMessageSnippet("a GPU reports an error")
+	require.Equal(t, 2, logged.Len(), "one that repeats is only counted")
+	assert.EqualValues(t, 79, logged.All()[1].ContextMap()["xid"])
 	fake.GPU(1).Lost = 0
 	rs := f.eventually(func(rs []*Reading) bool { return rs[1].State == OK }, "recovers")
 	assert.Equal(t, want, rs[1].XIDs)
@@ -635,11 +635,11 @@ func TestLook_XidErrorsAreCountedAndOutliveTheGPU(t *testing.T) {
 	f.eventually(func(rs []*Reading) bool { return len(rs[0].XIDs) == 1 }, "counts on after the connection was opened anew")
 }
 
-func TestLook_EventsThatCannotBeWaitedForAreSaidOnce(t *testing.T) {
+func TestLook_EventsThatCannotBeWaitedForAreLoggedOnce(t *testing.T) {
 	fake.Reset(1)
 	fake.Fail("nvmlEventSetWait_v2", -1, fakenvml.Unknown)
 	f := join(t, Want{}, Options{Library: fake.Path})
-	f.eventually(func([]*Reading) bool { return f.logs.Len() == 1 }, "said")
+	f.eventually(func([]*Reading) bool { return f.logs.Len() == 1 }, "logged")
 	assert.Equal(t, []string{"warn Xid errors are not counted until the driver is opened anew: NVML_ERROR_UNKNOWN"}, f.messages())
 	assert.True(t, f.one().Power.OK)
 	assert.Equal(t, 1, fake.Calls("nvmlEventSetWait_v2"))
@@ -666,7 +666,7 @@ func TestLook_CallThatBlocksHoldsNobodyUp(t *testing.T) {
 	assert.Equal(t, "info the NVIDIA driver answers again", f.messages()[1])
 }
 
-func TestLook_CallThatTakesSecondsIsNotSaidToBlock(t *testing.T) {
+func TestLook_CallThatTakesSecondsIsNotLoggedAsBlocked(t *testing.T) {
 	f := open(t, 1, Want{}, func(o *Options) { o.StuckAfter = 200 * time.Millisecond })
 	fake.Delay("nvmlInit_v2", -1, time.Hour)
 	assert.Empty(t, f.Look(ctx(), 0, 20*time.Millisecond).Readings)
@@ -795,7 +795,7 @@ func TestLook_ProcessesOfMIGInstances(t *testing.T) {
 	}), f.one().Processes)
 }
 
-func TestOpen_LibraryThatIsNotThereIsSaidOnce(t *testing.T) {
+func TestOpen_LibraryThatIsNotThereIsLoggedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
 	f := join(t, Want{}, Options{Library: path, RetryMin: time.Millisecond, RetryMax: time.Millisecond})
 	for range 5 {
@@ -811,11 +811,11 @@ func TestOpen_BuiltWithoutCgo(t *testing.T) {
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	assert.Contains(t, string(out), "--- PASS: TestOpen_WithoutCgoSaysOnceWhatIsMissing")
+	assert.Contains(t, string(out), "--- PASS: TestOpen_WithoutCgoLogsOnceWhatIsMissing")
 }
 
-// A function that is missing would end the process when called, so that this
-// happens in a child.
+// Calling a function that is missing would end the process, so this runs in a
+// child.
 func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
 	look := func(without ...string) string {
 		d := fakenvml.Start(t, fakenvml.Options{GPUs: 2, Without: without})
@@ -853,8 +853,8 @@ func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
 	}
 }
 
-// What a sample costs on a real driver is the number of its calls: those of
-// docs/gpu.md.
+// On a real driver a sample costs what its calls cost. docs/gpu.md has their
+// numbers.
 func TestLook_TakesHalfTheCallsOfANaiveSample(t *testing.T) {
 	for _, n := range []int{1, 8} {
 		f := open(t, n, Want{Processes: true}, func(o *Options) { o.SlowEvery = time.Hour })
@@ -872,7 +872,7 @@ func TestLook_TakesHalfTheCallsOfANaiveSample(t *testing.T) {
 	}
 }
 
-// callsOf counts the calls of the driver, but for the wait for events.
+// callsOf counts the calls of the driver, except the wait for events.
 func callsOf(of func()) int {
 	before := fake.AllCalls()
 	of()
@@ -896,8 +896,8 @@ func BenchmarkLook(b *testing.B) {
 	}
 }
 
-// The same values through the binding as one would write it at first: the GPUs
-// are listed, and each identity and limit read, at each sample.
+// BenchmarkNaive reads the same values as one would write it at first: each sample
+// lists the GPUs and reads all identities and limits.
 func BenchmarkNaive(b *testing.B) {
 	for _, n := range []int{1, 8} {
 		b.Run(fmt.Sprintf("gpus=%d", n), func(b *testing.B) {
@@ -915,7 +915,7 @@ func BenchmarkNaive(b *testing.B) {
 	}
 }
 
-// use stands for what is done with a result.
+// use stands for the use of a result.
 func use(...any) {}
 
 func naive(b testing.TB, lib nvml.Interface) {

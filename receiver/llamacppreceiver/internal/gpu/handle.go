@@ -20,7 +20,7 @@ type Handle struct {
 	log     *zap.Logger
 	once    sync.Once
 	left    chan struct{} // closed by Close
-	// taken are the readings that this receiver has had.
+	// taken are the last readings that this receiver has taken.
 	taken map[*device]*Reading
 }
 
@@ -113,13 +113,13 @@ func (h *Handle) hasLeft() bool {
 	}
 }
 
-// isNew reports whether a device has a reading since a time that this receiver
-// has not had.
+// isNew reports whether the last reading of a device is no older than since, and
+// not yet taken by this receiver.
 func (h *Handle) isNew(d *device, since time.Time) bool {
 	return d.reading != nil && d.reading != h.taken[d] && !d.reading.At.Before(since)
 }
 
-// hasAll reports whether each GPU has such a reading.
+// hasAll reports whether there are GPUs, each with such a reading.
 func (h *Handle) hasAll(since time.Time) bool {
 	for _, d := range h.session.devices {
 		if !h.isNew(d, since) {
@@ -138,59 +138,15 @@ func (h *Handle) collect(since time.Time) Look {
 		}
 		h.taken[d] = d.reading
 		r, reporter := h.view(d)
-		if r == nil {
-			continue
+		if r != nil {
+			l.Readings = append(l.Readings, r)
 		}
-		l.Readings = append(l.Readings, r)
 		if reporter != nil {
 			l.Reporter = reporter.want.Name
 		}
 	}
 	l.Missing = h.missing()
 	return l
-}
-
-// view is a device's reading as this receiver has it, nil where it has selected
-// nothing of it, and another receiver that reports what it has selected.
-func (h *Handle) view(d *device) (r *Reading, other *Handle) {
-	copied := *d.reading
-	r = &copied
-	selected := selection(h.want.Devices)
-	whole := selected.gpu(r.Identity)
-	if whole {
-		reporter := h.session.reporter(h, func(s selection) bool { return s.gpu(r.Identity) })
-		r.Report = reporter == h && (h.want.Always || d.reported != d.reading)
-		if reporter != h {
-			other = reporter
-		}
-		if r.Report && !h.want.Always {
-			d.reported = d.reading
-		}
-	}
-	r.Instances = nil
-	seen := whole
-	for _, in := range d.reading.Instances {
-		if !selected.instance(r.Identity, in.Identity) {
-			continue
-		}
-		seen = true
-		reporter := h.session.reporter(h, func(s selection) bool { return s.instance(r.Identity, in.Identity) })
-		switch {
-		case reporter != h:
-			other = cmp.Or(other, reporter)
-		case r.Report || !whole:
-			r.Instances = append(r.Instances, in)
-		}
-	}
-	if !seen {
-		return nil, nil
-	}
-	if !whole && r.Processes.OK {
-		r.Processes.V = slices.DeleteFunc(slices.Clone(r.Processes.V), func(p Process) bool {
-			return !selected.instance(r.Identity, d.reading.Instance(p.Instance))
-		})
-	}
-	return r, other
 }
 
 // missing are the selected devices that are not there. While a GPU does not

@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-func TestOpen_WithoutCgoSaysOnceWhatIsMissing(t *testing.T) {
+func TestOpen_WithoutCgoLogsOnceWhatIsMissing(t *testing.T) {
 	core, logs := observer.New(zapcore.InfoLevel)
 	h := Open(zap.New(core), Want{}, Options{RetryMin: time.Millisecond, RetryMax: time.Millisecond})
 	defer h.Close()

@@ -64,7 +64,7 @@ func (l *library) driverCondition(ret nvml.Return) error {
 		c.text = "the operating system keeps the collector from the NVIDIA driver: allow the devices /dev/nvidia* in its control group"
 	case nvml.ERROR_UNKNOWN:
 		c.text = "the NVIDIA driver answers NVML_ERROR_UNKNOWN: trying again from time to time; a container can lose its GPUs for good " +
-			"when systemd is reloaded on the host, until it is started anew"
+			"when systemd is reloaded on the host: start the container again"
 	default:
 		c.text = "the NVIDIA driver answers " + name(ret) + ": trying again from time to time"
 	}

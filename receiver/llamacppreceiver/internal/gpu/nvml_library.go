@@ -17,21 +17,21 @@ import (
 
 const systemLibrary = "libnvidia-ml.so.1"
 
-// library is the driver's, reached through the binding.
+// library is the driver's library, through NVIDIA's binding.
 type library struct {
 	path    string
 	nvml    nvml.Interface
 	loaded  bool
-	file    string      // that was loaded
-	info    os.FileInfo // of that file; nil where it is not known
+	file    string      // the one that was loaded
+	info    os.FileInfo // of that file; nil where it could not be had
 	missing [calls]bool
 	units   []*nvmlUnit
 	set     nvml.EventSet // nil without events
 	log     *sessionLog
-	under   atomic.Pointer[underWay]
+	current atomic.Pointer[underWay]
 }
 
-// underWay is the call being made.
+// underWay is a call that is being made.
 type underWay struct {
 	call call
 	gpu  string
@@ -42,7 +42,7 @@ func newDriver(path string) driver {
 }
 
 func (l *library) calling() string {
-	u := l.under.Load()
+	u := l.current.Load()
 	if u == nil || u.call == noCall {
 		return ""
 	}
@@ -58,8 +58,8 @@ func (l *library) open(log *sessionLog) (units []unit, skipped, err error) {
 		return nil, nil, err
 	}
 	l.nvml = nvml.New(nvml.WithLibraryPath(l.path))
-	l.under.Store(&underWay{call: callInit})
-	defer l.under.Store(nil)
+	l.current.Store(&underWay{call: callInit})
+	defer l.current.Store(nil)
 	if ret := l.nvml.Init(); ret != nvml.SUCCESS {
 		return nil, nil, l.driverCondition(ret)
 	}
@@ -80,14 +80,14 @@ func (l *library) open(log *sessionLog) (units []unit, skipped, err error) {
 			return nil, nil, unusable(symbols[c][0])
 		}
 	}
-	l.under.Store(&underWay{call: callCount})
+	l.current.Store(&underWay{call: callCount})
 	n, ret := l.nvml.DeviceGetCount()
 	if ret != nvml.SUCCESS {
 		l.close()
 		return nil, nil, l.driverCondition(ret)
 	}
 	l.units = nil
-	l.under.Store(&underWay{call: callHandle})
+	l.current.Store(&underWay{call: callHandle})
 	for i := range n {
 		u, err := l.openUnit(i)
 		if err != nil {
@@ -162,8 +162,8 @@ func (l *library) openUnit(i int) (*nvmlUnit, error) {
 }
 
 func (l *library) close() {
-	l.under.Store(&underWay{call: callShutdown})
-	defer l.under.Store(nil)
+	l.current.Store(&underWay{call: callShutdown})
+	defer l.current.Store(nil)
 	for _, u := range l.units {
 		u.freeSamples()
 	}

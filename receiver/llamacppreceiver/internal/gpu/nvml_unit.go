@@ -35,7 +35,7 @@ type nvmlUnit struct {
 	mig      bool
 	migs     []*migUnit
 	profile  profiler
-	under    [calls]underWay // made once, as one is stored at each call
+	underWay [calls]underWay // made once, as each call stores one
 }
 
 type migUnit struct {
@@ -60,7 +60,7 @@ func (u *nvmlUnit) begin() {
 		if missing {
 			u.verdicts[c] = refused
 		}
-		u.under[c] = underWay{call: call(c), gpu: u.id.ID}
+		u.underWay[c] = underWay{call: call(c), gpu: u.id.ID}
 	}
 	u.fields = u.fields[:0]
 	for _, id := range fieldIDs {
@@ -76,7 +76,7 @@ func (u *nvmlUnit) may(c call) bool {
 	if u.gone != nil || u.verdicts[c] == refused {
 		return false
 	}
-	u.lib.under.Store(&u.under[c])
+	u.lib.current.Store(&u.underWay[c])
 	return true
 }
 
@@ -95,7 +95,7 @@ func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 		u.verdicts[c] = refused
 	case nvml.ERROR_NO_PERMISSION:
 		u.verdicts[c] = refused
-		u.lib.log.failed(u.failure(c), "a value of a GPU is left out: no permission; give the collector that of nvidia-smi's user, or CAP_SYS_ADMIN")
+		u.lib.log.failed(u.failure(c), "a value of a GPU is left out: no permission; run the collector as a user for whom nvidia-smi shows it, or give it CAP_SYS_ADMIN")
 	case nvml.ERROR_GPU_IS_LOST, nvml.ERROR_RESET_REQUIRED:
 		u.gone = u.lib.gpuCondition(ret)
 	case nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIB_RM_VERSION_MISMATCH, nvml.ERROR_UNINITIALIZED:
@@ -114,7 +114,7 @@ func (u *nvmlUnit) failure(c call) failure { return failure{symbols[c][0], u.id.
 
 func (u *nvmlUnit) read(r *raw, want Want, slow bool) error {
 	u.gone = nil
-	defer u.lib.under.Store(nil)
+	defer u.lib.current.Store(nil)
 	if slow {
 		u.readMode()
 		u.readSlow(r)

@@ -14,8 +14,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// BenchmarkDriver is one sample of this machine's GPUs. NVML's functions get
-// bound to the library that is used first, so that no other may run before.
+// BenchmarkDriver takes one sample of this machine's GPUs. NVML's functions are
+// bound to the library that is used first, so that no test with another one may
+// run before.
 func BenchmarkDriver(b *testing.B) {
 	h := Open(zap.NewNop(), Want{Processes: true}, Options{})
 	defer h.Close()
@@ -28,8 +29,7 @@ func BenchmarkDriver(b *testing.B) {
 	}
 }
 
-// BenchmarkDriverNaive is the same through the binding as one would write it at
-// first.
+// BenchmarkDriverNaive reads the same values as one would write it at first.
 func BenchmarkDriverNaive(b *testing.B) {
 	lib := nvml.New()
 	require.Equal(b, nvml.SUCCESS, lib.Init())

@@ -49,7 +49,7 @@ type session struct {
 	wake    chan struct{}
 
 	mu      sync.Mutex
-	handles []*Handle     // in the order in which they are to report
+	handles []*Handle     // in the order of reporting: see addReporter
 	asked   chan struct{} // closed when the round that was asked for is over; nil if none is
 	devices []*device     // in the order of their indexes
 	slow    slowCall      // under way when a receiver's patience ended
@@ -86,21 +86,16 @@ func newSession(d driver, o Options) *session {
 	return s
 }
 
-// join adds a receiver where it belongs in the order of reporting: those of GPUs
-// and nothing else come first, and otherwise the one that started first.
+// join adds a receiver. The caller holds sessions.
 func (s *session) join(h *Handle) {
 	s.log.join(h.log)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := slices.IndexFunc(s.handles, func(other *Handle) bool { return h.want.Dedicated && !other.want.Dedicated })
-	if at < 0 {
-		at = len(s.handles)
-	}
-	s.handles = slices.Insert(s.handles, at, h)
+	s.addReporter(h)
 }
 
-// leave reports whether the session ends with this receiver. The caller holds
-// sessions.
+// leave removes a receiver, and reports whether the session ends with it. The
+// caller holds sessions.
 func (s *session) leave(h *Handle) (last bool) {
 	s.log.leave(h.log)
 	s.mu.Lock()
@@ -112,20 +107,6 @@ func (s *session) leave(h *Handle) (last bool) {
 	delete(sessions.open, s.options.Library)
 	s.end()
 	return true
-}
-
-// reporter is the receiver that reports what h has selected: the first that has
-// selected it as well, or h itself where it reports always.
-func (s *session) reporter(h *Handle, selected func(selection) bool) *Handle {
-	if h.want.Always {
-		return h
-	}
-	for _, other := range s.handles {
-		if other == h || !other.want.Always && selected(other.want.Devices) {
-			return other
-		}
-	}
-	return h
 }
 
 // ask asks for a round of readings. The channel is closed when one is over that

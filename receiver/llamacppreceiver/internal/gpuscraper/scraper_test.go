@@ -191,7 +191,7 @@ func TestScrape_OnlySharesAreGaugesOfUnitOne(t *testing.T) {
 	}, shares)
 }
 
-func TestScrape_LostGPUSaysOnlyThatItFailed(t *testing.T) {
+func TestScrape_LostGPUIsReportedOnlyAsFailed(t *testing.T) {
 	f := newFixture(t, 2, nil)
 	f.scrape()
 	fake.GPU(0).Lost = fakenvml.GPUIsLost
@@ -243,7 +243,7 @@ func TestScrape_OnlyTheChosenDevices(t *testing.T) {
 	assert.Equal(t, []any{"9"}, f.logs.All()[0].ContextMap()["devices"])
 }
 
-func TestScrape_DevicesThatAreNotThereAreSaidOnce(t *testing.T) {
+func TestScrape_DevicesThatAreNotThereAreLoggedOnce(t *testing.T) {
 	f := newFixture(t, 1, nil, func(c *Config) { c.Devices = []any{1, "0:0"} })
 	for range 3 {
 		assert.Zero(t, f.scrape().DataPointCount())
