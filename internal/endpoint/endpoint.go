@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -24,6 +25,10 @@ type Endpoint struct {
 	// Instance is host:port, followed by the path, if any: service.instance.id.
 	Instance string
 }
+
+// page is the end of a path that OpenAI's clients want, or that is copied from
+// a request. None is likely to be a prefix (--api-prefix), as is /models.
+var page = regexp.MustCompile(`(/v1)?/(v1|metrics|slots|health|props|v1/models|(chat/)?completions?|embeddings?|responses|messages|infill|tokenize|rerank)$`)
 
 // Parse reads the base URL of a server. Its errors say what a right one looks
 // like, and never repeat credentials.
@@ -46,6 +51,10 @@ func Parse(base string) (Endpoint, error) {
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = strings.TrimRight(u.RawPath, "/")
+	if page := page.FindString(u.Path); page != "" {
+		base := url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, page)}
+		return Endpoint{}, fmt.Errorf("ends in %s, which is a page of the server: want %s", page, &base)
+	}
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
