@@ -14,6 +14,8 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 )
 
 const (
@@ -129,7 +131,18 @@ func newDefaultConfig() *Config {
 	}
 }
 
-var _ confmap.Validator = (*Config)(nil)
+var (
+	_ confmap.Unmarshaler = (*Config)(nil)
+	_ confmap.Validator   = (*Config)(nil)
+)
+
+// Unmarshal implements confmap.Unmarshaler.
+func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
+	if err := configcheck.Section(conf, cfg); err != nil {
+		return err
+	}
+	return conf.Unmarshal(cfg)
+}
 
 // Validate implements confmap.Validator.
 func (cfg *Config) Validate() error {
@@ -145,6 +158,8 @@ func (cfg *Config) Validate() error {
 	}
 	if cfg.MetricsFlushInterval <= 0 {
 		errs = append(errs, errors.New("metrics_flush_interval: must be positive, e.g. 1s"))
+	} else if err := interval.Check(cfg.MetricsFlushInterval); err != nil {
+		errs = append(errs, fmt.Errorf("metrics_flush_interval: %w", err))
 	}
 	if cfg.MetricsExpiration < 0 {
 		errs = append(errs, errors.New("metrics_expiration: must not be negative; 0 is for ever"))

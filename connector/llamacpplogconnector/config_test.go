@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/wrongconfig"
 )
 
 func load(t *testing.T, id string) (*Config, error) {
@@ -89,4 +91,8 @@ func TestConfig_SaysWhatIsWrong(t *testing.T) {
 	require.ErrorContains(t, err, "endpoint: ")
 	_, err = newTracesConnector(cfg, set, nil)
 	require.ErrorContains(t, err, "endpoint: ")
+}
+
+func TestConfig_EveryWrongSettingIsExplained(t *testing.T) {
+	wrongconfig.Test(t, filepath.Join("testdata", "wrong.txt"), func() any { return newDefaultConfig() })
 }

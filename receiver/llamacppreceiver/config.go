@@ -16,8 +16,11 @@ import (
 	"go.opentelemetry.io/collector/config/configopaque"
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/scraper/scraperhelper"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper"
@@ -108,7 +111,7 @@ var (
 func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
 	// The Unmarshal that comes with the embedded ClientConfig lets unknown keys
 	// pass, and a misspelt scraper would silently be off.
-	if err := conf.Unmarshal(&keys{}); err != nil {
+	if err := configcheck.Section(conf, cfg); err != nil {
 		return err
 	}
 	if conf.IsSet("scrapers") {
@@ -131,24 +134,6 @@ func (s *ScrapersConfig) onlyGPU() bool {
 	return s.GPU.HasValue() && !s.Server.HasValue() && !s.Slots.HasValue()
 }
 
-// keys are those of Config, for a strict look at them alone.
-type keys struct {
-	clientKeys         `mapstructure:",squash"`
-	APIKey             any `mapstructure:"api_key"`
-	MaxResponseSize    any `mapstructure:"max_response_size"`
-	ServiceName        any `mapstructure:"service_name"`
-	ForwardUnknown     any `mapstructure:"forward_unknown"`
-	ResourceAttributes any `mapstructure:"resource_attributes"`
-	Scrapers           struct {
-		GPU    any `mapstructure:"gpu"`
-		Server any `mapstructure:"server"`
-		Slots  any `mapstructure:"slots"`
-	} `mapstructure:"scrapers"`
-}
-
-// clientKeys is a ClientConfig without its methods.
-type clientKeys confighttp.ClientConfig
-
 // Validate implements confmap.Validator.
 func (cfg *Config) Validate() error {
 	var errs []error
@@ -161,6 +146,8 @@ func (cfg *Config) Validate() error {
 	}
 	if cfg.ClientConfig.Timeout <= 0 {
 		errs = append(errs, errors.New("timeout: must be positive, or a read of a server that hangs would never end"))
+	} else if err := interval.Check(cfg.ClientConfig.Timeout); err != nil {
+		errs = append(errs, fmt.Errorf("timeout: %w", err))
 	}
 	if cfg.ClientConfig.Compression.IsCompressed() {
 		errs = append(errs, errors.New("compression: not supported, as nothing is sent that could be compressed; leave it out"))
@@ -176,8 +163,8 @@ func (cfg *Config) Validate() error {
 			errs = append(errs, errors.New("api_key and headers: both would set the Authorization header; keep one of them"))
 		}
 	}
-	if strings.ContainsAny(string(cfg.APIKey), "\r\n") {
-		errs = append(errs, errors.New("api_key: has a line break in it; cut it off where the key is read from"))
+	if err := checkKey(string(cfg.APIKey)); err != nil {
+		errs = append(errs, fmt.Errorf("api_key: %w", err))
 	}
 	if cfg.ServiceName == "" {
 		errs = append(errs, errors.New("service_name: must not be empty; to leave the attribute out, disable resource_attributes::service.name"))
@@ -185,7 +172,53 @@ func (cfg *Config) Validate() error {
 	if !cfg.Scrapers.Server.HasValue() && !cfg.Scrapers.Slots.HasValue() && !cfg.Scrapers.GPU.HasValue() {
 		errs = append(errs, errors.New("scrapers: names none; name server, slots, gpu or several of them, or leave the section out to run all"))
 	}
+	errs = append(errs, cfg.Scrapers.check()...)
 	return errors.Join(errs...)
+}
+
+// check collects what is wrong with the scrapers that run. They have no
+// Validate of their own, as confmap would not say the whole path.
+func (s *ScrapersConfig) check() (errs []error) {
+	check := func(name string, c scraperhelper.ControllerConfig, others []error) {
+		for _, err := range append(checkDurations(c), others...) {
+			errs = append(errs, fmt.Errorf("scrapers::%s::%w", name, err))
+		}
+	}
+	if c := s.GPU.Get(); c != nil {
+		check("gpu", c.ControllerConfig, c.Check())
+	}
+	if c := s.Server.Get(); c != nil {
+		check("server", c.ControllerConfig, nil)
+	}
+	if c := s.Slots.Get(); c != nil {
+		check("slots", c.ControllerConfig, c.Check())
+	}
+	return errs
+}
+
+// checkDurations leaves those that are not positive to c's own Validate.
+func checkDurations(c scraperhelper.ControllerConfig) (errs []error) {
+	if err := interval.Check(c.CollectionInterval); err != nil && c.CollectionInterval > 0 {
+		errs = append(errs, fmt.Errorf("collection_interval: %w", err))
+	}
+	if err := interval.Check(c.Timeout); err != nil && c.Timeout > 0 {
+		errs = append(errs, fmt.Errorf("timeout: %w", err))
+	}
+	return errs
+}
+
+// checkKey never repeats the key.
+func checkKey(key string) error {
+	word, _, _ := strings.Cut(strings.TrimSpace(key), " ")
+	switch {
+	case strings.ContainsAny(key, "\r\n"):
+		return errors.New("has a line break in it; cut it off where the key is read from")
+	case strings.TrimSpace(key) != key:
+		return errors.New("has a space before or after it; cut it off where the key is read from")
+	case strings.EqualFold(word, "Bearer"):
+		return fmt.Errorf("begins with %s, which is sent with every key; leave that word out", word)
+	}
+	return nil
 }
 
 // settings is Config without its methods.

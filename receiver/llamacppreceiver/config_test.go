@@ -4,8 +4,9 @@
 package llamacppreceiver
 
 import (
+	"os"
 	"path/filepath"
-	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +15,10 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/wrongconfig"
 )
 
 func load(t *testing.T, id string) *Config {
@@ -62,7 +66,7 @@ func TestConfig_EverySettingIsRead(t *testing.T) {
 	assert.True(t, slots.Metrics.RequestPromptDuration.Enabled)
 	gpus := cfg.Scrapers.GPU.Get()
 	assert.Equal(t, 10*time.Second, gpus.ControllerConfig.CollectionInterval)
-	assert.Equal(t, []any{0, "GPU-8f5c2e6a-0000-0000-0000-000000000000"}, gpus.Devices)
+	assert.Equal(t, gpuscraper.Devices{0, "GPU-8f5c2e6a-0000-0000-0000-000000000000"}, gpus.Devices)
 	assert.True(t, gpus.MetricsBuilderConfig.Metrics.NvidiaGpuProcessMemoryUsage.Enabled)
 	assert.False(t, gpus.MetricsBuilderConfig.Metrics.HwFanSpeedRatio.Enabled)
 }
@@ -92,22 +96,23 @@ func TestConfig_WrongSettingsNameTheCure(t *testing.T) {
 	type m = map[string]any
 	for want, in := range map[string]m{
 		`endpoint: scheme "localhost": want http://host:port`: {"endpoint": "localhost:8080"},
-		"endpoint is empty":                              {"endpoint": ""},
-		"timeout: must be positive":                      {"timeout": "0s"},
-		"compression: not supported":                     {"compression": "gzip"},
-		"max_response_size: must be positive":            {"max_response_size": 0},
-		"api_key and auth: both would set":               {"api_key": "k", "auth": m{"authenticator": "bearertokenauth"}},
-		"api_key and headers: both would set":            {"api_key": "k", "headers": m{"authorization": "x"}},
-		"api_key: has a line break":                      {"api_key": "k\n"},
-		"service_name: must not be empty":                {"service_name": ""},
-		"scrapers: names none":                           {"scrapers": m{}},
-		`"devices": "0:a": want a GPU's index from 0`:    {"scrapers": m{"gpu": m{"devices": []any{"0:a"}}}},
-		`"report": "never": want "once", or "always"`:    {"scrapers": m{"gpu": m{"report": "never"}}},
-		`"poll": "sometimes": want "active" or "always"`: {"scrapers": m{"slots": m{"poll": "sometimes"}}},
-		`"collection_interval": requires positive value`: {"scrapers": m{"server": m{"collection_interval": "0s"}}},
-		"has invalid keys: gpus":                         {"scrapers": m{"gpus": m{}}},
-		"has invalid keys: api_kye":                      {"api_kye": "k"},
-		"has invalid keys: llamacpp.slot.tokens":         {"scrapers": m{"slots": m{"metrics": m{"llamacpp.slot.tokens": m{"enabled": true}}}}},
+		"endpoint is empty":                                                  {"endpoint": ""},
+		"timeout: must be positive":                                          {"timeout": "0s"},
+		"compression: not supported":                                         {"compression": "gzip"},
+		"max_response_size: must be positive":                                {"max_response_size": 0},
+		"api_key and auth: both would set":                                   {"api_key": "k", "auth": m{"authenticator": "bearertokenauth"}},
+		"api_key and headers: both would set":                                {"api_key": "k", "headers": m{"authorization": "x"}},
+		"api_key: has a line break":                                          {"api_key": "k\n"},
+		"service_name: must not be empty":                                    {"service_name": ""},
+		"scrapers: names none":                                               {"scrapers": m{}},
+		`scrapers::gpu::devices: "0:a": want a GPU's index from 0`:           {"scrapers": m{"gpu": m{"devices": []any{"0:a"}}}},
+		`scrapers::gpu::report: "never": want "once", or "always"`:           {"scrapers": m{"gpu": m{"report": "never"}}},
+		`scrapers::slots::poll: "sometimes": want "active" or "always"`:      {"scrapers": m{"slots": m{"poll": "sometimes"}}},
+		`"collection_interval": requires positive value`:                     {"scrapers": m{"server": m{"collection_interval": "0s"}}},
+		"scrapers::server::collection_interval: 5ns: has it a unit? e.g. 5s": {"scrapers": m{"server": m{"collection_interval": 5}}},
+		"scrapers::gpus: unknown setting: did you mean gpu?":                 {"scrapers": m{"gpus": m{}}},
+		"api_kye: unknown setting: did you mean api_key?":                    {"api_kye": "k"},
+		"scrapers::slots::metrics::llamacpp.slot.tokens: unknown setting: did you mean llamacpp.slot.tokens.decoded or": {"scrapers": m{"slots": m{"metrics": m{"llamacpp.slot.tokens": m{"enabled": true}}}}},
 	} {
 		t.Run(want, func(t *testing.T) {
 			cfg := newDefaultConfig()
@@ -120,16 +125,20 @@ func TestConfig_WrongSettingsNameTheCure(t *testing.T) {
 	}
 }
 
-// A setting that is missed in keys would be refused.
-func TestConfig_StrictLookKnowsEverySetting(t *testing.T) {
-	of := func(v any) (names []string) {
-		for f := range reflect.TypeOf(v).Fields() {
-			if name := f.Tag.Get("mapstructure"); name != ",squash" {
-				names = append(names, name)
-			}
+func TestConfig_EveryWrongSettingIsExplained(t *testing.T) {
+	wrongconfig.Test(t, filepath.Join("testdata", "wrong.txt"), func() any { return newDefaultConfig() })
+	said, err := os.ReadFile(filepath.Join("testdata", "wrong.txt"))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(said)) {
+		if strings.HasPrefix(line, "! ") {
+			assert.NotContains(t, line, "secret")
 		}
-		return names
 	}
-	assert.ElementsMatch(t, of(Config{}), of(keys{}))
-	assert.ElementsMatch(t, of(ScrapersConfig{}), of(keys{}.Scrapers))
+}
+
+// A configuration that the Collector prints is one that it takes.
+func TestConfig_DefaultsAreKnownSettings(t *testing.T) {
+	conf := confmap.New()
+	require.NoError(t, conf.Marshal(settings(*newDefaultConfig())))
+	require.NoError(t, configcheck.Section(conf, newDefaultConfig()))
 }

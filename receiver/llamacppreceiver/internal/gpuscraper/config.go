@@ -21,11 +21,19 @@ type Config struct {
 	// to watch without the rest of their GPU, each by UUID or as "GPU index:instance
 	// index"; all by default. When a GPU drops out, an index can come to mean another
 	// one.
-	Devices []any `mapstructure:"devices"`
+	Devices Devices `mapstructure:"devices"`
 	// Report is what to do about a GPU that another receiver of this process watches
 	// as well: with "once", the default, one of them reports it; with "always" this
 	// one does in any case, as for a pipeline of its own.
 	Report Report `mapstructure:"report"`
+}
+
+// Devices are names of GPUs and MIG instances, each an int or a string.
+type Devices []any
+
+// Want implements configcheck.Wanter.
+func (Devices) Want() string {
+	return "a list, e.g. [0, 1] or [GPU-8f5c2e6a-…]; leave it out for all"
 }
 
 // Report is a way to deal with GPUs that several receivers watch.
@@ -36,6 +44,11 @@ const (
 	ReportAlways Report = "always"
 )
 
+// Want implements configcheck.Wanter.
+func (Report) Want() string {
+	return fmt.Sprintf("%q, or %q to report GPUs that another receiver reports as well", ReportOnce, ReportAlways)
+}
+
 // NewDefaultConfig returns the section as it is when left empty.
 func NewDefaultConfig() Config {
 	c := scraperhelper.NewDefaultControllerConfig()
@@ -44,17 +57,18 @@ func NewDefaultConfig() Config {
 	return Config{ControllerConfig: c, MetricsBuilderConfig: metadata.NewDefaultMetricsBuilderConfig(), Report: ReportOnce}
 }
 
-// Validate implements confmap.Validator.
-func (c *Config) Validate() error {
+// Check returns what is wrong, besides the ControllerConfig, each with the name of the setting.
+func (c *Config) Check() []error {
+	var errs []error
 	for _, d := range c.Devices {
 		if _, err := gpu.ParseSelector(d); err != nil {
-			return fmt.Errorf(`"devices": %w`, err)
+			errs = append(errs, fmt.Errorf("devices: %w", err))
 		}
 	}
 	if c.Report != ReportOnce && c.Report != ReportAlways {
-		return fmt.Errorf(`"report": %q: want %q, or %q to report GPUs that another receiver reports as well`, c.Report, ReportOnce, ReportAlways)
+		errs = append(errs, fmt.Errorf("report: %q: want %s", c.Report, c.Report.Want()))
 	}
-	return nil
+	return errs
 }
 
 // Want is what the scraper of the named receiver needs of the session with the

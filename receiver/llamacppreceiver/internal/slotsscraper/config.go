@@ -21,6 +21,9 @@ const (
 	PollAlways Poll = "always"
 )
 
+// Want implements configcheck.Wanter.
+func (Poll) Want() string { return fmt.Sprintf("%q or %q", PollActive, PollAlways) }
+
 // Config is the section scrapers::slots.
 type Config struct {
 	ControllerConfig scraperhelper.ControllerConfig `mapstructure:",squash"`
@@ -58,10 +61,11 @@ func NewDefaultConfig() Config {
 	}
 }
 
-// Validate implements confmap.Validator.
-func (c *Config) Validate() error {
+// Check returns what is wrong, besides the ControllerConfig, each with the name of the setting.
+func (c *Config) Check() []error {
+	var errs []error
 	if c.Poll != PollActive && c.Poll != PollAlways {
-		return fmt.Errorf(`"poll": %q: want %q or %q`, c.Poll, PollActive, PollAlways)
+		errs = append(errs, fmt.Errorf("poll: %q: want %s", c.Poll, c.Poll.Want()))
 	}
-	return nil
+	return errs
 }
