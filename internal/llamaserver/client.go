@@ -34,8 +34,10 @@ type Client struct {
 	key     string
 	maxBody int64
 	dials   atomic.Uint64
-	trace   *httptrace.ClientTrace
-	parser  metricsParser
+	// answered says that something at base has spoken HTTP as it is expected to.
+	answered atomic.Bool
+	trace    *httptrace.ClientTrace
+	parser   metricsParser
 }
 
 // New returns a client of the server at base, an absolute http or https URL
@@ -186,9 +188,10 @@ func (c *Client) get(ctx context.Context, path, model string, check func([]byte)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, noAnswer(a.url, err)
+		return nil, c.noAnswer(a.url, err)
 	}
 	defer resp.Body.Close()
+	c.answered.Store(true)
 
 	a.header = resp.Header
 	a.body = bodies.Get().(*bytes.Buffer)
@@ -199,14 +202,14 @@ func (c *Client) get(ctx context.Context, path, model string, check func([]byte)
 	_, err = a.body.ReadFrom(io.LimitReader(resp.Body, c.maxBody+1))
 	switch {
 	case err != nil:
-		err = noAnswer(a.url, fmt.Errorf("answer cut short: %w", err))
+		err = c.noAnswer(a.url, fmt.Errorf("answer cut short: %w", err))
 	case int64(a.body.Len()) > c.maxBody:
 		err = &Error{
 			URL: a.url, Status: resp.StatusCode, Reason: TooLarge,
 			Err: fmt.Errorf("answer of more than %d bytes: raise max_response_size if this is a llama-server", c.maxBody),
 		}
 	case resp.StatusCode != http.StatusOK:
-		err = refused(a.url, resp, a.body.Bytes())
+		err = c.refused(a.url, resp, a.body.Bytes())
 	case check != nil:
 		if e := check(a.body.Bytes()); e != nil {
 			err = a.malformed(e)

@@ -113,7 +113,7 @@ func TestClient_ErrorsNameAddressCauseAndCure(t *testing.T) {
 		{"apikey/nokey_metrics", metrics, Unauthorized, "GET http://h:8080/metrics: 401: set api_key to the key that llama-server was started with (--api-key)"},
 		{"loading/metrics", metrics, Loading, "GET http://h:8080/metrics: 503: the model is being loaded"},
 		{"loading/health", health, Loading, "GET http://h:8080/health: 503: the model is being loaded"},
-		{"errors/404", metrics, Unexpected, "GET http://h:8080/metrics: 404: no such page: is endpoint llama-server's address, with its prefix (--api-prefix) if it has one?"},
+		{"errors/404", metrics, Unexpected, "GET http://h:8080/metrics: 404: no such page: is endpoint llama-server's address, with its prefix (--api-prefix) if it has one, and without /v1?"},
 		{"router/metrics_no_model", metrics, NeedsModel, "GET http://h:8080/metrics: 400: the server is a router"},
 		{"router/metrics_not_loaded_autoload_false", metrics, NotLoaded, "GET http://h:8080/metrics: 400: the model is not loaded"},
 		{"router/metrics_while_loading_autoload_false", metrics, NotLoaded, "GET http://h:8080/metrics: 500: the model is not loaded"},

@@ -58,23 +58,23 @@ func ReasonOf(err error) Reason {
 	return 0
 }
 
-func noAnswer(shown string, err error) error {
+func (c *Client) noAnswer(shown string, err error) error {
 	var ue *url.Error
 	if errors.As(err, &ue) { // its text would repeat method and address
 		err = ue.Err
 	}
 	var ne net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &ne) && ne.Timeout() {
-		return &Error{URL: shown, Reason: Late, Err: errors.New("no answer in time: the server hangs or is overloaded; raise timeout if it is only slow")}
+		return &Error{URL: shown, Reason: Late, Err: errors.New("no answer in time: " + c.cureLate())}
 	}
 	if errors.Is(err, context.Canceled) {
 		return &Error{URL: shown, Reason: NoAnswer, Err: err}
 	}
-	return &Error{URL: shown, Reason: NoAnswer, Err: fmt.Errorf("%w: is llama-server running there?", err)}
+	return &Error{URL: shown, Reason: NoAnswer, Err: fmt.Errorf("%w: %s", err, c.cure(err))}
 }
 
 // refused makes an error of an answer with a status other than 200.
-func refused(shown string, resp *http.Response, body []byte) error {
+func (c *Client) refused(shown string, resp *http.Response, body []byte) error {
 	e := &Error{URL: shown, Status: resp.StatusCode, Reason: Unexpected}
 	message := errorMessage(body)
 	switch {
@@ -98,8 +98,10 @@ func refused(shown string, resp *http.Response, body []byte) error {
 	case resp.StatusCode == http.StatusBadRequest && strings.Contains(message, "model name is missing"):
 		e.Reason = NeedsModel
 		e.Err = errors.New("the server is a router")
+	case wantsTLS(resp.StatusCode, body):
+		e.Err = errors.New("it speaks TLS: set endpoint to " + c.otherScheme())
 	case resp.StatusCode == http.StatusNotFound:
-		e.Err = errors.New("no such page: is endpoint llama-server's address, with its prefix (--api-prefix) if it has one?")
+		e.Err = errors.New("no such page: is endpoint llama-server's address, with its prefix (--api-prefix) if it has one, and without /v1?")
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:
 		e.Err = fmt.Errorf("redirects to %s: set endpoint to the address of llama-server itself", location(resp))
 	case message != "":
