@@ -187,13 +187,19 @@ func TestWrongConfigurationsAreExplained(t *testing.T) {
 		want     []string
 	}{
 		"no scheme":        {"endpoint: localhost:8080", []string{"endpoint", "http://"}},
-		"unknown scraper":  {"scrapers: {server: {}, slot: {}}", []string{"scrapers", "slot"}},
-		"unknown poll":     {"scrapers: {slots: {poll: sometimes}}", []string{"poll", "sometimes", "active", "always"}},
+		"API's URL":        {"endpoint: http://localhost:8080/v1", []string{"receivers::llamacpp: endpoint: ends in /v1", "want http://localhost:8080"}},
+		"unknown scraper":  {"scrapers: {server: {}, slot: {}}", []string{"scrapers::slot: unknown setting: did you mean slots?"}},
+		"unknown poll":     {"scrapers: {slots: {poll: sometimes}}", []string{"scrapers::slots::poll", "sometimes", "active", "always"}},
 		"no interval":      {"scrapers: {server: {collection_interval: 0s}}", []string{"collection_interval"}},
-		"unknown setting":  {"end_point: http://localhost:8080", []string{"end_point"}},
+		"no unit":          {"scrapers: {server: {collection_interval: 5}}", []string{"scrapers::server::collection_interval: 5ns: has it a unit? e.g. 5s"}},
+		"unknown setting":  {"end_point: http://localhost:8080", []string{"end_point: unknown setting: did you mean endpoint?"}},
 		"no answer fits":   {"max_response_size: -1", []string{"max_response_size"}},
-		"unknown metric":   {"scrapers: {server: {metrics: {llamacpp.nothing: {enabled: true}}}}", []string{"llamacpp.nothing"}},
+		"unknown metric":   {"scrapers: {slots: {metrics: {llamacpp.slot: {enabled: true}}}}", []string{"scrapers::slots::metrics::llamacpp.slot: unknown setting: did you mean llamacpp.slots?"}},
 		"nothing to watch": {"scrapers: {}", []string{"scrapers"}},
+		"all devices":      {"scrapers: {gpu: {devices: all}}", []string{"scrapers::gpu::devices: is text: want a list", "leave it out for all"}},
+		"number as key":    {"api_key: 12345", []string{"api_key: is a number: want text, in quotes"}},
+		"Bearer as key":    {"api_key: Bearer sk", []string{"api_key: begins with Bearer, which is sent with every key; leave that word out"}},
+		"two at once":      {"apikey: k, timeout: 10", []string{"apikey: unknown setting: did you mean api_key?", "timeout: 10ns: has it a unit? e.g. 10s"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "config.yaml")
@@ -208,10 +214,11 @@ func TestWrongConfigurationsAreExplained(t *testing.T) {
 	}
 	for name, test := range map[string]struct{ connector, want string }{
 		"no scheme":         {"endpoint: localhost:8080", "http://"},
-		"unknown setting":   {"end_point: http://localhost:8080", "end_point"},
+		"unknown setting":   {"end_point: http://localhost:8080", "end_point: unknown setting: did you mean endpoint?"},
 		"one bucket":        {"histogram: {exponential: {max_size: 1}}", "max_size"},
 		"no interval":       {"metrics_flush_interval: 0s", "metrics_flush_interval"},
-		"unknown histogram": {"metrics: {gen_ai.server.nothing: {enabled: true}}", "gen_ai.server.nothing"},
+		"no unit":           {"metrics_flush_interval: 1", "metrics_flush_interval: 1ns: has it a unit? e.g. 1s"},
+		"unknown histogram": {"metrics: {gen_ai.server.request: {enabled: true}}", "metrics::gen_ai.server.request: unknown setting: did you mean gen_ai.server.request.duration?"},
 	} {
 		t.Run("log: "+name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "config.yaml")
@@ -262,4 +269,24 @@ func TestLogFileExampleAsksForTheLog(t *testing.T) {
 	output, err := cmd.CombinedOutput()
 	require.Error(t, err, "it was accepted")
 	assert.Contains(t, string(output), "set LLAMACPP_LOG to the file that holds llama-server's log")
+}
+
+// The environment holds text, of which YAML makes numbers: a key of digits is
+// still a key, and a duration still wants its unit.
+func TestDigitsFromTheEnvironment(t *testing.T) {
+	for setting, want := range map[string]string{
+		"api_key: ${env:DIGITS}": "",
+		"timeout: ${env:DIGITS}": "timeout: 12.345µs: has it a unit? e.g. 12345s",
+	} {
+		file := filepath.Join(t.TempDir(), "config.yaml")
+		require.NoError(t, os.WriteFile(file, completed(t, []byte("receivers:\n  llamacpp:\n    "+setting+"\n")), 0o600))
+		t.Setenv("DIGITS", "12345")
+		output, err := validate(t, binary(t), file)
+		if want == "" {
+			require.NoError(t, err, output)
+			continue
+		}
+		require.Error(t, err, "it was accepted")
+		assert.Contains(t, output, want)
+	}
 }
