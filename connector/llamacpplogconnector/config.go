@@ -13,9 +13,9 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
-	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 )
 
 const (
