@@ -345,19 +345,19 @@ func TestConfig(t *testing.T) {
 		want     string // of the error
 	}{
 		{map[string]any{"devices": []any{0, 7, "GPU-8f5c", "MIG-8f5c", "0:0", "1:12"}}, ""},
-		{map[string]any{"devices": []any{-1}}, `"devices": -1: ` + wanted},
-		{map[string]any{"devices": []any{"0x"}}, `"devices": "0x": ` + wanted},
-		{map[string]any{"devices": []any{1.5}}, `"devices": 1.5: ` + wanted},
-		{map[string]any{"devices": []any{"0:1:0"}}, `"devices": "0:1:0": ` + wanted},
-		{map[string]any{"devices": []any{"0:-1"}}, `"devices": "0:-1": ` + wanted},
-		{map[string]any{"devices": []any{"0"}}, `"devices": "0": ` + wanted},
+		{map[string]any{"devices": []any{-1}}, `devices: -1: ` + wanted},
+		{map[string]any{"devices": []any{"0x"}}, `devices: "0x": ` + wanted},
+		{map[string]any{"devices": []any{1.5}}, `devices: 1.5: ` + wanted},
+		{map[string]any{"devices": []any{"0:1:0"}}, `devices: "0:1:0": ` + wanted},
+		{map[string]any{"devices": []any{"0:-1"}}, `devices: "0:-1": ` + wanted},
+		{map[string]any{"devices": []any{"0"}}, `devices: "0": ` + wanted},
 		{map[string]any{"devices": []any{"MIG-GPU-8f5c/7/0"}}, "the form of drivers before version 470"},
 		{map[string]any{"report": "always"}, ""},
-		{map[string]any{"report": "never"}, `"report": "never": want "once", or "always"`},
+		{map[string]any{"report": "never"}, `report: "never": want "once", or "always"`},
 	} {
 		cfg := NewDefaultConfig()
 		require.NoError(t, confmap.NewFromStringMap(tt.settings).Unmarshal(&cfg))
-		err := confmap.Validate(&cfg)
+		err := errors.Join(append(cfg.Check(), confmap.Validate(&cfg))...)
 		if tt.want == "" {
 			assert.NoError(t, err)
 			continue
