@@ -6,10 +6,7 @@ package llamacppreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/r
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"reflect"
 	"strings"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/config/confighttp"
@@ -219,49 +216,4 @@ func checkKey(key string) error {
 		return fmt.Errorf("begins with %s, which is sent with every key; leave that word out", word)
 	}
 	return nil
-}
-
-// settings is Config without its methods.
-type settings Config
-
-var defaults = sync.OnceValue(func() map[string]any {
-	c := confmap.New()
-	if err := c.Marshal(settings(*newDefaultConfig())); err != nil {
-		return nil
-	}
-	return c.ToStringMap()
-})
-
-// Marshal implements confmap.Marshaler: it leaves out what is as by default.
-// The Collector keeps the marshalled configuration as long as it runs, which
-// for a fleet of a thousand receivers is most of what they hold.
-func (cfg Config) Marshal(conf *confmap.Conf) error {
-	all := confmap.New()
-	if err := all.Marshal(settings(cfg)); err != nil {
-		return err
-	}
-	return conf.Merge(confmap.NewFromStringMap(without(all.ToStringMap(), defaults())))
-}
-
-// without is m without the entries that are the same in defaults.
-func without(m, defaults map[string]any) map[string]any {
-	out := map[string]any{}
-	for k, v := range m {
-		d, ok := defaults[k]
-		inner, isMap := v.(map[string]any)
-		innerDefaults, wasMap := d.(map[string]any)
-		switch {
-		case k == "scrapers" && isMap && !reflect.DeepEqual(v, d):
-			// Those that it names run, and no others.
-			maps.DeleteFunc(inner, func(_ string, v any) bool { return v == nil })
-			out[k] = inner
-		case isMap && wasMap:
-			if rest := without(inner, innerDefaults); len(rest) > 0 {
-				out[k] = rest
-			}
-		case !ok || !reflect.DeepEqual(v, d):
-			out[k] = v
-		}
-	}
-	return out
 }
