@@ -12,10 +12,11 @@ import (
 )
 
 // call is one endpoint. At most one read of it is under way, however many ask
-// for one, so that calls to a server that hangs do not pile up.
+// for one, so that reads of a server that hangs do not pile up.
 type call[T any] struct {
-	server *Server
-	fetch  func(ctx context.Context, r *reading[T]) error
+	conn  *connection
+	fetch func(context.Context) (T, error)
+	take  func(*reading[T]) // takes an answer in before anybody sees it; may be nil
 
 	slow atomic.Bool // the last answer did not come at once
 
@@ -27,6 +28,7 @@ type call[T any] struct {
 type reading[T any] struct {
 	asked        time.Time
 	began, ended time.Time
+	dials        uint64 // connections opened until the end
 	value        T
 	err          error
 	done         chan struct{}
@@ -43,35 +45,18 @@ const (
 )
 
 // ask returns the read that is under way, or that ended when nobody waited; a
-// new one if there is neither. It tells whether the answer came before the
-// deadline.
-func (c *call[T]) ask(ctx context.Context, deadline time.Time) (*reading[T], bool) {
+// new one if there is neither. It reports whether the answer came before the
+// context's deadline.
+func (c *call[T]) ask(ctx context.Context) (r *reading[T], answered bool) {
 	r, isNew := c.begin()
-	if !isNew {
-		answered := r.wait(ctx, deadline)
-		return r, answered
+	if isNew && (c.slow.Load() || !c.readAtOnce(ctx, r)) {
+		c.conn.wg.Go(func() {
+			c.read(r, time.Now().Add(c.conn.timeout))
+			c.slow.Store(r.ended.Sub(r.began) > hurry/2)
+			c.finish(r)
+		})
 	}
-	if !c.slow.Load() {
-		at := time.Now().Add(hurry)
-		if deadline.Before(at) {
-			at = deadline
-		}
-		if c.read(r, at) {
-			r.seen.Store(true)
-			close(r.done)
-			return r, true
-		}
-		// Begun again with the time that it needs, in a goroutine of its own. It
-		// may have been about to answer, but that happens once.
-		c.slow.Store(true)
-	}
-	c.server.wg.Go(func() {
-		c.read(r, time.Now().Add(c.server.timeout))
-		c.slow.Store(r.ended.Sub(r.began) > hurry/2)
-		close(r.done)
-	})
-	answered := r.wait(ctx, deadline)
-	return r, answered
+	return r, r.wait(ctx)
 }
 
 func (c *call[T]) begin() (r *reading[T], isNew bool) {
@@ -84,46 +69,66 @@ func (c *call[T]) begin() (r *reading[T], isNew bool) {
 	return c.under, true
 }
 
-// read fills in the reading; false means that the time was up.
-func (c *call[T]) read(r *reading[T], until time.Time) (inTime bool) {
-	leave := c.server.queue()
+// readAtOnce reads in the asker's goroutine. When that is false the server was
+// not as quick as before: the read is to be begun again with the time that it
+// needs. The server may have been about to answer, but that happens once.
+func (c *call[T]) readAtOnce(ctx context.Context, r *reading[T]) bool {
+	until := time.Now().Add(hurry)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
+		until = deadline
+	}
+	if !c.read(r, until) {
+		c.slow.Store(true)
+		return false
+	}
+	c.finish(r)
+	return true
+}
+
+// read fills in the reading, and reports whether it came to an end in time.
+func (c *call[T]) read(r *reading[T], until time.Time) bool {
+	leave := c.conn.queue()
 	defer leave()
-	ctx, cancel := context.WithDeadline(c.server.life, until)
+	ctx, cancel := context.WithDeadline(c.conn.life, until)
 	defer cancel()
 	r.began = time.Now()
-	r.err = c.fetch(ctx, r)
+	r.value, r.err = c.fetch(ctx)
+	r.ended, r.dials = time.Now(), c.conn.client.Dials()
 	return r.err == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded)
 }
 
-// since returns a read that began at t or later.
-func (c *call[T]) since(ctx context.Context, t, deadline time.Time) (*reading[T], bool) {
+func (c *call[T]) finish(r *reading[T]) {
+	if c.take != nil {
+		c.take(r)
+	}
+	close(r.done)
+}
+
+// since returns a read that began at t or later; nil where none came in time.
+func (c *call[T]) since(ctx context.Context, t time.Time) *reading[T] {
 	for {
-		r, answered := c.ask(ctx, deadline)
+		r, answered := c.ask(ctx)
 		if !answered {
-			return nil, false
+			return nil
 		}
 		if !r.began.Before(t) {
-			return r, true
+			return r
 		}
 	}
 }
 
-// wait waits for the read's end and tells whether it came before the deadline.
-func (r *reading[T]) wait(ctx context.Context, deadline time.Time) bool {
-	if r.isDone() {
-		r.seen.Store(true)
-		return true
+// wait waits for the read's end, and reports whether it came before the
+// context's.
+func (r *reading[T]) wait(ctx context.Context) bool {
+	if !r.isDone() {
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			return false
+		}
 	}
-	t := time.NewTimer(time.Until(deadline))
-	defer t.Stop()
-	select {
-	case <-r.done:
-		r.seen.Store(true)
-		return true
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	return false
+	r.seen.Store(true)
+	return true
 }
 
 // took is how long the server needed to answer, or has needed so far.
@@ -141,28 +146,4 @@ func (r *reading[T]) isDone() bool {
 	default:
 		return false
 	}
-}
-
-// turn is how long a read waits for another to be done with the connection
-// before it opens a second one.
-const turn = 50 * time.Millisecond
-
-// queue waits for a turn to use the one connection, but not for long, and
-// returns the function that gives it back.
-func (s *Server) queue() func() {
-	leave := func() { <-s.line }
-	select {
-	case s.line <- struct{}{}:
-		return leave
-	default:
-	}
-	t := time.NewTimer(turn)
-	defer t.Stop()
-	select {
-	case s.line <- struct{}{}:
-		return leave
-	case <-t.C:
-	case <-s.life.Done():
-	}
-	return func() {}
 }

@@ -5,6 +5,7 @@ package watch // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/lla
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
@@ -14,8 +15,6 @@ import (
 type SlotsReading struct {
 	Slots        []llamaserver.Slot
 	Began, Ended time.Time
-
-	dials uint64
 }
 
 // SlotsView is what one look found out about the slots of the server, or of one
@@ -25,7 +24,7 @@ type SlotsView struct {
 	Props *llamaserver.Props
 	// Snapshot is the last answer of /metrics; nil when there has been none.
 	Snapshot *Snapshot
-	// NoMetrics tells that /metrics is switched off.
+	// NoMetrics reports whether /metrics is switched off.
 	NoMetrics bool
 	// Reading is nil when /slots was not asked, or did not answer in time.
 	Reading *SlotsReading
@@ -39,116 +38,103 @@ type SlotsView struct {
 //
 // A reading of /slots belongs to the same process as the view's snapshot.
 func (s *Server) LookAtSlots(ctx context.Context, always bool, interval, patience time.Duration) []SlotsView {
-	now := time.Now()
-	deadline := now.Add(patience)
-	s.refresh(ctx, now, interval, patience)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s.refreshUnlessFresh(ctx, interval, patience/2)
 
 	var views []SlotsView
-	for _, t := range s.up() {
-		views = append(views, t.lookAtSlots(ctx, always, deadline))
+	for _, in := range s.up() {
+		views = append(views, in.lookAtSlots(ctx, always))
 	}
-	if s.life.Err() != nil {
+	if s.conn.life.Err() != nil {
 		return nil // what failed now did so because of End
 	}
 	return views
 }
 
-// refresh looks at the server when nobody else does.
-func (s *Server) refresh(ctx context.Context, now time.Time, interval, patience time.Duration) {
+// refreshUnlessFresh refreshes when nobody else does.
+func (s *Server) refreshUnlessFresh(ctx context.Context, interval, patience time.Duration) {
 	const slack = 5 // a fifth of the interval: the other scraper's clock is no better than ours
 	s.mu.Lock()
-	fresh := now.Sub(s.looked) < 2*interval+interval/slack
+	fresh := time.Since(s.refreshed) < 2*interval+interval/slack
 	s.mu.Unlock()
-	if fresh || !s.looking.TryLock() {
+	if fresh || !s.refreshing.TryLock() {
 		return
 	}
-	defer s.looking.Unlock()
-	s.look(ctx, patience/2)
+	defer s.refreshing.Unlock()
+	s.refresh(ctx, patience)
 }
 
 // up returns what can be asked for its slots.
-func (s *Server) up() []*target {
+func (s *Server) up() []*instance {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.state != OK && s.state != Sleeping:
+	switch state := s.self.lastView().State; {
+	case state != OK && state != Sleeping:
 		return nil
-	case !s.router:
-		return []*target{s.self}
+	case s.router:
+		return slices.Clone(s.loaded)
 	}
-	ts := make([]*target, 0, len(s.children))
-	for _, t := range s.children {
-		ts = append(ts, t)
-	}
-	return ts
+	return []*instance{s.self}
 }
 
-func (t *target) lookAtSlots(ctx context.Context, always bool, deadline time.Time) SlotsView {
-	t.mu.Lock()
-	v := SlotsView{Model: t.model, Props: t.propsValue, Snapshot: t.snapshot, NoMetrics: t.off}
-	awake := t.state == OK
-	t.mu.Unlock()
+func (in *instance) lookAtSlots(ctx context.Context, always bool) SlotsView {
+	in.mu.Lock()
+	v := SlotsView{Model: in.model, Props: in.propsValue, Snapshot: in.snapshot, NoMetrics: in.off}
+	awake := in.view.State == OK
+	in.mu.Unlock()
 	active := always || v.Snapshot != nil && v.Snapshot.Active
 	if !awake || !active {
 		return v
 	}
-
-	r, answered := t.slots.ask(ctx, deadline)
-	if !answered {
+	r, answered := in.slots.ask(ctx)
+	if !answered || llamaserver.ReasonOf(r.err) == llamaserver.NotLoaded {
 		return v
 	}
-	if llamaserver.ReasonOf(r.err) == llamaserver.NotLoaded {
-		return v
+	v.Err = r.err
+	if in.count(r.err) {
+		in.news.endpoint(in.endpoint("/slots"), r.err)
 	}
-	if r.err != nil {
-		v.Err = r.err
-		if t.missed(r.err) {
-			t.server.note(t.endpoint("/slots"), r.err)
-		}
-		return v
+	if r.err == nil {
+		in.join(ctx, r, &v)
 	}
-	t.missed(nil)
-	t.server.note(t.endpoint("/slots"), nil)
-	v.Reading = r.value
-	t.confirm(ctx, deadline, &v)
 	return v
 }
 
-// confirm brings the view's snapshot up to date and drops a reading that is not
+// count counts the reads of /slots in a row that get no answer, and reports
+// whether the outcome is news of /slots: when no answer comes, the server may
+// have gone, which the next refresh finds out.
+func (in *instance) count(err error) (isNews bool) {
+	const patience = 3 // reads
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch llamaserver.ReasonOf(err) {
+	case llamaserver.NoAnswer, llamaserver.Late:
+		in.misses++
+		return in.misses >= patience
+	}
+	in.misses = 0
+	return true
+}
+
+// join brings the view's snapshot up to date, and adds the reading if it is
 // known to be of the snapshot's process. It is known when the connection that
 // it came over is no younger than the snapshot before it, as a connection does
 // not outlive the process behind it. Otherwise /metrics, read once more, has to
 // name the same process.
-func (t *target) confirm(ctx context.Context, deadline time.Time, v *SlotsView) {
-	before, last := v.Snapshot, t.last()
-	if last == nil {
-		return // nothing to belong to
-	}
-	if before != nil && v.Reading.dials != before.dials {
-		r, ok := t.metrics.since(ctx, v.Reading.Ended, deadline)
-		if !ok || r.err != nil {
-			v.Reading = nil
+func (in *instance) join(ctx context.Context, r *reading[[]llamaserver.Slot], v *SlotsView) {
+	before := v.Snapshot
+	if before != nil && r.dials != before.dials {
+		if m := in.metrics.since(ctx, r.ended); m == nil || m.err != nil {
 			return
 		}
-		last = r.value
 	}
-	v.Snapshot = last
-	if before == nil || before.Process != last.Process {
-		v.Reading = nil
+	last := in.last()
+	if last != nil {
+		v.Snapshot = last
+		if before == nil || before.Process != last.Process {
+			return
+		}
 	}
-}
-
-// missed tells whether a failure is one of /slots: when no answer comes, the
-// server may have gone, which the next look at it says.
-func (t *target) missed(err error) bool {
-	const patience = 3 // reads
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch llamaserver.ReasonOf(err) {
-	case llamaserver.NoAnswer, llamaserver.Late:
-		t.misses++
-		return t.misses >= patience
-	}
-	t.misses = 0
-	return true
+	v.Reading = &SlotsReading{Slots: r.value, Began: r.began, Ended: r.ended}
 }

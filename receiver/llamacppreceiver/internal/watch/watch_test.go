@@ -284,6 +284,34 @@ func TestLook_SleepingServerIsLeftAsleep(t *testing.T) {
 	}
 }
 
+func TestLook_SleepingServerThatEndsIsNotTakenToSleepOn(t *testing.T) {
+	f := watched(t, llamasim.Options{Build: llamasim.Old, SleepAfter: time.Hour}, patience)
+	f.until(t, OK)
+	require.True(t, f.sim.Sleep())
+	f.self.propsRead = time.Time{} // as if the next read were due
+	f.until(t, Sleeping)
+	f.sim.SetFault("", llamasim.Refuse)
+	f.until(t, Unreachable)
+}
+
+func TestLook_ModelLoadedAgainIsAnotherProcess(t *testing.T) {
+	f := watched(t, llamasim.Options{Router: &llamasim.RouterOptions{Models: []string{"a"}, LoadTime: time.Millisecond}}, patience)
+	f.until(t, OK)
+	load := func() *Snapshot {
+		post(t, f.sim.URL()+"/models/load", `{"model":"a"}`)
+		var o Observation
+		require.Eventually(t, func() bool {
+			o = f.lookOnce(t)
+			return len(o.Children) == 1 && o.Children[0].Snapshot != nil
+		}, 20*time.Second, 10*time.Millisecond)
+		return o.Children[0].Snapshot
+	}
+	first := load()
+	post(t, f.sim.URL()+"/models/unload", `{"model":"a"}`)
+	require.Eventually(t, func() bool { return len(f.lookOnce(t).Children) == 0 }, 20*time.Second, 10*time.Millisecond)
+	assert.NotEqual(t, first.Process, load().Process, "also for a scraper that did not look in between")
+}
+
 func TestLook_RouterModelsAreWatchedAndNeverLoaded(t *testing.T) {
 	f := watched(t, llamasim.Options{Router: &llamasim.RouterOptions{Models: []string{"a", "b"}, LoadTime: 300 * time.Millisecond}}, patience)
 	o := f.until(t, OK)
