@@ -25,8 +25,8 @@ func TestConnector_CallsAServerAsTheReceiverThatAsksIt(t *testing.T) {
 		"service.version": "b11669", "llamacpp.model.name": "an-alias",
 	}))
 	key := serverresource.Key{Service: "llama-server", Instance: "localhost:8080"}
-	serverresource.Publish(key, asked)
-	t.Cleanup(func() { serverresource.Withdraw(key) })
+	withdraw := serverresource.Publish(key, asked)
+	t.Cleanup(withdraw)
 
 	sink := new(consumertest.TracesSink)
 	c, err := newTracesConnector(newDefaultConfig(), connectortest.NewNopSettings(metadata.Type), sink)

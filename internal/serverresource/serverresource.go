@@ -8,6 +8,7 @@
 package serverresource // import "github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
 
 import (
+	"slices"
 	"sync"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -16,23 +17,30 @@ import (
 // Key says which server, by service.name and service.instance.id.
 type Key struct{ Service, Instance string }
 
+// publication is what one publisher says; its address tells it from the others.
+type publication struct{ resource pcommon.Resource }
+
 var (
-	mu    sync.RWMutex
-	known = map[Key]pcommon.Resource{}
+	mu        sync.RWMutex
+	published = map[Key][]*publication{} // the latest last
 )
 
-// Publish says what the server's resource is. It must not be changed afterwards.
-func Publish(k Key, r pcommon.Resource) {
+// Publish says what the server's resource is, until it is withdrawn. The
+// resource must not be changed afterwards. Where several components publish the
+// resource of one server, the latest counts.
+func Publish(k Key, r pcommon.Resource) (withdraw func()) {
+	p := &publication{r}
 	mu.Lock()
 	defer mu.Unlock()
-	known[k] = r
-}
-
-// Withdraw takes back what was published.
-func Withdraw(k Key) {
-	mu.Lock()
-	defer mu.Unlock()
-	delete(known, k)
+	published[k] = append(published[k], p)
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		rest := slices.DeleteFunc(published[k], func(other *publication) bool { return other == p })
+		if published[k] = rest; len(rest) == 0 {
+			delete(published, k)
+		}
+	}
 }
 
 // Of returns the server's resource, which must not be changed; ok is false
@@ -40,6 +48,9 @@ func Withdraw(k Key) {
 func Of(k Key) (r pcommon.Resource, ok bool) {
 	mu.RLock()
 	defer mu.RUnlock()
-	r, ok = known[k]
-	return r, ok
+	all := published[k]
+	if len(all) == 0 {
+		return r, false
+	}
+	return all[len(all)-1].resource, true
 }

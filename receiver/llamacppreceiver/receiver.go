@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/scraper"
 	"go.opentelemetry.io/collector/scraper/scraperhelper"
@@ -19,10 +20,12 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpu"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/hostproc"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/identity"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
@@ -32,10 +35,11 @@ type llamacppReceiver struct {
 	cfg         *Config
 	set         receiver.Settings
 	next        consumer.Metrics
-	server      *watch.Server // nil until Start, and where only the GPUs are watched
-	resource    *resource     // likewise
-	gpus        *gpu.Handle   // nil until Start, and without the gpu scraper
+	server      *watch.Server    // nil until Start, and where only the GPUs are watched
+	identity    *identity.Server // nil until Start, and without an endpoint
+	gpus        *gpu.Handle      // nil until Start, and without the gpu scraper
 	controllers []receiver.Metrics
+	ends        []func() pmetric.Metrics // each ends the series of one scraper
 }
 
 func newReceiver(cfg *Config, set receiver.Settings, next consumer.Metrics) *llamacppReceiver {
@@ -82,7 +86,8 @@ func (r *llamacppReceiver) addServer(ctx context.Context, host component.Host) e
 	return nil
 }
 
-// Shutdown ends the calls under way, then the clocks.
+// Shutdown ends the calls under way, then the clocks, then the series: what is
+// true now is no longer known.
 func (r *llamacppReceiver) Shutdown(ctx context.Context) error {
 	if r.server != nil {
 		r.server.End()
@@ -97,24 +102,30 @@ func (r *llamacppReceiver) Shutdown(ctx context.Context) error {
 	if r.server != nil {
 		r.server.Wait()
 	}
-	if r.resource != nil {
-		r.resource.withdraw()
+	for _, end := range r.ends {
+		if md := end(); md.DataPointCount() > 0 {
+			errs = multierr.Append(errs, r.next.ConsumeMetrics(ctx, md))
+		}
+	}
+	if r.identity != nil {
+		r.identity.Withdraw()
 	}
 	return errs
 }
 
 func (r *llamacppReceiver) addControllers() error {
-	var resource *resource
+	var where endpoint.Endpoint
 	if r.cfg.ClientConfig.Endpoint != "" {
 		var err error
-		if resource, err = newResource(r.cfg); err != nil {
-			return err
+		if where, err = endpoint.Parse(r.cfg.ClientConfig.Endpoint); err != nil {
+			return fmt.Errorf("endpoint: %w", err)
 		}
-		r.resource = resource
+		r.identity = identity.New(r.cfg.ResourceAttributes, r.cfg.ServiceName, where)
 	}
 	delay := phase(r.cfg.ClientConfig.Endpoint)
 	if cfg := r.cfg.Scrapers.Server.Get(); cfg != nil {
-		s := serverscraper.New(cfg, r.set, r.server, resource.of, r.cfg.ForwardUnknown)
+		s := serverscraper.New(cfg, r.set, r.server, r.identity, r.cfg.ForwardUnknown)
+		r.ends = append(r.ends, s.End)
 		c := cfg.ControllerConfig
 		c.InitialDelay += delay % c.CollectionInterval
 		if err := r.addController("server", c, s.Scrape); err != nil {
@@ -127,7 +138,8 @@ func (r *llamacppReceiver) addControllers() error {
 		if server := r.cfg.Scrapers.Server.Get(); server != nil {
 			between = min(between, server.ControllerConfig.CollectionInterval)
 		}
-		s := slotsscraper.New(cfg, r.set, r.server, resource.of, between)
+		s := slotsscraper.New(cfg, r.set, r.server, r.identity, between)
+		r.ends = append(r.ends, s.End)
 		c.InitialDelay += delay%c.CollectionInterval + afterServer
 		if err := r.addController("slots", c, s.Scrape); err != nil {
 			return err
@@ -136,29 +148,29 @@ func (r *llamacppReceiver) addControllers() error {
 	if cfg := r.cfg.Scrapers.GPU.Get(); cfg != nil {
 		c := cfg.ControllerConfig
 		c.InitialDelay += delay % c.CollectionInterval
-		if err := r.addController("gpu", c, r.newGPUScraper(cfg, resource).Scrape); err != nil {
+		if err := r.addController("gpu", c, r.newGPUScraper(cfg, where).Scrape); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// newGPUScraper joins the session with the driver. The resource is the server's,
-// nil without one.
-func (r *llamacppReceiver) newGPUScraper(cfg *gpuscraper.Config, resource *resource) *gpuscraper.Scraper {
-	r.gpus = gpu.Open(r.set.Logger, cfg.Want(r.set.ID.String(), resource != nil), gpu.Options{})
-	host := hostResource(r.cfg.ResourceAttributes)
-	if resource == nil {
+// newGPUScraper joins the session with the driver. where is the server, zero
+// without one.
+func (r *llamacppReceiver) newGPUScraper(cfg *gpuscraper.Config, where endpoint.Endpoint) *gpuscraper.Scraper {
+	r.gpus = gpu.Open(r.set.Logger, cfg.Want(r.set.ID.String(), r.identity != nil), gpu.Options{})
+	host := identity.Host(r.cfg.ResourceAttributes)
+	if r.identity == nil {
 		return gpuscraper.New(cfg, r.set, r.gpus, host, nil, nil)
 	}
-	of := func() pcommon.Resource {
+	resource := func() pcommon.Resource {
 		var props *llamaserver.Props
 		if r.server != nil {
 			props = r.server.LastProps()
 		}
-		return resource.of("", props)
+		return r.identity.Resource("", props)
 	}
-	return gpuscraper.New(cfg, r.set, r.gpus, host, hostproc.New(resource.address, int(resource.port)), of)
+	return gpuscraper.New(cfg, r.set, r.gpus, host, hostproc.New(where.Address, int(where.Port)), resource)
 }
 
 func (r *llamacppReceiver) addController(name string, cfg scraperhelper.ControllerConfig, scrape scraper.ScrapeMetricsFunc) error {

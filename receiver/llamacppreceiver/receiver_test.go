@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 )
@@ -161,9 +162,9 @@ func run(t *testing.T, to consumer.Metrics, change func(*Config)) (instance stri
 	require.NoError(t, err)
 	require.NoError(t, r.Start(t.Context(), componenttest.NewNopHost()))
 	t.Cleanup(func() { assert.NoError(t, r.Shutdown(context.Background())) })
-	res, err := newResource(cfg)
+	e, err := endpoint.Parse(cfg.ClientConfig.Endpoint)
 	require.NoError(t, err)
-	return res.instance, logs
+	return e.Instance, logs
 }
 
 func eventually(t *testing.T, condition func() bool, message string) {

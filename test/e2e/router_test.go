@@ -68,7 +68,7 @@ func TestRouter_ModelsComeAndGo(t *testing.T) {
 	assertGone := func(model string) {
 		since := time.Now()
 		c.awaitScrapes(3, router)
-		assert.Empty(t, c.Points(of(model), otlpsink.After(since)), "series of %s", model)
+		assert.Empty(t, c.Points(of(model), otlpsink.After(since), otlpsink.Recorded), "series of %s", model)
 		assert.Equal(t, "unloaded", modelStates(t, s)[model])
 	}
 	assertGone("a")

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +27,8 @@ type Point struct {
 	Start, Time time.Time
 	// Arrived is when the sink got it.
 	Arrived time.Time
-	// Value is the value, of a histogram the number of what it counted.
+	// Value is the value, of a histogram the number of what it counted, and NaN
+	// of a point that only ends its series.
 	Value float64
 	// Distribution is what a histogram says besides.
 	Distribution *Distribution
@@ -64,6 +66,9 @@ func Of(instance string) Match {
 // After chooses what was measured after a time.
 func After(t time.Time) Match { return func(p Point) bool { return p.Time.After(t) } }
 
+// Recorded chooses points that have a value, and do not only end their series.
+func Recorded(p Point) bool { return !math.IsNaN(p.Value) }
+
 // Points are points in the order in which they arrived.
 type Points []Point
 
@@ -100,7 +105,9 @@ func (ps Points) LastIs(value float64) bool {
 func (ps Points) Max() float64 {
 	var m float64
 	for _, p := range ps {
-		m = max(m, p.Value)
+		if p.Value > m {
+			m = p.Value
+		}
 	}
 	return m
 }
@@ -272,6 +279,9 @@ func readNumbers(points pmetric.NumberDataPointSlice, counter bool) Points {
 		p := Point{Counter: counter, Time: d.Timestamp().AsTime(), Value: d.DoubleValue(), Attributes: texts(d.Attributes())}
 		if d.ValueType() == pmetric.NumberDataPointValueTypeInt {
 			p.Value = float64(d.IntValue())
+		}
+		if d.Flags().NoRecordedValue() {
+			p.Value = math.NaN()
 		}
 		if d.StartTimestamp() != 0 {
 			p.Start = d.StartTimestamp().AsTime()

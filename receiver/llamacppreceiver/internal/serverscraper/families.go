@@ -48,20 +48,20 @@ func whole(r func(*metadata.MetricsBuilder, pcommon.Timestamp, int64)) record {
 	return func(mb *metadata.MetricsBuilder, now pcommon.Timestamp, v float64) { r(mb, now, int64(v)) }
 }
 
-func (s *Scraper) recordFamilies(now pcommon.Timestamp, v watch.View, of *series) {
+func (s *Scraper) recordFamilies(now pcommon.Timestamp, snapshot *watch.Snapshot, in *instance) {
 	for name, record := range families {
 		if record == nil {
 			continue
 		}
-		if x, ok := v.Snapshot.Value(name); ok && !math.IsInf(x, 0) {
+		if x, ok := snapshot.Value(name); ok && !math.IsInf(x, 0) {
 			record(s.mb, now, x)
 		}
 	}
-	drafted, ok1 := v.Snapshot.Value("spec_decode_num_draft_tokens_total")
-	accepted, ok2 := v.Snapshot.Value("spec_decode_num_accepted_tokens_total")
+	drafted, ok1 := snapshot.Value("spec_decode_num_draft_tokens_total")
+	accepted, ok2 := snapshot.Value("spec_decode_num_accepted_tokens_total")
 	if ok1 && ok2 {
-		of.rejected.raise(v.Snapshot.Process, int64(drafted-accepted))
-		s.mb.RecordLlamacppSpeculativeTokensDataPoint(now, of.rejected.value, metadata.AttributeLlamacppSpeculativeOutcomeRejected)
+		in.rejected.raise(snapshot.Process, int64(drafted-accepted))
+		s.mb.RecordLlamacppSpeculativeTokensDataPoint(now, in.rejected.value, metadata.AttributeLlamacppSpeculativeOutcomeRejected)
 	}
 }
 
@@ -81,10 +81,10 @@ func (c *heldCounter) raise(process int, value int64) {
 
 // forward adds the families that are not in the catalogue to the one resource
 // in md, under their own name with dots, labels as attributes.
-func (s *Scraper) forward(now, start pcommon.Timestamp, v watch.View, md pmetric.Metrics) {
+func (s *Scraper) forward(now, start pcommon.Timestamp, snapshot *watch.Snapshot, resource pcommon.Resource, md pmetric.Metrics) {
 	var metrics pmetric.MetricSlice
 	found := false
-	for name, f := range v.Snapshot.Families {
+	for name, f := range snapshot.Families {
 		if own, ok := strings.CutPrefix(name, llamaserver.MetricPrefix); ok {
 			if _, known := families[own]; known {
 				continue
@@ -92,7 +92,7 @@ func (s *Scraper) forward(now, start pcommon.Timestamp, v watch.View, md pmetric
 		}
 		if !found {
 			found = true
-			metrics = undeclared.MetricsOf(md, s.resource(v.Model, v.Props), s.scope)
+			metrics = undeclared.MetricsOf(md, resource, s.scope)
 		}
 		forwardFamily(f, now, start, metrics.AppendEmpty())
 	}
@@ -101,7 +101,7 @@ func (s *Scraper) forward(now, start pcommon.Timestamp, v watch.View, md pmetric
 	}
 }
 
-// hasNoPoint tells whether a metric is empty because no value was a number.
+// hasNoPoint reports whether a metric is empty because no value was a number.
 func hasNoPoint(m pmetric.Metric) bool {
 	return m.Type() == pmetric.MetricTypeGauge && m.Gauge().DataPoints().Len() == 0 ||
 		m.Type() == pmetric.MetricTypeSum && m.Sum().DataPoints().Len() == 0

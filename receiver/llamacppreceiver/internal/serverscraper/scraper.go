@@ -2,6 +2,7 @@ package serverscraper // import "github.com/llamatelemetry/otelcol-llamacpp/rece
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -11,7 +12,9 @@ import (
 	"go.uber.org/multierr"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/identity"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/serverscraper/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/stale"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
 )
 
@@ -20,40 +23,45 @@ type Server interface {
 	Look(ctx context.Context, patience time.Duration) (o watch.Observation, ok bool)
 }
 
-// Resource makes the resource of the server ("") or of one of its models.
-// props is nil when nothing is known of it yet.
-type Resource func(model string, props *llamaserver.Props) pcommon.Resource
-
 // Scraper turns looks at the server into metrics.
 type Scraper struct {
 	server         Server
-	resource       Resource
+	identity       *identity.Server
 	interval       time.Duration
 	forwardUnknown bool
 	mb             *metadata.MetricsBuilder
 	scope          pcommon.InstrumentationScope
-	series         map[string]*series // by model
+	instances      map[string]*instance // by model, "" for the server itself
 }
 
-// series is what is remembered of one server, or model, from scrape to scrape.
-type series struct {
+// instance is what is remembered of the server, or of one model of a router,
+// from scrape to scrape.
+type instance struct {
 	stream   watch.Stream
 	rejected heldCounter // speculative tokens
+	shown    report      // whose values hold
+}
+
+// report is what a scrape says of one instance.
+type report struct {
+	view     watch.View
+	models   []llamaserver.Model // a router's
+	resource pcommon.Resource
 }
 
 // New returns a scraper of the server. forwardUnknown passes on the families
 // that are not in the catalogue.
-func New(cfg *Config, set receiver.Settings, server Server, resource Resource, forwardUnknown bool) *Scraper {
+func New(cfg *Config, set receiver.Settings, server Server, identity *identity.Server, forwardUnknown bool) *Scraper {
 	scope := pcommon.NewInstrumentationScope()
 	scope.SetName(metadata.ScopeName)
 	scope.SetVersion(set.BuildInfo.Version)
 	return &Scraper{
-		server: server, resource: resource,
+		server: server, identity: identity,
 		interval:       cfg.ControllerConfig.CollectionInterval,
 		forwardUnknown: forwardUnknown,
 		mb:             metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, set),
 		scope:          scope,
-		series:         map[string]*series{},
+		instances:      map[string]*instance{},
 	}
 }
 
@@ -66,20 +74,19 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	if !ok {
 		return out, nil // shutting down
 	}
+	s.dropUnloaded(now, o, out)
 	var errs error
 	failed := 0
-	s.recordModels(pcommon.NewTimestampFromTime(now), o.Models)
 	for _, v := range append([]watch.View{o.Server}, o.Children...) {
 		if v.Err != nil {
 			errs = multierr.Append(errs, v.Err)
 			failed++
 		}
-		s.emit(now, v, out)
-	}
-	for model := range s.series {
-		if !present(o, model) {
-			delete(s.series, model)
+		r := report{view: v, resource: s.identity.Resource(v.Model, v.Props)}
+		if v.Model == "" {
+			r.models = o.Models
 		}
+		s.emit(now, r, out)
 	}
 	if errs != nil {
 		return out, scrapererror.NewPartialScrapeError(errs, failed)
@@ -87,30 +94,74 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	return out, nil
 }
 
-func present(o watch.Observation, model string) bool {
-	if model == o.Server.Model {
-		return true
+// End ends the series of all instances. There must be no further scrape.
+func (s *Scraper) End() pmetric.Metrics {
+	out := pmetric.NewMetrics()
+	for _, in := range s.instances {
+		s.end(in, time.Now(), pmetric.NewMetrics(), out)
 	}
-	for _, v := range o.Children {
-		if v.Model == model {
-			return true
-		}
-	}
-	return false
+	return out
 }
 
-// emit adds all metrics of one view, and so of one resource.
-func (s *Scraper) emit(at time.Time, v watch.View, out pmetric.Metrics) {
-	of := s.series[v.Model]
-	if of == nil {
-		of = &series{}
-		s.series[v.Model] = of
+// dropUnloaded ends and forgets the models that the router does not list as
+// loaded any more, and all of them when it cannot be asked.
+func (s *Scraper) dropUnloaded(now time.Time, o watch.Observation, out pmetric.Metrics) {
+	v := o.Server
+	if late := v.State == watch.OK && v.Err == nil && v.Props != nil && v.Props.Router && o.Models == nil; late {
+		return
 	}
-	now := pcommon.NewTimestampFromTime(at)
-	start := pcommon.NewTimestampFromTime(of.stream.At(at, v.Snapshot))
-	s.mb.Reset(metadata.WithStartTime(start))
+	for model, in := range s.instances {
+		if model != v.Model && !slices.ContainsFunc(o.Children, func(c watch.View) bool { return c.Model == model }) {
+			s.end(in, now, pmetric.NewMetrics(), out)
+			delete(s.instances, model)
+			s.identity.Forget(model)
+		}
+	}
+}
 
+// emit adds all metrics of one instance, and ends the series that hold no more.
+func (s *Scraper) emit(now time.Time, r report, out pmetric.Metrics) {
+	in := s.instances[r.view.Model]
+	if in == nil {
+		in = &instance{shown: r}
+		s.instances[r.view.Model] = in
+	}
+	start := in.stream.At(now, r.view.Snapshot)
+	md := s.record(in, now, start, r)
+	if !r.late() {
+		if in.shown.mayHoldMoreThan(r) {
+			s.end(in, now, md, out)
+		}
+		in.shown = r
+	}
+	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
+}
+
+// end ends what was shown of an instance, as far as md does not show it, too.
+func (s *Scraper) end(in *instance, now time.Time, md, out pmetric.Metrics) {
+	stale.Mark(s.record(in, now, now, in.shown), md, now, out)
+}
+
+// late reports whether the server is there, but its answer is not: what was
+// shown before may still hold.
+func (r *report) late() bool {
+	return r.view.State == watch.OK && r.view.Err == nil && r.view.Snapshot == nil && r.models == nil
+}
+
+// mayHoldMoreThan reports whether the next report may lack a series.
+func (r *report) mayHoldMoreThan(next report) bool {
+	was, is := r.view.Snapshot, next.view.Snapshot
+	return r.view.State != next.view.State || r.resource != next.resource ||
+		was != nil && (is == nil || was.Process != is.Process)
+}
+
+// record returns all metrics of one instance, and so of one resource.
+func (s *Scraper) record(in *instance, at, began time.Time, r report) pmetric.Metrics {
+	now, start := pcommon.NewTimestampFromTime(at), pcommon.NewTimestampFromTime(began)
+	s.mb.Reset(metadata.WithStartTime(start))
+	v := r.view
 	s.recordState(now, v.State)
+	s.recordModels(now, r.models)
 	for _, r := range v.Responses {
 		s.mb.RecordLlamacppServerResponseDurationDataPoint(now, r.Duration.Seconds(), r.Path)
 	}
@@ -123,13 +174,13 @@ func (s *Scraper) emit(at time.Time, v watch.View, out pmetric.Metrics) {
 		}
 	}
 	if v.Snapshot != nil {
-		s.recordFamilies(now, v, of)
+		s.recordFamilies(now, v.Snapshot, in)
 	}
-	md := s.mb.Emit(metadata.WithResource(s.resource(v.Model, v.Props)))
+	md := s.mb.Emit(metadata.WithResource(r.resource))
 	if v.Snapshot != nil && s.forwardUnknown {
-		s.forward(now, start, v, md)
+		s.forward(now, start, v.Snapshot, r.resource, md)
 	}
-	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
+	return md
 }
 
 var states = [...]struct {

@@ -16,12 +16,14 @@ import (
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/pmetrictest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.opentelemetry.io/collector/scraper/scrapererror"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/identity"
+	receivermetadata "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
 )
 
@@ -34,16 +36,19 @@ func (l *looks) Look(context.Context, time.Duration) (watch.Observation, bool) {
 	return o, true
 }
 
-func resourceOf(model string, _ *llamaserver.Props) pcommon.Resource {
-	r := pcommon.NewResource()
-	r.Attributes().PutStr("model", model)
-	return r
+func newIdentity(t *testing.T) *identity.Server {
+	t.Helper()
+	e, err := endpoint.Parse("http://server:8080")
+	require.NoError(t, err)
+	id := identity.New(receivermetadata.DefaultResourceAttributesConfig(), "llama-server", e)
+	t.Cleanup(id.Withdraw)
+	return id
 }
 
 func scrapes(t *testing.T, cfg Config, forward bool, observations ...watch.Observation) (all []pmetric.Metrics, err error) {
 	t.Helper()
 	l := looks(observations)
-	s := New(&cfg, receivertest.NewNopSettings(receivertest.NopType), &l, resourceOf, forward)
+	s := New(&cfg, receivertest.NewNopSettings(receivertest.NopType), &l, newIdentity(t), forward)
 	for range observations {
 		var md pmetric.Metrics
 		md, err = s.Scrape(t.Context())
@@ -54,7 +59,7 @@ func scrapes(t *testing.T, cfg Config, forward bool, observations ...watch.Obser
 
 func recorded(t *testing.T, name string) []byte {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join("..", "llamaserver", "testdata", "recorded", name+".http"))
+	raw, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "internal", "llamaserver", "testdata", "recorded", name+".http"))
 	require.NoError(t, err)
 	_, b, _ := bytes.Cut(raw, []byte("\r\n\r\n"))
 	return b
@@ -185,7 +190,7 @@ func TestScrape_FamiliesArePassedOnWithEveryDeclaredMetricOff(t *testing.T) {
 	md, err := scrapes(t, cfg, true, watch.Observation{Server: watch.View{Model: "m", State: watch.OK, Snapshot: snapshot(t, future)}})
 	require.NoError(t, err)
 	require.Equal(t, 1, md[0].ResourceMetrics().Len())
-	model, _ := md[0].ResourceMetrics().At(0).Resource().Attributes().Get("model")
+	model, _ := md[0].ResourceMetrics().At(0).Resource().Attributes().Get("llamacpp.model.name")
 	assert.Equal(t, "m", model.Str())
 	assert.Equal(t, 5, md[0].MetricCount())
 }
@@ -233,19 +238,19 @@ func TestScrape_StartTimeIsTheProcesss(t *testing.T) {
 // find returns the point of a sum that has an attribute of the value.
 func find(t *testing.T, md pmetric.Metrics, name, value string) pmetric.NumberDataPoint {
 	t.Helper()
-	metrics := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
-	for i := range metrics.Len() {
-		if metrics.At(i).Name() != name {
-			continue
-		}
-		points := metrics.At(i).Sum().DataPoints()
-		for k := range points.Len() {
-			found := value == ""
-			for _, v := range points.At(k).Attributes().All() {
-				found = found || v.AsString() == value
+	for _, rm := range md.ResourceMetrics().All() {
+		for _, m := range rm.ScopeMetrics().At(0).Metrics().All() {
+			if m.Name() != name {
+				continue
 			}
-			if found {
-				return points.At(k)
+			for _, p := range m.Sum().DataPoints().All() {
+				found := value == ""
+				for _, v := range p.Attributes().All() {
+					found = found || v.AsString() == value
+				}
+				if found {
+					return p
+				}
 			}
 		}
 	}

@@ -14,8 +14,10 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/identity"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/livecount"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/slotsscraper/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/stale"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
 )
 
@@ -24,25 +26,22 @@ type Server interface {
 	LookAtSlots(ctx context.Context, always bool, interval, patience time.Duration) []watch.SlotsView
 }
 
-// Resource makes the resource of the server ("") or of one of its models.
-// props is nil when nothing is known of it yet.
-type Resource func(model string, props *llamaserver.Props) pcommon.Resource
-
 // Scraper turns looks at a server's slots into metrics.
 type Scraper struct {
-	server   Server
-	resource Resource
-	cfg      Config
-	log      *zap.Logger
-	mb       *metadata.MetricsBuilder
-	scope    pcommon.InstrumentationScope
-	gap      time.Duration       // the longest time between two looks that tells what was in between
-	trackers map[string]*tracker // by model
-	warned   bool
+	server    Server
+	identity  *identity.Server
+	cfg       Config
+	log       *zap.Logger
+	mb        *metadata.MetricsBuilder
+	scope     pcommon.InstrumentationScope
+	gap       time.Duration        // the longest time between two looks that tells what was in between
+	instances map[string]*instance // by model, "" for the server itself
+	warned    bool
 }
 
-// tracker is what is remembered of one server, or model, from look to look.
-type tracker struct {
+// instance is what is remembered of the server, or of one model of a router,
+// from look to look.
+type instance struct {
 	stream    watch.Stream
 	snapshot  *watch.Snapshot // the last one taken in; nil without /metrics
 	decoded   livecount.Counter
@@ -51,20 +50,28 @@ type tracker struct {
 	context   int64 // of all slots together, in tokens
 	slots     int64
 	buffer    []livecount.Request
+	shown     *shown // nil where nothing is
+}
+
+// shown is what was said last of what the slots hold.
+type shown struct {
+	slots    []llamaserver.Slot
+	ended    int64 // requests until then
+	resource pcommon.Resource
 }
 
 // New returns a scraper of the server's slots. between is the time between two
-// reads of /metrics, by whomever, which tell when no slot is busy.
-func New(cfg *Config, set receiver.Settings, server Server, resource Resource, between time.Duration) *Scraper {
+// reads of /metrics by either scraper; each of them tells whether a slot is busy.
+func New(cfg *Config, set receiver.Settings, server Server, identity *identity.Server, between time.Duration) *Scraper {
 	scope := pcommon.NewInstrumentationScope()
 	scope.SetName(metadata.ScopeName)
 	scope.SetVersion(set.BuildInfo.Version)
 	return &Scraper{
-		server: server, resource: resource, cfg: *cfg, log: set.Logger,
-		mb:       metadata.NewMetricsBuilder(metadata.MetricsBuilderConfig{Metrics: cfg.Metrics.MetricsConfig}, set),
-		scope:    scope,
-		gap:      2 * (between + cfg.ControllerConfig.CollectionInterval), // one of each may fail
-		trackers: map[string]*tracker{},
+		server: server, identity: identity, cfg: *cfg, log: set.Logger,
+		mb:        metadata.NewMetricsBuilder(metadata.MetricsBuilderConfig{Metrics: cfg.Metrics.MetricsConfig}, set),
+		scope:     scope,
+		gap:       2 * (between + cfg.ControllerConfig.CollectionInterval), // one of each may fail
+		instances: map[string]*instance{},
 	}
 }
 
@@ -76,106 +83,119 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	views := s.server.LookAtSlots(ctx, s.cfg.Poll == PollAlways, interval, interval)
 
 	out := pmetric.NewMetrics()
+	s.dropUnloaded(now, views, out)
 	var errs error
 	failed := 0
 	for _, v := range views {
+		in := s.instances[v.Model]
+		if v.Down {
+			if in != nil {
+				s.end(in, now, pmetric.NewMetrics(), out)
+			}
+			continue
+		}
 		if v.Err != nil {
 			errs = multierr.Append(errs, v.Err)
 			failed++
 		}
-		t := s.trackers[v.Model]
-		if t == nil {
-			t = &tracker{requests: newRequests()}
-			s.trackers[v.Model] = t
+		if in == nil {
+			in = &instance{requests: newRequests()}
+			s.instances[v.Model] = in
 		}
-		t.takeIn(now, v, s.gap)
-		s.emit(now, t, v, out)
+		in.takeIn(now, v, s.gap)
+		s.emit(now, in, v, out)
 		s.warn(v)
 	}
-	s.drop(views)
 	if errs != nil {
 		return out, scrapererror.NewPartialScrapeError(errs, failed)
 	}
 	return out, nil
 }
 
-// warn says once that nothing will come, and what to do.
+// End ends the series of all instances. There must be no further scrape.
+func (s *Scraper) End() pmetric.Metrics {
+	out := pmetric.NewMetrics()
+	for _, in := range s.instances {
+		s.end(in, time.Now(), pmetric.NewMetrics(), out)
+	}
+	return out
+}
+
+// warn logs once that nothing will come, and what to do.
 func (s *Scraper) warn(v watch.SlotsView) {
 	if !v.NoMetrics || s.cfg.Poll == PollAlways || s.warned {
 		return
 	}
 	s.warned = true
-	s.log.Warn("not reading /slots: without /metrics it cannot be told when that does not keep the server awake; " +
+	s.log.Warn("not reading /slots: without /metrics nothing shows when that would keep the server awake; " +
 		"start llama-server with --metrics, or set scrapers::slots::poll to always")
 }
 
-// drop forgets the models that a router has unloaded. A server that is only
-// down for a moment is not forgotten.
-func (s *Scraper) drop(views []watch.SlotsView) {
-	if len(views) == 0 {
-		return
-	}
-	for model := range s.trackers {
+// dropUnloaded ends and forgets the models that a router has unloaded.
+func (s *Scraper) dropUnloaded(now time.Time, views []watch.SlotsView, out pmetric.Metrics) {
+	for model, in := range s.instances {
 		if !slices.ContainsFunc(views, func(v watch.SlotsView) bool { return v.Model == model }) {
-			delete(s.trackers, model)
+			s.end(in, now, pmetric.NewMetrics(), out)
+			delete(s.instances, model)
+			s.identity.Forget(model)
 		}
 	}
 }
 
-// takeIn brings the tracker up to date.
-func (t *tracker) takeIn(now time.Time, v watch.SlotsView, gap time.Duration) {
+// takeIn brings the instance up to date.
+func (in *instance) takeIn(now time.Time, v watch.SlotsView, gap time.Duration) {
 	switch s := v.Snapshot; {
-	case s == nil && t.snapshot != nil && v.NoMetrics:
-		t.restart()
-		t.stream.Restart(now)
-	case s != nil && (t.snapshot == nil || t.snapshot.Process != s.Process):
-		t.restart()
+	case s == nil && in.snapshot != nil && v.NoMetrics:
+		in.restart()
+		in.stream.Restart(now)
+	case s != nil && (in.snapshot == nil || in.snapshot.Process != s.Process):
+		in.restart()
 	}
 	if p := v.Props; p != nil && p.Slots > 0 {
-		t.slots = int64(p.Slots)
-		t.context = t.slots * int64(max(p.Context, 0))
+		in.slots = int64(p.Slots)
+		in.context = in.slots * int64(max(p.Context, 0))
 	}
-	if s := v.Snapshot; s != nil && s != t.snapshot {
-		t.snapshot = s
-		total(&t.decoded, s, "tokens_predicted_total")
-		total(&t.processed, s, "prompt_tokens_total")
+	if s := v.Snapshot; s != nil && s != in.snapshot {
+		in.snapshot = s
+		total(&in.decoded, s, "tokens_predicted_total")
+		total(&in.processed, s, "prompt_tokens_total")
 		if s.Idle && v.Reading == nil {
-			t.requests.update(s.Ended, nil, gap)
+			in.requests.update(s.Ended, nil, gap)
 		}
 	}
 	r := v.Reading
 	if r == nil {
 		return
 	}
-	t.slots, t.context = int64(len(r.Slots)), 0
+	in.slots, in.context = int64(len(r.Slots)), 0
 	for _, s := range r.Slots {
-		t.context += int64(s.Context)
+		in.context += int64(s.Context)
 	}
-	t.requests.update(r.Ended, r.Slots, gap)
+	in.requests.update(r.Ended, r.Slots, gap)
 	// The total takes a request's tokens in at its end, and its prompt at the
 	// first token.
-	t.buffer = t.buffer[:0]
+	in.buffer = in.buffer[:0]
 	for _, s := range r.Slots {
 		if s.Busy && s.Decoded >= 0 {
-			t.buffer = append(t.buffer, livecount.Request{Slot: s.ID, Task: s.Task, Count: s.Decoded})
+			in.buffer = append(in.buffer, livecount.Request{Slot: s.ID, Task: s.Task, Count: s.Decoded})
 		}
 	}
-	t.decoded.Running(r.Began, t.buffer)
-	t.buffer = t.buffer[:0]
+	in.decoded.Running(r.Began, in.buffer)
+	in.buffer = in.buffer[:0]
 	for _, s := range r.Slots {
 		if s.Busy && s.Decoded == 0 && s.Processed >= 0 {
-			t.buffer = append(t.buffer, livecount.Request{Slot: s.ID, Task: s.Task, Count: s.Processed})
+			in.buffer = append(in.buffer, livecount.Request{Slot: s.ID, Task: s.Task, Count: s.Processed})
 		}
 	}
-	t.processed.Running(r.Began, t.buffer)
+	in.processed.Running(r.Began, in.buffer)
 }
 
 // restart begins anew, for another process of the server.
-func (t *tracker) restart() {
-	t.snapshot = nil
-	t.decoded.Reset()
-	t.processed.Reset()
-	t.requests = newRequests()
+func (in *instance) restart() {
+	in.snapshot = nil
+	in.decoded.Reset()
+	in.processed.Reset()
+	in.requests = newRequests()
 }
 
 func total(c *livecount.Counter, s *watch.Snapshot, name string) {
@@ -184,31 +204,55 @@ func total(c *livecount.Counter, s *watch.Snapshot, name string) {
 	}
 }
 
-func (s *Scraper) emit(at time.Time, t *tracker, v watch.SlotsView, out pmetric.Metrics) {
+// emit adds all metrics of one instance, and ends the series that hold no more.
+func (s *Scraper) emit(at time.Time, in *instance, v watch.SlotsView, out pmetric.Metrics) {
 	now := pcommon.NewTimestampFromTime(at)
-	start := pcommon.NewTimestampFromTime(t.stream.At(at, t.snapshot))
+	start := pcommon.NewTimestampFromTime(in.stream.At(at, in.snapshot))
 	s.mb.Reset(metadata.WithStartTime(start))
-	if t.snapshot != nil || v.Reading != nil {
-		s.mb.RecordLlamacppSlotsTokensDecodedDataPoint(now, t.decoded.Value())
-		s.mb.RecordLlamacppSlotsTokensProcessedDataPoint(now, t.processed.Value())
+	if in.snapshot != nil || v.Reading != nil {
+		s.mb.RecordLlamacppSlotsTokensDecodedDataPoint(now, in.decoded.Value())
+		s.mb.RecordLlamacppSlotsTokensProcessedDataPoint(now, in.processed.Value())
 	}
-	if !t.requests.seen.IsZero() {
-		s.mb.RecordLlamacppRequestsObservedDataPoint(now, t.requests.ended)
+	if !in.requests.seen.IsZero() {
+		s.mb.RecordLlamacppRequestsObservedDataPoint(now, in.requests.ended)
 	}
+	var next *shown
+	resource := s.identity.Resource(v.Model, v.Props)
 	switch {
 	case v.Reading != nil:
-		s.recordSlots(now, t, v.Reading.Slots)
-	case v.Snapshot != nil && v.Snapshot.Idle && t.slots > 0:
-		s.recordSlots(now, t, nil)
+		next = &shown{v.Reading.Slots, in.requests.ended, resource}
+	case v.Snapshot != nil && v.Snapshot.Idle && in.slots > 0:
+		next = &shown{nil, in.requests.ended, resource}
 	}
-	resource := s.resource(v.Model, v.Props)
+	if next != nil {
+		s.recordSlots(now, in, next.slots)
+	}
 	md := s.mb.Emit(metadata.WithResource(resource))
-	s.addHistograms(now, start, t, resource, md)
+	s.addHistograms(now, start, in, resource, md)
+
+	switch was := in.shown; {
+	case next == nil && v.Err == nil: // late: what was shown may still hold
+	case was != nil && (next == nil || was.resource != resource || was.ended != next.ended):
+		s.end(in, at, md, out)
+		fallthrough
+	default:
+		in.shown = next
+	}
 	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
 }
 
+// end ends what was shown of the slots, as far as md does not show it, too.
+func (s *Scraper) end(in *instance, now time.Time, md, out pmetric.Metrics) {
+	if in.shown == nil {
+		return
+	}
+	s.recordSlots(pcommon.NewTimestampFromTime(now), in, in.shown.slots)
+	stale.Mark(s.mb.Emit(metadata.WithResource(in.shown.resource)), md, now, out)
+	in.shown = nil
+}
+
 // recordSlots records what the slots hold; those that are not listed are idle.
-func (s *Scraper) recordSlots(now pcommon.Timestamp, t *tracker, slots []llamaserver.Slot) {
+func (s *Scraper) recordSlots(now pcommon.Timestamp, in *instance, slots []llamaserver.Slot) {
 	var prompt, generating, tokens int64
 	told := true
 	for _, slot := range slots {
@@ -224,13 +268,13 @@ func (s *Scraper) recordSlots(now pcommon.Timestamp, t *tracker, slots []llamase
 		tokens += max(slot.Tokens, 0)
 		s.recordSlot(now, slot)
 	}
-	s.mb.RecordLlamacppSlotsDataPoint(now, t.slots-prompt-generating, metadata.AttributeLlamacppSlotStateIdle)
+	s.mb.RecordLlamacppSlotsDataPoint(now, in.slots-prompt-generating, metadata.AttributeLlamacppSlotStateIdle)
 	s.mb.RecordLlamacppSlotsDataPoint(now, prompt, metadata.AttributeLlamacppSlotStatePrompt)
 	s.mb.RecordLlamacppSlotsDataPoint(now, generating, metadata.AttributeLlamacppSlotStateGenerating)
 	if told {
 		s.mb.RecordLlamacppContextUsageDataPoint(now, tokens)
-		if t.context > 0 {
-			s.mb.RecordLlamacppContextUtilizationDataPoint(now, float64(tokens)/float64(t.context))
+		if in.context > 0 {
+			s.mb.RecordLlamacppContextUtilizationDataPoint(now, float64(tokens)/float64(in.context))
 		}
 	}
 }
@@ -249,16 +293,16 @@ func (s *Scraper) recordSlot(now pcommon.Timestamp, slot llamaserver.Slot) {
 }
 
 // addHistograms adds what mdatagen cannot declare to the one resource in md.
-func (s *Scraper) addHistograms(now, start pcommon.Timestamp, t *tracker, resource pcommon.Resource, md pmetric.Metrics) {
+func (s *Scraper) addHistograms(now, start pcommon.Timestamp, in *instance, resource pcommon.Resource, md pmetric.Metrics) {
 	total, prompt := s.cfg.Metrics.RequestDuration.Enabled, s.cfg.Metrics.RequestPromptDuration.Enabled
-	if t.requests.seen.IsZero() || !total && !prompt {
+	if in.requests.seen.IsZero() || !total && !prompt {
 		return
 	}
 	metrics := undeclared.MetricsOf(md, resource, s.scope)
 	if total {
-		t.requests.total.emit(start, now, metrics)
+		in.requests.total.emit(start, now, metrics)
 	}
 	if prompt {
-		t.requests.prompt.emit(start, now, metrics)
+		in.requests.prompt.emit(start, now, metrics)
 	}
 }

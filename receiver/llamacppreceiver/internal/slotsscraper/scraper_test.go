@@ -17,14 +17,16 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/identity"
+	receivermetadata "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
 )
 
@@ -41,10 +43,13 @@ func (s *script) LookAtSlots(context.Context, bool, time.Duration, time.Duration
 	return views
 }
 
-func resourceOf(model string, _ *llamaserver.Props) pcommon.Resource {
-	r := pcommon.NewResource()
-	r.Attributes().PutStr("model", model)
-	return r
+func newIdentity(t *testing.T) *identity.Server {
+	t.Helper()
+	e, err := endpoint.Parse("http://server:8080")
+	require.NoError(t, err)
+	id := identity.New(receivermetadata.DefaultResourceAttributesConfig(), "llama-server", e)
+	t.Cleanup(id.Withdraw)
+	return id
 }
 
 type fixture struct {
@@ -53,12 +58,13 @@ type fixture struct {
 	logs   *observer.ObservedLogs
 }
 
-func newFixture(cfg Config) *fixture {
+func newFixture(t *testing.T, cfg Config) *fixture {
+	t.Helper()
 	core, logs := observer.New(zapcore.InfoLevel)
 	set := receivertest.NewNopSettings(receivertest.NopType)
 	set.Logger = zap.New(core)
 	s := &script{}
-	return &fixture{New(&cfg, set, s, resourceOf, time.Second), s, logs}
+	return &fixture{New(&cfg, set, s, newIdentity(t), time.Second), s, logs}
 }
 
 func (f *fixture) scrape(t *testing.T, views ...watch.SlotsView) pmetric.Metrics {
@@ -151,7 +157,7 @@ func TestScrape_BusySlots(t *testing.T) {
 	cfg.Metrics.LlamacppSlotContextUsage.Enabled = true
 	cfg.Metrics.LlamacppSlotTokensDecoded.Enabled = true
 	cfg.Metrics.LlamacppSlotTokensRemaining.Enabled = true
-	f := newFixture(cfg)
+	f := newFixture(t, cfg)
 	limited := busy(1, 8, 30, 5)
 	limited.Remaining = 15
 	md := f.scrape(t, watch.SlotsView{
@@ -169,7 +175,7 @@ func TestScrape_BusySlots(t *testing.T) {
 }
 
 func TestScrape_LiveCountersJoinTotalsAndSlots(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	md := f.scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 1000, 2000, false), Reading: reading(0.01, busy(0, 7, 20, 0), busy(1, 8, 30, 5))})
 	assert.InDelta(t, 1005, value(t, md, decoded, ""), 0)
 	assert.InDelta(t, 2020, value(t, md, processed, ""), 0, "the prompt of the one that generates is in the total")
@@ -180,7 +186,7 @@ func TestScrape_LiveCountersJoinTotalsAndSlots(t *testing.T) {
 }
 
 func TestScrape_ReleasedSlotKeepsTokensCounted(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	s := totals(0, 1, 0, 0, false)
 	f.scrape(t, watch.SlotsView{Snapshot: s, Reading: reading(0.01, busy(0, 7, 3, 40))})
 	for name, released := range map[string]llamaserver.Slot{
@@ -193,7 +199,7 @@ func TestScrape_ReleasedSlotKeepsTokensCounted(t *testing.T) {
 }
 
 func TestScrape_IdleServerHasIdleSlotsWithoutAskingForThem(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	md := f.scrape(t, watch.SlotsView{Props: &llamaserver.Props{Slots: 4, Context: 100}, Snapshot: totals(0, 1, 10, 20, true)})
 	assert.InDelta(t, 4, value(t, md, "llamacpp.slots", "idle"), 0)
 	assert.InDelta(t, 0, value(t, md, "llamacpp.slots", "generating"), 0)
@@ -202,7 +208,7 @@ func TestScrape_IdleServerHasIdleSlotsWithoutAskingForThem(t *testing.T) {
 }
 
 func TestScrape_NothingIsSaidOfSlotsThatWereNotRead(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	md := f.scrape(t, watch.SlotsView{Props: &llamaserver.Props{Slots: 4}, Snapshot: totals(0, 1, 10, 20, false)})
 	_, ok := metric(md, "llamacpp.slots")
 	assert.False(t, ok)
@@ -210,7 +216,7 @@ func TestScrape_NothingIsSaidOfSlotsThatWereNotRead(t *testing.T) {
 }
 
 func TestScrape_RestartStartsAllCountersAnew(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	f.scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, true)})
 	f.scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, false), Reading: reading(0.5, busy(0, 7, 3, 40))})
 	last := f.scrape(t, watch.SlotsView{Snapshot: totals(1, 1, 45, 3, true)})
@@ -230,7 +236,7 @@ func TestScrape_RestartStartsAllCountersAnew(t *testing.T) {
 }
 
 func TestScrape_DurationsOfRequestsSeenToStartAndToEnd(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	s := totals(0, 1, 0, 0, false)
 	look := func(r *watch.SlotsReading) pmetric.Metrics {
 		return f.scrape(t, watch.SlotsView{Snapshot: s, Reading: r})
@@ -259,7 +265,7 @@ func TestScrape_DurationsOfRequestsSeenToStartAndToEnd(t *testing.T) {
 }
 
 func TestScrape_RequestThatStartsBetweenTwoReadsOfMetricsIsTimed(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	f.scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, true)})
 	running := totals(1, 1, 0, 0, false)
 	f.scrape(t, watch.SlotsView{Snapshot: running}) // /slots is late
@@ -272,7 +278,7 @@ func TestScrape_RequestThatStartsBetweenTwoReadsOfMetricsIsTimed(t *testing.T) {
 }
 
 func TestScrape_DurationOverALongGapIsNotGuessed(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	s := totals(0, 1, 0, 0, false)
 	f.scrape(t, watch.SlotsView{Snapshot: s, Reading: reading(0, idle(0))})
 	f.scrape(t, watch.SlotsView{Snapshot: s, Reading: reading(0.5, busy(0, 7, 0, 0))})
@@ -286,7 +292,7 @@ func TestScrape_DurationOverALongGapIsNotGuessed(t *testing.T) {
 func TestScrape_HistogramsCanBeSwitchedOffAndStandAlone(t *testing.T) {
 	cfg := NewDefaultConfig()
 	cfg.Metrics.RequestDuration.Enabled = false
-	md := newFixture(cfg).scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, true)})
+	md := newFixture(t, cfg).scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, true)})
 	_, ok := metric(md, "llamacpp.request.duration")
 	assert.False(t, ok)
 	_, ok = metric(md, "llamacpp.request.prompt.duration")
@@ -294,14 +300,14 @@ func TestScrape_HistogramsCanBeSwitchedOffAndStandAlone(t *testing.T) {
 
 	cfg = NewDefaultConfig()
 	cfg.Metrics.MetricsConfig = MetricsConfig{}.MetricsConfig
-	md = newFixture(cfg).scrape(t, watch.SlotsView{Model: "m", Snapshot: totals(0, 1, 0, 0, true)})
+	md = newFixture(t, cfg).scrape(t, watch.SlotsView{Model: "m", Snapshot: totals(0, 1, 0, 0, true)})
 	assert.Equal(t, 2, md.MetricCount())
-	model, _ := md.ResourceMetrics().At(0).Resource().Attributes().Get("model")
+	model, _ := md.ResourceMetrics().At(0).Resource().Attributes().Get("llamacpp.model.name")
 	assert.Equal(t, "m", model.Str())
 }
 
 func TestScrape_WithoutMetricsSaysOnceThatNothingIsRead(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	for range 3 {
 		md := f.scrape(t, watch.SlotsView{NoMetrics: true})
 		assert.Zero(t, md.MetricCount())
@@ -313,7 +319,7 @@ func TestScrape_WithoutMetricsSaysOnceThatNothingIsRead(t *testing.T) {
 func TestScrape_WithoutMetricsAlwaysCountsWhatIsSeen(t *testing.T) {
 	cfg := NewDefaultConfig()
 	cfg.Poll = PollAlways
-	f := newFixture(cfg)
+	f := newFixture(t, cfg)
 	f.scrape(t, watch.SlotsView{NoMetrics: true, Reading: reading(0, busy(0, 7, 3, 40))})
 	md := f.scrape(t, watch.SlotsView{NoMetrics: true, Reading: reading(0.5, busy(0, 7, 3, 50))})
 	assert.InDelta(t, 50, value(t, md, decoded, ""), 0)
@@ -321,24 +327,24 @@ func TestScrape_WithoutMetricsAlwaysCountsWhatIsSeen(t *testing.T) {
 }
 
 func TestScrape_UnloadedModelIsForgotten(t *testing.T) {
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	a := watch.SlotsView{Model: "a", Snapshot: totals(0, 1, 10, 0, true)}
 	b := watch.SlotsView{Model: "b", Snapshot: totals(0, 1, 20, 0, true)}
 	assert.Equal(t, 2, f.scrape(t, a, b).ResourceMetrics().Len())
 	assert.Equal(t, 1, f.scrape(t, b).ResourceMetrics().Len())
-	assert.Len(t, f.trackers, 1)
-	f.scrape(t) // down for a moment
-	assert.Len(t, f.trackers, 1)
+	assert.Len(t, f.instances, 1)
+	f.scrape(t, watch.SlotsView{Model: "b", Down: true}) // for a moment
+	assert.Len(t, f.instances, 1)
 }
 
 // The real server, read every half second: a prompt of 4,500 tokens in batches
 // with an answer of 150, a stream that the client cut after about 150, and a
 // short request.
 func TestScrape_RecordedTimelineOfTheRealServer(t *testing.T) {
-	file, err := os.Open(filepath.Join("..", "llamaserver", "testdata", "recorded", "timeline", "prompt_generate_cancel.jsonl"))
+	file, err := os.Open(filepath.Join("..", "..", "..", "..", "internal", "llamaserver", "testdata", "recorded", "timeline", "prompt_generate_cancel.jsonl"))
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, file.Close()) }()
-	f := newFixture(NewDefaultConfig())
+	f := newFixture(t, NewDefaultConfig())
 	var lastDecoded, lastProcessed float64
 	var last map[string]json.Number
 	moved := false

@@ -21,6 +21,9 @@ type SlotsReading struct {
 // model of a router.
 type SlotsView struct {
 	Model string // "" for the server itself
+	// Down reports whether it is neither ok nor asleep. It is not asked then, and
+	// nothing of what it held is known to hold.
+	Down  bool
 	Props *llamaserver.Props
 	// Snapshot is the last answer of /metrics; nil when there has been none.
 	Snapshot *Snapshot
@@ -31,7 +34,8 @@ type SlotsView struct {
 	Err     error
 }
 
-// LookAtSlots asks for the slots of a server that is up and awake: while
+// LookAtSlots looks at the slots of the server, or of each model that a router
+// has loaded. It asks for those of a server that is up and awake: while
 // /metrics shows activity or, if always, in any case. It returns within
 // patience. interval is the time between two such looks; /metrics may be two of
 // them old, and is read here when no scraper has read it since.
@@ -42,9 +46,14 @@ func (s *Server) LookAtSlots(ctx context.Context, always bool, interval, patienc
 	defer cancel()
 	s.refreshUnlessFresh(ctx, interval, patience/2)
 
+	up := s.self.up()
 	var views []SlotsView
-	for _, in := range s.up() {
-		views = append(views, in.lookAtSlots(ctx, always))
+	for _, in := range s.instances() {
+		if up && in.up() {
+			views = append(views, in.lookAtSlots(ctx, always))
+		} else {
+			views = append(views, SlotsView{Model: in.model, Down: true})
+		}
 	}
 	if s.conn.life.Err() != nil {
 		return nil // what failed now did so because of End
@@ -65,17 +74,19 @@ func (s *Server) refreshUnlessFresh(ctx context.Context, interval, patience time
 	s.refresh(ctx, patience)
 }
 
-// up returns what can be asked for its slots.
-func (s *Server) up() []*instance {
+// instances returns what has slots.
+func (s *Server) instances() []*instance {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch state := s.self.lastView().State; {
-	case state != OK && state != Sleeping:
-		return nil
-	case s.router:
+	if s.router {
 		return slices.Clone(s.loaded)
 	}
 	return []*instance{s.self}
+}
+
+func (in *instance) up() bool {
+	state := in.lastView().State
+	return state == OK || state == Sleeping
 }
 
 func (in *instance) lookAtSlots(ctx context.Context, always bool) SlotsView {

@@ -1,0 +1,102 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package stale ends the series of what is no longer known, so that no backend
+// goes on showing the last value.
+//
+// In OTLP a point with the flag NoRecordedValue ends a series, in Prometheus a
+// staleness marker does, into which its exporter, remote write and OTLP
+// endpoint turn the flag.
+package stale // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/stale"
+
+import (
+	"time"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatautil"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+)
+
+// Mark adds to out a point that ends each series of before that now does not
+// have, if it speaks of a moment: gauges, and sums that can fall. Counters and
+// histograms stay, as what they have counted remains true.
+func Mark(before, now pmetric.Metrics, at time.Time, out pmetric.Metrics) {
+	// Just before, as a series that begins under another resource can be the
+	// same one to a backend that knows only its instance.
+	ended := pcommon.NewTimestampFromTime(at.Add(-time.Millisecond))
+	going := seriesOf(now)
+	for _, rm := range before.ResourceMetrics().All() {
+		resource := pdatautil.MapHash(rm.Resource().Attributes())
+		for _, sm := range rm.ScopeMetrics().All() {
+			markers := pmetric.NewMetricSlice()
+			for _, m := range sm.Metrics().All() {
+				for _, p := range momentary(m).All() {
+					if !going[series{resource, m.Name(), pdatautil.MapHash(p.Attributes())}] {
+						// A metric for each point: the Prometheus exporter passes over
+						// the rest of a metric after the first point with the flag.
+						end(m, p, ended, markers.AppendEmpty())
+					}
+				}
+			}
+			if markers.Len() > 0 {
+				to := out.ResourceMetrics().AppendEmpty()
+				rm.Resource().CopyTo(to.Resource())
+				scope := to.ScopeMetrics().AppendEmpty()
+				sm.Scope().CopyTo(scope.Scope())
+				markers.MoveAndAppendTo(scope.Metrics())
+			}
+		}
+	}
+}
+
+// end makes m the metric that ends the series of a point.
+func end(of pmetric.Metric, p pmetric.NumberDataPoint, at pcommon.Timestamp, m pmetric.Metric) {
+	m.SetName(of.Name())
+	m.SetDescription(of.Description())
+	m.SetUnit(of.Unit())
+	var points pmetric.NumberDataPointSlice
+	if of.Type() == pmetric.MetricTypeGauge {
+		points = m.SetEmptyGauge().DataPoints()
+	} else {
+		sum := m.SetEmptySum()
+		sum.SetAggregationTemporality(of.Sum().AggregationTemporality())
+		points = sum.DataPoints()
+	}
+	d := points.AppendEmpty()
+	p.Attributes().CopyTo(d.Attributes())
+	d.SetTimestamp(at)
+	d.SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
+}
+
+// series tells one series from the others.
+type series struct {
+	resource   [16]byte
+	name       string
+	attributes [16]byte
+}
+
+func seriesOf(md pmetric.Metrics) map[series]bool {
+	all := map[series]bool{}
+	for _, rm := range md.ResourceMetrics().All() {
+		resource := pdatautil.MapHash(rm.Resource().Attributes())
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, m := range sm.Metrics().All() {
+				for _, p := range momentary(m).All() {
+					all[series{resource, m.Name(), pdatautil.MapHash(p.Attributes())}] = true
+				}
+			}
+		}
+	}
+	return all
+}
+
+// momentary returns the points of a metric that speak of a moment.
+func momentary(m pmetric.Metric) pmetric.NumberDataPointSlice {
+	switch {
+	case m.Type() == pmetric.MetricTypeGauge:
+		return m.Gauge().DataPoints()
+	case m.Type() == pmetric.MetricTypeSum && !m.Sum().IsMonotonic():
+		return m.Sum().DataPoints()
+	}
+	return pmetric.NewNumberDataPointSlice()
+}
