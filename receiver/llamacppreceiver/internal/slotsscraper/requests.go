@@ -28,16 +28,16 @@ type request struct {
 func newRequests() requests {
 	return requests{
 		total: newDurations("llamacpp.request.duration",
-			"How long requests held a slot. An estimate, to ± the scrapers' intervals, of requests that were seen to start and to end; "+
+			"How long requests held a slot. An estimate, accurate to ± the scrapers' intervals, of the requests that were seen to start and to end; "+
 				"those shorter than the interval are missed. Prefer gen_ai.server.request.duration, which is exact, where the connector llamacpplog reads the server's log."),
 		prompt: newDurations("llamacpp.request.prompt.duration",
-			"How long requests held a slot before their first token. An estimate, to ± the scrapers' intervals, of requests that were seen to start "+
+			"How long requests held a slot before their first token. An estimate, accurate to ± the scrapers' intervals, of the requests that were seen to start "+
 				"and to generate; those shorter than the interval are missed. Prefer gen_ai.server.time_to_first_token, which is exact, where the connector llamacpplog reads the server's log."),
 	}
 }
 
-// update takes in what the slots held at a time. gap is the longest time since
-// the last update that leaves anything to be told of what was between.
+// update takes in what the slots held at a time. When more than gap has passed
+// since the last update, nothing is assumed of what happened in between.
 func (q *requests) update(now time.Time, slots []llamaserver.Slot, gap time.Duration) {
 	if !q.seen.IsZero() && now.Before(q.seen) {
 		return
@@ -69,8 +69,8 @@ func (q *requests) update(now time.Time, slots []llamaserver.Slot, gap time.Dura
 	known := len(kept)
 	for _, s := range slots {
 		if s.Busy && !contains(kept[:known], s) {
-			// A request that generates already had its prompt between the reads:
-			// how long it took cannot be told.
+			// A request that already generates had its prompt between the reads:
+			// how long the prompt took is not known.
 			kept = append(kept, request{slot: s.ID, task: s.Task, began: between, generates: s.Decoded > 0})
 		}
 	}

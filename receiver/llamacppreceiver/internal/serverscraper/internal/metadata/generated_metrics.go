@@ -340,7 +340,7 @@ type metricLlamacppDecodeCalls struct {
 // init fills llamacpp.decode.calls metric with initial data.
 func (m *metricLlamacppDecodeCalls) init() {
 	m.data.SetName("llamacpp.decode.calls")
-	m.data.SetDescription("Calls of llama_decode(), one per prompt batch and one per generated step of all busy slots (`n_decode_total`). Moves while requests run.")
+	m.data.SetDescription("Calls of llama_decode(), one for each batch of a prompt and one for each step in which all busy slots generate (`n_decode_total`). Moves while requests run.")
 	m.data.SetUnit("{call}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -446,7 +446,7 @@ type metricLlamacppPredictionTime struct {
 // init fills llamacpp.prediction.time metric with initial data.
 func (m *metricLlamacppPredictionTime) init() {
 	m.data.SetName("llamacpp.prediction.time")
-	m.data.SetDescription("Time spent generating, summed over requests, so parallel requests add up (`tokens_predicted_seconds_total`). Moves only when a request ends.")
+	m.data.SetDescription("Time spent generating, summed over requests, so that the times of parallel requests add up (`tokens_predicted_seconds_total`). Moves only when a request ends.")
 	m.data.SetUnit("s")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -550,7 +550,7 @@ type metricLlamacppRequestsDeferred struct {
 // init fills llamacpp.requests.deferred metric with initial data.
 func (m *metricLlamacppRequestsDeferred) init() {
 	m.data.SetName("llamacpp.requests.deferred")
-	m.data.SetDescription("Requests waiting for a slot (`requests_deferred`), i.e. the queue's depth.")
+	m.data.SetDescription("Requests that wait for a slot (`requests_deferred`): the depth of the queue.")
 	m.data.SetUnit("{request}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -654,7 +654,7 @@ type metricLlamacppSequenceTokensMax struct {
 // init fills llamacpp.sequence.tokens.max metric with initial data.
 func (m *metricLlamacppSequenceTokensMax) init() {
 	m.data.SetName("llamacpp.sequence.tokens.max")
-	m.data.SetDescription("Longest sequence (prompt and generation) since the server started (`n_tokens_max`). A high-water mark, though llama-server types it as a counter.")
+	m.data.SetDescription("Longest sequence, prompt and answer, since the server started (`n_tokens_max`). llama-server declares it a counter, but it is a maximum.")
 	m.data.SetUnit("{token}")
 	m.data.SetEmptyGauge()
 }
@@ -704,7 +704,7 @@ type metricLlamacppServerResponseDuration struct {
 // init fills llamacpp.server.response.duration metric with initial data.
 func (m *metricLlamacppServerResponseDuration) init() {
 	m.data.SetName("llamacpp.server.response.duration")
-	m.data.SetDescription("How long the server took to answer the scrape itself, or has taken so far where it has not answered yet. Rises when the server blocks.")
+	m.data.SetDescription("How long the server took to answer the last read of an endpoint, or has taken so far if it has not answered yet. Rises when the server blocks.")
 	m.data.SetUnit("s")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -756,7 +756,7 @@ type metricLlamacppServerStatus struct {
 // init fills llamacpp.server.status metric with initial data.
 func (m *metricLlamacppServerStatus) init() {
 	m.data.SetName("llamacpp.server.status")
-	m.data.SetDescription("State of the server, one point a state, 1 for the current one and 0 for the rest.")
+	m.data.SetDescription("State of the server: a point for each state, 1 for the current one and 0 for the others.")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -810,7 +810,7 @@ type metricLlamacppSlotsLimit struct {
 // init fills llamacpp.slots.limit metric with initial data.
 func (m *metricLlamacppSlotsLimit) init() {
 	m.data.SetName("llamacpp.slots.limit")
-	m.data.SetDescription("Number of slots, i.e. of requests that the server runs at once (`total_slots` of /props).")
+	m.data.SetDescription("Number of slots, which is how many requests the server can run at once (`total_slots` of /props).")
 	m.data.SetUnit("{slot}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -914,7 +914,7 @@ type metricLlamacppSpeculativeTokens struct {
 // init fills llamacpp.speculative.tokens metric with initial data.
 func (m *metricLlamacppSpeculativeTokens) init() {
 	m.data.SetName("llamacpp.speculative.tokens")
-	m.data.SetDescription("Drafted tokens by outcome (`spec_decode_num_accepted_tokens_total`, and `spec_decode_num_draft_tokens_total` less it).")
+	m.data.SetDescription("Drafted tokens by outcome. Accepted are `spec_decode_num_accepted_tokens_total`, rejected are `spec_decode_num_draft_tokens_total` minus these.")
 	m.data.SetUnit("{token}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -1020,7 +1020,7 @@ type metricLlamacppTokensPrompt struct {
 // init fills llamacpp.tokens.prompt metric with initial data.
 func (m *metricLlamacppTokensPrompt) init() {
 	m.data.SetName("llamacpp.tokens.prompt")
-	m.data.SetDescription("Prompt tokens by source (`prompt_tokens_total`, `prompt_tokens_cached_total`). Cache hit ratio is cached over both. Moves when a prompt is done; builds before August 2026 do not report cached ones.")
+	m.data.SetDescription("Prompt tokens by source (`prompt_tokens_total`, `prompt_tokens_cached_total`). The cache hit ratio is `cached` divided by the sum of both. Moves when a prompt is done; builds before August 2026 do not report cached tokens.")
 	m.data.SetUnit("{token}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)

@@ -165,7 +165,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.decode.calls"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Calls of llama_decode(), one per prompt batch and one per generated step of all busy slots (`n_decode_total`). Moves while requests run.", mi.Description())
+					assert.Equal(t, "Calls of llama_decode(), one for each batch of a prompt and one for each step in which all busy slots generate (`n_decode_total`). Moves while requests run.", mi.Description())
 					assert.Equal(t, "{call}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -196,7 +196,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.prediction.time"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Time spent generating, summed over requests, so parallel requests add up (`tokens_predicted_seconds_total`). Moves only when a request ends.", mi.Description())
+					assert.Equal(t, "Time spent generating, summed over requests, so that the times of parallel requests add up (`tokens_predicted_seconds_total`). Moves only when a request ends.", mi.Description())
 					assert.Equal(t, "s", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -224,7 +224,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.requests.deferred"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Requests waiting for a slot (`requests_deferred`), i.e. the queue's depth.", mi.Description())
+					assert.Equal(t, "Requests that wait for a slot (`requests_deferred`): the depth of the queue.", mi.Description())
 					assert.Equal(t, "{request}", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -252,7 +252,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.sequence.tokens.max"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Longest sequence (prompt and generation) since the server started (`n_tokens_max`). A high-water mark, though llama-server types it as a counter.", mi.Description())
+					assert.Equal(t, "Longest sequence, prompt and answer, since the server started (`n_tokens_max`). llama-server declares it a counter, but it is a maximum.", mi.Description())
 					assert.Equal(t, "{token}", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -264,7 +264,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.server.response.duration"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "How long the server took to answer the scrape itself, or has taken so far where it has not answered yet. Rises when the server blocks.", mi.Description())
+					assert.Equal(t, "How long the server took to answer the last read of an endpoint, or has taken so far if it has not answered yet. Rises when the server blocks.", mi.Description())
 					assert.Equal(t, "s", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -279,7 +279,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.server.status"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "State of the server, one point a state, 1 for the current one and 0 for the rest.", mi.Description())
+					assert.Equal(t, "State of the server: a point for each state, 1 for the current one and 0 for the others.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -296,7 +296,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.slots.limit"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Number of slots, i.e. of requests that the server runs at once (`total_slots` of /props).", mi.Description())
+					assert.Equal(t, "Number of slots, which is how many requests the server can run at once (`total_slots` of /props).", mi.Description())
 					assert.Equal(t, "{slot}", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -324,7 +324,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.speculative.tokens"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Drafted tokens by outcome (`spec_decode_num_accepted_tokens_total`, and `spec_decode_num_draft_tokens_total` less it).", mi.Description())
+					assert.Equal(t, "Drafted tokens by outcome. Accepted are `spec_decode_num_accepted_tokens_total`, rejected are `spec_decode_num_draft_tokens_total` minus these.", mi.Description())
 					assert.Equal(t, "{token}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -355,7 +355,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.tokens.prompt"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Prompt tokens by source (`prompt_tokens_total`, `prompt_tokens_cached_total`). Cache hit ratio is cached over both. Moves when a prompt is done; builds before August 2026 do not report cached ones.", mi.Description())
+					assert.Equal(t, "Prompt tokens by source (`prompt_tokens_total`, `prompt_tokens_cached_total`). The cache hit ratio is `cached` divided by the sum of both. Moves when a prompt is done; builds before August 2026 do not report cached tokens.", mi.Description())
 					assert.Equal(t, "{token}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())

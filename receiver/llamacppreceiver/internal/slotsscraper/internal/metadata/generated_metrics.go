@@ -159,7 +159,7 @@ type metricLlamacppContextUtilization struct {
 // init fills llamacpp.context.utilization metric with initial data.
 func (m *metricLlamacppContextUtilization) init() {
 	m.data.SetName("llamacpp.context.utilization")
-	m.data.SetDescription("Tokens that busy slots hold, over the context of all slots.")
+	m.data.SetDescription("Share of the context of all slots that the tokens of busy slots take.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 }
@@ -209,7 +209,7 @@ type metricLlamacppRequestsObserved struct {
 // init fills llamacpp.requests.observed metric with initial data.
 func (m *metricLlamacppRequestsObserved) init() {
 	m.data.SetName("llamacpp.requests.observed")
-	m.data.SetDescription("Requests that were seen in a slot and seen to end. An estimate from below; requests shorter than the interval are missed. Prefer llamacpp.requests, which is exact, where the connector llamacpplog reads the server's log.")
+	m.data.SetDescription("Requests that were seen in a slot and seen to end. A lower bound: requests shorter than the interval are missed. Prefer llamacpp.requests, which is exact, where the connector llamacpplog reads the server's log.")
 	m.data.SetUnit("{request}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -471,7 +471,7 @@ type metricLlamacppSlotsTokensDecoded struct {
 // init fills llamacpp.slots.tokens.decoded metric with initial data.
 func (m *metricLlamacppSlotsTokensDecoded) init() {
 	m.data.SetName("llamacpp.slots.tokens.decoded")
-	m.data.SetDescription("Tokens generated so far, running requests included; its rate is the live token rate. An estimate from below while requests run, equal to llamacpp.tokens.predicted when none does.")
+	m.data.SetDescription("Tokens generated so far, including those of running requests; its rate is the live token rate. A lower bound while requests run, equal to llamacpp.tokens.predicted when none does.")
 	m.data.SetUnit("{token}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -523,7 +523,7 @@ type metricLlamacppSlotsTokensProcessed struct {
 // init fills llamacpp.slots.tokens.processed metric with initial data.
 func (m *metricLlamacppSlotsTokensProcessed) init() {
 	m.data.SetName("llamacpp.slots.tokens.processed")
-	m.data.SetDescription("Prompt tokens computed so far, running prompts included. An estimate from below while requests run, equal to the computed llamacpp.tokens.prompt when none does.")
+	m.data.SetDescription("Prompt tokens computed so far, including those of running prompts. A lower bound while requests run, equal to the computed llamacpp.tokens.prompt when none does.")
 	m.data.SetUnit("{token}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)

@@ -132,7 +132,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.context.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Tokens that busy slots hold, over the context of all slots.", mi.Description())
+					assert.Equal(t, "Share of the context of all slots that the tokens of busy slots take.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -144,7 +144,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.requests.observed"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Requests that were seen in a slot and seen to end. An estimate from below; requests shorter than the interval are missed. Prefer llamacpp.requests, which is exact, where the connector llamacpplog reads the server's log.", mi.Description())
+					assert.Equal(t, "Requests that were seen in a slot and seen to end. A lower bound: requests shorter than the interval are missed. Prefer llamacpp.requests, which is exact, where the connector llamacpplog reads the server's log.", mi.Description())
 					assert.Equal(t, "{request}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -220,7 +220,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.slots.tokens.decoded"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Tokens generated so far, running requests included; its rate is the live token rate. An estimate from below while requests run, equal to llamacpp.tokens.predicted when none does.", mi.Description())
+					assert.Equal(t, "Tokens generated so far, including those of running requests; its rate is the live token rate. A lower bound while requests run, equal to llamacpp.tokens.predicted when none does.", mi.Description())
 					assert.Equal(t, "{token}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -234,7 +234,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.slots.tokens.processed"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Prompt tokens computed so far, running prompts included. An estimate from below while requests run, equal to the computed llamacpp.tokens.prompt when none does.", mi.Description())
+					assert.Equal(t, "Prompt tokens computed so far, including those of running prompts. A lower bound while requests run, equal to the computed llamacpp.tokens.prompt when none does.", mi.Description())
 					assert.Equal(t, "{token}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
