@@ -2,15 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package llamaserver is a typed client of the endpoints with which
-// llama.cpp's llama-server tells of itself: /metrics, /slots, /health, /props
+// llama.cpp's llama-server reports on itself: /metrics, /slots, /health, /props
 // and /models. It only reads, and knows no OpenTelemetry.
 //
 // The answers of /slots, /props and /models hold prompts, generated text, chat
 // templates and command lines. None of them leaves this package: its parsers
 // pick out the fields that the exported types have and drop the rest.
 //
-// Old and future builds are read as far as they go: a missing field is told
-// apart from a zero, an unknown one is passed over.
+// Old and future builds are read as far as they go: a missing field is not
+// taken for a zero, and an unknown one is skipped.
 package llamaserver // import "github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 
 import (
@@ -27,7 +27,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 )
 
-// Client asks one server. It is safe for concurrent use.
+// Client asks one server. It is safe for concurrent use. Every error that its
+// methods return is an *Error.
 type Client struct {
 	base    url.URL
 	http    *http.Client
@@ -78,8 +79,8 @@ func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
 
 // Health reads /health. It returns nil when the server can take requests, and
 // an Error with reason Loading when its model is being loaded. The endpoint
-// needs no key and never waits for the decode loop; it says nothing about
-// being busy or asleep.
+// needs no key and never waits for the decode loop; it does not show
+// whether the server is busy or asleep.
 func (c *Client) Health(ctx context.Context) error {
 	a, err := c.get(ctx, "/health", "", checkHealth)
 	if err == nil {

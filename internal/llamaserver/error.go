@@ -25,7 +25,7 @@ const (
 	Unauthorized                   // 401, 403: key missing or wrong
 	Disabled                       // 501: the endpoint is switched off
 	NotLoaded                      // router: the model is not loaded, or just starting or stopping
-	NeedsModel                     // 400: a router, which wants to be told the model
+	NeedsModel                     // 400: a router, to which the request must name a model
 	Malformed                      // 200, but not what a llama-server answers
 	TooLarge                       // more bytes than allowed
 	Unexpected                     // any other status

@@ -12,17 +12,17 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Props is what a server, or one model of a router, says of itself.
+// Props are the properties of a server, or of one model of a router.
 type Props struct {
 	Router    bool
 	Build     string // e.g. "b11669" or "b11669-Debian"
 	ModelName string // the alias; where none is set, the file's name
 	ModelPath string
 	ModelType string // quantization
-	Slots     int    // Unknown for a router and in builds that do not tell
+	Slots     int    // Unknown for a router and in builds that leave it out
 	Context   int    // tokens of one slot; likewise
 	Sleeping  bool
-	// CanSleep tells whether the build knows of sleeping at all.
+	// CanSleep reports whether the build can sleep at all.
 	CanSleep bool
 }
 
@@ -30,7 +30,7 @@ type Props struct {
 // without waking it.
 const sleepSafe = 10519
 
-// MetricsWake tells whether a read of /metrics wakes such a server when it
+// MetricsWake reports whether a read of /metrics wakes such a server when it
 // sleeps. A build that gives no number is taken for a new one.
 func (p *Props) MetricsWake() bool {
 	digits, _, _ := strings.Cut(strings.TrimPrefix(p.Build, "b"), "-")

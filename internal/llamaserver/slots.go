@@ -10,7 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Unknown stands in a Slot for what the build does not tell.
+// Unknown stands in a Slot for a number that the build leaves out.
 const Unknown = -1
 
 // Slot is one of a server's parallel sequences.
@@ -28,8 +28,8 @@ type Slot struct {
 	// Processed is how many prompt tokens have been computed for the request,
 	// cached ones not counted. It grows batch by batch.
 	Processed int64
-	// Decoded is how many tokens have been generated for the request. What a
-	// free slot says here is 0 or its last request's, by build.
+	// Decoded is how many tokens have been generated for the request. On a
+	// free slot it is 0 or the count of its last request, depending on the build.
 	Decoded int64
 	// Remaining is how many more the request may generate; Unknown also when it
 	// has no limit.

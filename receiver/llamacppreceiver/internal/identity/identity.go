@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package identity makes the resources by which one server and its models are
-// known, and tells them to the other components of this process.
+// known, and publishes them to the other components of this process.
 package identity // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/identity"
 
 import (
@@ -64,8 +64,8 @@ func (s *Server) Resource(model string, props *llamaserver.Props) pcommon.Resour
 	return r
 }
 
-// Forget takes back what other components were told of a model, which the
-// router has unloaded. A scraper that still asks for it has it told again.
+// Forget withdraws the resource of a model that the router has unloaded. Should
+// a scraper still ask for it, it is published again.
 func (s *Server) Forget(model string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +75,7 @@ func (s *Server) Forget(model string) {
 	}
 }
 
-// Withdraw takes back all that other components were told.
+// Withdraw withdraws all resources that were published.
 func (s *Server) Withdraw() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -32,26 +32,26 @@
 // P takes a request in when it ends. So P + Σ n(k) counts no token twice, and
 // every token in it has been decoded: V(t) ≤ D(t). This does not depend on
 // whether /slots zeroes a request's count at its end or keeps it, because only
-// running requests are read, nor on a slot being reused at once, because
-// requests are told apart by their number.
+// running requests are read, nor on whether a slot is reused at once, because
+// every request has a number of its own.
 //
 // Exact when idle: when a read of P says that no request runs, P is D, and V ≤ D
 // from before: V = P.
 //
-// Not far behind: what V lacks of D are the tokens since the last read of
-// /slots, and requests that neither the anchor counts nor a read of /slots after
-// it saw. An anchor right before a read of /slots leaves to the latter only what
-// ended in the moment between the two and what both began and ended after it,
-// and the next anchor has those. Several anchors are kept because a request
+// Not far behind: V lacks the tokens since the last read of /slots, and those of
+// requests that are neither in the anchor nor in a read of /slots after it. When
+// /slots is read right after the anchor, these are only requests that ended
+// between the two reads, or that both began and ended after them; the next
+// anchor has both kinds. Several anchors are kept because a request
 // that ended right after the newest is still known to the one before. So V
-// reaches the truth of one interval of /metrics ago, two at the worst; the test
-// measures it over random schedules.
+// is at least what D was one interval of /metrics ago, two at worst; the test
+// measures this over random schedules.
 //
 // Printed numbers: from 10^6 on llama-server prints six digits, so P is off by
 // up to half of the last digit's step, 5 at 10^6 to 10^7. While requests run V
 // takes P one step lower, so that it never stands above the number that the
 // server prints when they have ended, whichever way that is rounded. A build
-// that prints more digits is noticed by its numbers.
+// that prints more digits is recognized by its numbers.
 package livecount // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/livecount"
 
 import (
@@ -63,14 +63,14 @@ import (
 type Total struct {
 	Value        float64
 	Began, Ended time.Time // of the call that read it
-	Idle         bool      // the same read said that no request runs or waits
+	Idle         bool      // whether, by the same read, no request ran or waited
 }
 
 // Request is a running request, as one read of /slots shows it.
 type Request struct {
 	Slot  int
-	Task  int64 // tells the requests of a slot apart
-	Count int64 // what P will take in at its end, as far as it has come
+	Task  int64 // its number; no other request of the slot has it
+	Count int64 // tokens so far; P grows by their final number when the request ends
 }
 
 // anchors is how many reads of P are kept: one more than requests can be
@@ -92,8 +92,8 @@ type sighting struct {
 	last time.Time // when the read that saw it last began
 }
 
-// Value is the count: tokens since the server started. Without any total it is
-// what was seen in slots alone.
+// Value is the count: tokens since the server started. While no total has been
+// read it counts only what was seen in slots.
 func (c *Counter) Value() int64 { return c.value }
 
 // Reset forgets everything, for a server process that has just replaced

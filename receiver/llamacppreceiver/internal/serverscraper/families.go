@@ -16,8 +16,8 @@ import (
 
 type record func(mb *metadata.MetricsBuilder, now pcommon.Timestamp, v float64)
 
-// families says what becomes of each family of /metrics that is known, by its
-// name without llamaserver.MetricPrefix.
+// families maps each known family of /metrics, by its name without
+// llamaserver.MetricPrefix, to what records it; nil leaves it out.
 var families = map[string]record{
 	"prompt_tokens_total": func(mb *metadata.MetricsBuilder, now pcommon.Timestamp, v float64) {
 		mb.RecordLlamacppTokensPromptDataPoint(now, int64(v), metadata.AttributeLlamacppTokensSourceComputed)
@@ -39,7 +39,8 @@ var families = map[string]record{
 	},
 	// With the accepted ones, gives the rejected.
 	"spec_decode_num_draft_tokens_total": nil,
-	// Speeds since the last read by anybody, who resets them for all others.
+	// Speeds since the last read: whoever reads them resets them for everybody
+	// else.
 	"prompt_tokens_seconds":    nil,
 	"predicted_tokens_seconds": nil,
 }
@@ -162,7 +163,7 @@ func forwardFamily(f *dto.MetricFamily, now, start pcommon.Timestamp, m pmetric.
 	}
 }
 
-// number adds a point; what is no number is no point.
+// number adds a point, unless the value is not a number.
 func number(points pmetric.NumberDataPointSlice, p *dto.Metric, v float64, now, start pcommon.Timestamp) {
 	if math.IsNaN(v) {
 		return

@@ -34,7 +34,7 @@ type Scraper struct {
 	log       *zap.Logger
 	mb        *metadata.MetricsBuilder
 	scope     pcommon.InstrumentationScope
-	gap       time.Duration        // the longest time between two looks that tells what was in between
+	gap       time.Duration        // over a longer time between two looks durations are not estimated
 	instances map[string]*instance // by model, "" for the server itself
 	warned    bool
 }
@@ -53,7 +53,7 @@ type instance struct {
 	shown     *shown // nil where nothing is
 }
 
-// shown is what was said last of what the slots hold.
+// shown is what the last scrape emitted of what the slots hold.
 type shown struct {
 	slots    []llamaserver.Slot
 	ended    int64 // requests until then
@@ -254,7 +254,7 @@ func (s *Scraper) end(in *instance, now time.Time, md, out pmetric.Metrics) {
 // recordSlots records what the slots hold; those that are not listed are idle.
 func (s *Scraper) recordSlots(now pcommon.Timestamp, in *instance, slots []llamaserver.Slot) {
 	var prompt, generating, tokens int64
-	told := true
+	known := true
 	for _, slot := range slots {
 		if !slot.Busy {
 			continue
@@ -264,14 +264,14 @@ func (s *Scraper) recordSlots(now pcommon.Timestamp, in *instance, slots []llama
 		} else {
 			prompt++
 		}
-		told = told && slot.Tokens >= 0
+		known = known && slot.Tokens >= 0
 		tokens += max(slot.Tokens, 0)
 		s.recordSlot(now, slot)
 	}
 	s.mb.RecordLlamacppSlotsDataPoint(now, in.slots-prompt-generating, metadata.AttributeLlamacppSlotStateIdle)
 	s.mb.RecordLlamacppSlotsDataPoint(now, prompt, metadata.AttributeLlamacppSlotStatePrompt)
 	s.mb.RecordLlamacppSlotsDataPoint(now, generating, metadata.AttributeLlamacppSlotStateGenerating)
-	if told {
+	if known {
 		s.mb.RecordLlamacppContextUsageDataPoint(now, tokens)
 		if in.context > 0 {
 			s.mb.RecordLlamacppContextUtilizationDataPoint(now, float64(tokens)/float64(in.context))

@@ -37,8 +37,8 @@ type SlotsView struct {
 // LookAtSlots looks at the slots of the server, or of each model that a router
 // has loaded. It asks for those of a server that is up and awake: while
 // /metrics shows activity or, if always, in any case. It returns within
-// patience. interval is the time between two such looks; /metrics may be two of
-// them old, and is read here when no scraper has read it since.
+// patience. interval is the time between two such looks; /metrics
+// may be two intervals old; when it is older, it is read here.
 //
 // A reading of /slots belongs to the same process as the view's snapshot.
 func (s *Server) LookAtSlots(ctx context.Context, always bool, interval, patience time.Duration) []SlotsView {
