@@ -73,7 +73,11 @@ func (r *llamacppReceiver) addServer(ctx context.Context, host component.Host) e
 	if host != nil {
 		extensions = host.GetExtensions()
 	}
-	httpClient, err := r.cfg.ClientConfig.ToClient(ctx, extensions, telemetry)
+	settings := r.cfg.ClientConfig
+	if settings.WriteBufferSize == 0 {
+		settings.WriteBufferSize = requestSize
+	}
+	httpClient, err := settings.ToClient(ctx, extensions, telemetry)
 	if err != nil {
 		return err
 	}
@@ -85,6 +89,10 @@ func (r *llamacppReceiver) addServer(ctx context.Context, host component.Host) e
 	r.server = watch.New(client, r.cfg.ClientConfig.Timeout, r.set.Logger)
 	return nil
 }
+
+// requestSize is what a request takes, in bytes. A connection holds a buffer of
+// this size, of 4 KiB otherwise, which adds up in a fleet.
+const requestSize = 512
 
 // Shutdown ends the calls under way, then the clocks, then the series: what is
 // true now is no longer known.
