@@ -139,7 +139,8 @@ func (s *Scraper) emit(now time.Time, r report, out pmetric.Metrics) {
 
 // end ends what was shown of an instance, as far as md does not show it, too.
 func (s *Scraper) end(in *instance, now time.Time, md, out pmetric.Metrics) {
-	stale.Mark(s.record(in, now, now, in.shown), md, now, out)
+	copied := *in // what is recorded again must not count again
+	stale.Mark(s.record(&copied, now, now, in.shown), md, now, out)
 }
 
 // late reports whether the server is there, but its answer is not: what was
