@@ -50,7 +50,7 @@ func (q *requests) update(now time.Time, slots []llamaserver.Slot, gap time.Dura
 
 	kept := q.running[:0]
 	for _, r := range q.running {
-		s := holding(slots, r)
+		s := holding(slots, r.slot, r.task)
 		if s == nil {
 			q.ended++
 			if !r.began.IsZero() && !between.IsZero() {
@@ -77,9 +77,10 @@ func (q *requests) update(now time.Time, slots []llamaserver.Slot, gap time.Dura
 	q.running = kept
 }
 
-func holding(slots []llamaserver.Slot, r request) *llamaserver.Slot {
+// holding returns the slot that holds a request; nil where none does.
+func holding(slots []llamaserver.Slot, id int, task int64) *llamaserver.Slot {
 	for i := range slots {
-		if s := &slots[i]; s.Busy && s.ID == r.slot && s.Task == r.task {
+		if s := &slots[i]; s.Busy && s.ID == id && s.Task == task {
 			return s
 		}
 	}

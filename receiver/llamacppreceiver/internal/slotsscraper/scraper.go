@@ -56,8 +56,18 @@ type instance struct {
 // shown is what the last scrape emitted of what the slots hold.
 type shown struct {
 	slots    []llamaserver.Slot
-	ended    int64 // requests until then
 	resource pcommon.Resource
+}
+
+// mayHoldMoreThan reports whether the next scrape may lack a series: nothing is
+// known, or a request is gone.
+func (s *shown) mayHoldMoreThan(next *shown) bool {
+	if s == nil || next == nil || s.resource != next.resource {
+		return s != nil
+	}
+	return slices.ContainsFunc(s.slots, func(slot llamaserver.Slot) bool {
+		return slot.Busy && holding(next.slots, slot.ID, slot.Task) == nil
+	})
 }
 
 // New returns a scraper of the server's slots. between is the time between two
@@ -220,9 +230,9 @@ func (s *Scraper) emit(at time.Time, in *instance, v watch.SlotsView, out pmetri
 	resource := s.identity.Resource(v.Model, v.Props)
 	switch {
 	case v.Reading != nil:
-		next = &shown{v.Reading.Slots, in.requests.ended, resource}
+		next = &shown{v.Reading.Slots, resource}
 	case v.Snapshot != nil && v.Snapshot.Idle && in.slots > 0:
-		next = &shown{nil, in.requests.ended, resource}
+		next = &shown{nil, resource}
 	}
 	if next != nil {
 		s.recordSlots(now, in, next.slots)
@@ -230,12 +240,10 @@ func (s *Scraper) emit(at time.Time, in *instance, v watch.SlotsView, out pmetri
 	md := s.mb.Emit(metadata.WithResource(resource))
 	s.addHistograms(now, start, in, resource, md)
 
-	switch was := in.shown; {
-	case next == nil && v.Err == nil: // late: what was shown may still hold
-	case was != nil && (next == nil || was.resource != resource || was.ended != next.ended):
-		s.end(in, at, md, out)
-		fallthrough
-	default:
+	if next != nil || v.Err != nil { // else it is late, and what was shown may still hold
+		if in.shown.mayHoldMoreThan(next) {
+			s.end(in, at, md, out)
+		}
 		in.shown = next
 	}
 	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())

@@ -337,6 +337,21 @@ func TestScrape_UnloadedModelIsForgotten(t *testing.T) {
 	assert.Len(t, f.instances, 1)
 }
 
+func TestScrape_SlotsGaugesEndWithTheirRequestAlsoByARestart(t *testing.T) {
+	cfg := NewDefaultConfig()
+	cfg.Metrics.LlamacppSlotTokensDecoded.Enabled = true
+	f := newFixture(t, cfg)
+	f.scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, false), Reading: reading(0.01, busy(0, 7, 20, 1), busy(1, 8, 30, 5))})
+	md := f.scrape(t, watch.SlotsView{Snapshot: totals(1, 2, 0, 0, false), Reading: reading(1.01, idle(0), busy(1, 1, 30, 5))})
+	require.Equal(t, 2, md.ResourceMetrics().Len())
+	markers := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
+	require.Equal(t, 1, markers.Len(), "of slot 0; slot 1 holds another request")
+	p := markers.At(0).Gauge().DataPoints().At(0)
+	assert.True(t, p.Flags().NoRecordedValue())
+	id, _ := p.Attributes().Get("llamacpp.slot.id")
+	assert.Zero(t, id.Int())
+}
+
 // The real server, read every half second: a prompt of 4,500 tokens in batches
 // with an answer of 150, a stream that the client cut after about 150, and a
 // short request.
