@@ -22,19 +22,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
 )
 
 const root = "../.."
-
-// binary is the collector that make build built.
-func binary(tb testing.TB) string {
-	tb.Helper()
-	path, err := filepath.Abs(filepath.Join(root, "bin", "otelcol-llamacpp"))
-	require.NoError(tb, err)
-	_, err = os.Stat(path)
-	require.NoError(tb, err, "run make build first")
-	return path
-}
 
 // environment is what the examples ask of it: files that exist, and secrets.
 func environment(tb testing.TB) []string {
@@ -44,10 +36,11 @@ func environment(tb testing.TB) []string {
 	require.NoError(tb, os.WriteFile(key, []byte("secret"), 0o600))
 	ca := filepath.Join(dir, "ca.pem")
 	require.NoError(tb, os.WriteFile(ca, certificate(tb), 0o600))
-	return append(os.Environ(),
-		"LLAMACPP_API_KEY=secret", "LLAMACPP_API_KEY_FILE="+key, "LLAMACPP_CA_FILE="+ca,
-		"QUEUE_DIRECTORY="+filepath.Join(dir, "queue"), "STATE_DIRECTORY="+filepath.Join(dir, "state"),
-		"LLAMACPP_LOG="+filepath.Join(dir, "llama-server.log"))
+	return []string{
+		"LLAMACPP_API_KEY=secret", "LLAMACPP_API_KEY_FILE=" + key, "LLAMACPP_CA_FILE=" + ca,
+		"QUEUE_DIRECTORY=" + filepath.Join(dir, "queue"), "STATE_DIRECTORY=" + filepath.Join(dir, "state"),
+		"LLAMACPP_LOG=" + filepath.Join(dir, "llama-server.log"),
+	}
 }
 
 // validate runs `otelcol-llamacpp validate` over the files and returns what it prints.
@@ -60,13 +53,13 @@ func validate(tb testing.TB, program string, files ...string) (string, error) {
 		args = append(args, "--config", file)
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = environment(tb)
+	cmd.Env = append(os.Environ(), environment(tb)...)
 	output, err := cmd.CombinedOutput()
 	return string(output), err
 }
 
 func TestShippedConfigurationsAreAccepted(t *testing.T) {
-	program := binary(t)
+	program := collectortest.Program(t)
 	base := filepath.Join(root, "collector-config.yaml")
 	sets := map[string][]string{"collector-config.yaml": {base}}
 	for _, pattern := range []string{"*.yaml", "*/config.yaml"} {
@@ -93,7 +86,7 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 }
 
 func TestReadmeSnippetsAreAccepted(t *testing.T) {
-	program := binary(t)
+	program := collectortest.Program(t)
 	fence := regexp.MustCompile("(?ms)^ *```ya?ml\n(.*?)\n *```")
 	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md", "connector/llamacpplogconnector/README.md", "docs/latency.md"} {
 		text, err := os.ReadFile(filepath.Join(root, readme))
@@ -181,7 +174,7 @@ func stub(name string) map[string]any {
 }
 
 func TestWrongConfigurationsAreExplained(t *testing.T) {
-	program := binary(t)
+	program := collectortest.Program(t)
 	for name, test := range map[string]struct {
 		receiver string
 		want     []string
@@ -255,7 +248,7 @@ func TestAddToYourCollector(t *testing.T) {
 }
 
 func TestVersionNamesTheCommit(t *testing.T) {
-	output, err := exec.CommandContext(t.Context(), binary(t), "--version").Output()
+	output, err := exec.CommandContext(t.Context(), collectortest.Program(t), "--version").Output()
 	require.NoError(t, err)
 	assert.Regexp(t, `^otelcol-llamacpp version \d+\.\d+\.\d+(-dev)?(\+|$)`, string(bytes.TrimSpace(output)))
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/journaltest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
 )
@@ -33,12 +33,8 @@ func recording(tb testing.TB) []string {
 func follow(t *testing.T, example, change string, env ...string) *otlpsink.Sink {
 	t.Helper()
 	sink := otlpsink.Start(t)
-	overlay := filepath.Join(t.TempDir(), "overlay.yaml")
-	require.NoError(t, os.WriteFile(overlay, []byte(change), 0o600))
-	cmd := exec.Command(binary(t), "--config", filepath.Join(root, "examples", example), "--config", overlay)
-	cmd.Env = append(environment(t), "OTLP_ENDPOINT="+sink.URL(), "STATE_DIRECTORY="+filepath.Join(t.TempDir(), "state"))
-	cmd.Env = append(cmd.Env, env...)
-	runUntilTheEnd(t, cmd)
+	env = append(append(environment(t), "OTLP_ENDPOINT="+sink.URL(), "STATE_DIRECTORY="+filepath.Join(t.TempDir(), "state")), env...)
+	collectortest.Start(t, env, "--config", filepath.Join(root, "examples", example), "--config", collectortest.ConfigFile(t, change))
 	return sink
 }
 

@@ -11,26 +11,25 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 )
@@ -46,17 +45,6 @@ func certificate(tb testing.TB) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// freePort is a port that nobody listens on now.
-func freePort(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(tb, err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	require.NoError(tb, err)
-	return port
-}
-
 // start runs the collector with the files, on ports of its own, until the test
 // ends. It returns the URL of its Prometheus endpoint.
 func start(tb testing.TB, env []string, files ...string) string {
@@ -65,62 +53,18 @@ func start(tb testing.TB, env []string, files ...string) string {
 	return url
 }
 
-// startLogged is start that returns the collector's log as well.
-func startLogged(tb testing.TB, env []string, files ...string) (url string, log *output) {
+// startLogged is start that returns the collector as well.
+func startLogged(tb testing.TB, env []string, files ...string) (url string, c *collectortest.Collector) {
 	tb.Helper()
 	var args []string
 	for _, file := range files {
 		args = append(args, "--config", filepath.Join(root, file))
 	}
-	port := freePort(tb)
-	cmd := exec.Command(binary(tb), args...)
-	cmd.Env = append(environment(tb),
-		"PROMETHEUS_PORT="+port, "HEALTH_CHECK_PORT="+freePort(tb), "TELEMETRY_PORT="+freePort(tb))
-	cmd.Env = append(cmd.Env, env...)
-	return "http://localhost:" + port + "/metrics", runUntilTheEnd(tb, cmd)
-}
-
-// runUntilTheEnd runs a collector until the test ends, and then has it end well.
-func runUntilTheEnd(tb testing.TB, cmd *exec.Cmd) *output {
-	tb.Helper()
-	log := &output{}
-	cmd.Stdout, cmd.Stderr = log, log
-	require.NoError(tb, cmd.Start())
-	tb.Cleanup(func() {
-		// Before it is ready it dies of the signal.
-		log.eventuallyHolds(tb, "Everything is ready")
-		assert.NoError(tb, cmd.Process.Signal(syscall.SIGTERM))
-		timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-		defer timer.Stop()
-		assert.NoError(tb, cmd.Wait())
-		if tb.Failed() {
-			tb.Logf("the collector's log:\n%s", log)
-		}
-	})
-	return log
-}
-
-// output is what a process prints.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
-func (o *output) eventuallyHolds(tb testing.TB, text string) {
-	tb.Helper()
-	assert.Eventually(tb, func() bool { return strings.Contains(o.String(), text) }, 40*time.Second, 20*time.Millisecond, "the log does not say %q", text)
+	port := freeport.For(tb)
+	env = append(append(environment(tb),
+		fmt.Sprintf("PROMETHEUS_PORT=%d", port), fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(tb)), fmt.Sprintf("TELEMETRY_PORT=%d", freeport.For(tb))),
+		env...)
+	return fmt.Sprintf("http://localhost:%d/metrics", port), collectortest.Start(tb, env, args...)
 }
 
 // eventuallyServes waits until a line of the Prometheus endpoint has all the parts.
@@ -169,8 +113,8 @@ func TestCollectorConfig_ReadsTheLogThatIsNamed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "llama-server.log")
 	lines := recording(t)
 	require.NoError(t, os.WriteFile(file, []byte(lines[0]+"\n"), 0o600))
-	metrics, log := startLogged(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "LLAMACPP_LOG=" + file}, "collector-config.yaml")
-	log.eventuallyHolds(t, "Started watching file")
+	metrics, c := startLogged(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "LLAMACPP_LOG=" + file}, "collector-config.yaml")
+	c.AwaitLog("Started watching file")
 	time.Sleep(500 * time.Millisecond) // only then it looks where the file ends
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
 	require.NoError(t, err)

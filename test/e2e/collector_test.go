@@ -4,38 +4,23 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
-	"cmp"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
 )
 
-// collector is the built binary at work, with its exports and its log.
+// collector is the built collector, with what it exports.
 type collector struct {
 	*otlpsink.Sink
+	*collectortest.Collector
 	t testing.TB
-
-	args, environment []string
-	cmd               *exec.Cmd     // nil while it does not run
-	read              chan struct{} // closed when all of its log has been read
-
-	mu  sync.Mutex
-	log []logLine
 }
 
 // logLine is one line of the collector's log.
@@ -99,103 +84,39 @@ func runIn(t testing.TB, environment []string, receivers ...string) *collector {
 		id, _, _ := strings.Cut(strings.TrimSpace(r), ":\n")
 		ids = append(ids, id)
 	}
-	c.environment = environment
-	c.begin(fmt.Sprintf(config, strings.Join(receivers, ""), c.URL(), strings.Join(ids, ", ")))
+	c.begin(environment, fmt.Sprintf(config, strings.Join(receivers, ""), c.URL(), strings.Join(ids, ", ")))
 	return c
 }
 
 // begin starts the collector with a configuration, until the end of the test.
-func (c *collector) begin(text string, args ...string) {
+func (c *collector) begin(environment []string, text string, args ...string) {
 	c.t.Helper()
-	path := filepath.Join(c.t.TempDir(), "config.yaml")
-	require.NoError(c.t, os.WriteFile(path, []byte(text), 0o600))
-	c.args = append([]string{"--config", path}, args...)
-	c.start()
-	c.t.Cleanup(func() {
-		if c.cmd != nil {
-			c.terminate()
+	// After the collector has ended.
+	c.t.Cleanup(func() { assert.Empty(c.t, c.Points().Faults()) })
+	c.Collector = collectortest.Start(c.t, environment, append([]string{"--config", collectortest.ConfigFile(c.t, text)}, args...)...)
+}
+
+// logLines are the lines that the collector has logged so far.
+func (c *collector) logLines() []logLine {
+	var out []logLine
+	for text := range strings.Lines(c.Log()) {
+		if !strings.HasSuffix(text, "\n") {
+			break // the rest of it is to come
 		}
-		assert.Empty(c.t, c.Points().Faults())
-		if c.t.Failed() {
-			c.t.Logf("the collector's log:\n%s", c.text())
+		line := logLine{Text: strings.TrimSpace(text)}
+		if json.Unmarshal([]byte(text), &line) != nil { // a panic, say
+			line.Level = "?"
 		}
-	})
-}
-
-// start starts the binary, again after terminate or kill.
-func (c *collector) start() {
-	c.t.Helper()
-	cmd := exec.Command(binary(c.t), c.args...)
-	cmd.Env = append(os.Environ(), c.environment...)
-	cmd.SysProcAttr = sysProcAttr()
-	stderr, err := cmd.StderrPipe()
-	require.NoError(c.t, err)
-	require.NoError(c.t, cmd.Start())
-	read := make(chan struct{})
-	c.cmd, c.read = cmd, read
-	go func() {
-		defer close(read)
-		c.readLog(stderr)
-	}()
-}
-
-// terminate ends the collector as SIGTERM does, which has to go well.
-func (c *collector) terminate() {
-	c.t.Helper()
-	cmd := c.cmd
-	c.cmd = nil
-	assert.NoError(c.t, cmd.Process.Signal(syscall.SIGTERM), "the collector has ended by itself")
-	timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
-	<-c.read
-	assert.NoError(c.t, cmd.Wait())
-	timer.Stop()
-}
-
-// kill ends the collector as SIGKILL does.
-func (c *collector) kill() {
-	c.t.Helper()
-	require.NoError(c.t, c.cmd.Process.Kill())
-	<-c.read
-	c.cmd.Wait() // says that it was killed
-	c.cmd = nil
-}
-
-// binary is what make build left.
-func binary(t testing.TB) string {
-	t.Helper()
-	path, err := filepath.Abs(cmp.Or(os.Getenv("OTELCOL_BINARY"), "../../bin/otelcol-llamacpp"))
-	require.NoError(t, err)
-	_, err = os.Stat(path)
-	require.NoError(t, err, "run make build, or set OTELCOL_BINARY")
-	return path
-}
-
-func (c *collector) readLog(r io.Reader) {
-	in := bufio.NewReader(r)
-	for {
-		text, err := in.ReadBytes('\n')
-		if len(text) > 0 {
-			line := logLine{Text: string(bytes.TrimSpace(text))}
-			if json.Unmarshal(text, &line) != nil { // a panic, say
-				line.Level = "?"
-			}
-			c.mu.Lock()
-			c.log = append(c.log, line)
-			c.mu.Unlock()
-		}
-		if err != nil {
-			return
-		}
+		out = append(out, line)
 	}
+	return out
 }
 
 // lines are the log lines of one receiver that hold all the texts.
 func (c *collector) lines(id string, texts ...string) []logLine {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	var out []logLine
 next:
-	for _, l := range c.log {
+	for _, l := range c.logLines() {
 		for _, text := range texts {
 			if !strings.Contains(l.Text, text) {
 				continue next
@@ -228,16 +149,6 @@ func (c *collector) complaints(id string) []string {
 		}
 	}
 	return out
-}
-
-func (c *collector) text() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var b strings.Builder
-	for _, l := range c.log {
-		b.WriteString(l.Text + "\n")
-	}
-	return b.String()
 }
 
 // patience is for what takes a second or two on a machine that is not busy.

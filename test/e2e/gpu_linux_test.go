@@ -300,7 +300,7 @@ func TestGPU_OneReceiverReportsEachGPU(t *testing.T) {
 		assert.True(t, held.LastIs(6<<30), "each server has its own")
 	}
 	for _, id := range []string{"llamacpp/one", "llamacpp/two"} {
-		require.NotEmpty(t, c.lines(id, "another receiver of this collector reports the GPUs", "llamacpp/gpu"), c.text())
+		require.NotEmpty(t, c.lines(id, "another receiver of this collector reports the GPUs", "llamacpp/gpu"), c.Log())
 	}
 	assert.Empty(t, c.lines("llamacpp/gpu", "another receiver"))
 }

@@ -89,7 +89,7 @@ func followFile(t testing.TB, log, endpoint, metrics string, settings ...string)
 		section += "    " + line + "\n"
 	}
 	// With the feature gate no line is lost when the collector is killed.
-	c.begin(fmt.Sprintf(logConfig, log, t.TempDir(), endpoint, section, c.URL(), metrics), "--feature-gates=stanza.synchronousLogEmitter")
+	c.begin(nil, fmt.Sprintf(logConfig, log, t.TempDir(), endpoint, section, c.URL(), metrics), "--feature-gates=stanza.synchronousLogEmitter")
 	return c
 }
 

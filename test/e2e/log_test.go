@@ -387,12 +387,12 @@ func TestLog_Rotated(t *testing.T) {
 	})
 	t.Run("renamed while the collector is away", func(t *testing.T) {
 		rotate(t, func(s *llamatest.Server, c *collector, users *clients) {
-			c.terminate()
+			c.Terminate()
 			mixed(users, 10)
 			s.Terminate()
 			require.NoError(t, os.Rename(s.Log(), s.Log()+".1"))
 			require.NoError(t, s.Restart(t.Context()))
-			c.start()
+			c.Start()
 		})
 	})
 	t.Run("deleted and made anew", func(t *testing.T) {
@@ -439,8 +439,8 @@ func copyAndEmpty(t *testing.T, log string) {
 
 func TestLog_TheCollectorEndsManyTimes(t *testing.T) {
 	for name, end := range map[string]func(*collector){
-		"SIGTERM": (*collector).terminate,
-		"SIGKILL": (*collector).kill,
+		"SIGTERM": (*collector).Terminate,
+		"SIGKILL": (*collector).Kill,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -473,7 +473,7 @@ func TestLog_TheCollectorEndsManyTimes(t *testing.T) {
 				c.eventually(func() bool { return name == "SIGKILL" || len(c.lines("", "Everything is ready")) > i }, "the collector is ready")
 				time.Sleep(100*time.Millisecond + rand.N(time.Second)) // at any moment
 				end(c)
-				c.start()
+				c.Start()
 			}
 			stop()
 			users.wg.Wait()
@@ -538,6 +538,6 @@ func TestLog_TextIsNotPassedOn(t *testing.T) {
 	words := strings.Fields(llamatest.Words(30, 0))
 	for _, text := range []string{secret, secret[:4], strings.Join(words[:3], " ")} {
 		assert.False(t, c.Holds(text), "telemetry: %s", text)
-		assert.NotContains(t, c.text(), text, "log")
+		assert.NotContains(t, c.Log(), text, "log")
 	}
 }

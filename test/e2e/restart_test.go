@@ -4,7 +4,7 @@
 package e2e
 
 import (
-	"net"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
 )
@@ -109,11 +110,8 @@ func TestRestart_KilledDuringAStream(t *testing.T) {
 }
 
 func TestLoading_IsSeenWhenTheServerComesAfterTheCollector(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	require.NoError(t, l.Close())
-	c := watch(t, "http://"+l.Addr().String(), "scrapers: {server: {collection_interval: 50ms}, slots: }")
+	port := freeport.For(t)
+	c := watch(t, fmt.Sprintf("http://127.0.0.1:%d", port), "scrapers: {server: {collection_interval: 50ms}, slots: }")
 	c.awaitState("unreachable")
 	c.awaitScrapes(4)
 

@@ -88,7 +88,7 @@ func TestText_OfPromptsAndAnswersIsNotPassedOn(t *testing.T) {
 	words := strings.Fields(llamatest.Words(30, 0))
 	for _, text := range []string{secret, strings.Join(words[:3], " "), "<|im_start|>", ".gguf"} {
 		assert.False(t, c.Holds(text), "telemetry: %s", text)
-		assert.NotContains(t, c.text(), text, "log")
+		assert.NotContains(t, c.Log(), text, "log")
 	}
 }
 
@@ -103,7 +103,7 @@ func TestAPIKey_Right(t *testing.T) {
 	c.await(30, "llamacpp.slots.tokens.decoded")
 	assert.Empty(t, c.complaints("llamacpp"))
 	assert.False(t, c.Holds("correct-horse"))
-	assert.NotContains(t, c.text(), "correct-horse")
+	assert.NotContains(t, c.Log(), "correct-horse")
 }
 
 func TestAPIKey_WrongOrMissingIsUnauthorized(t *testing.T) {
@@ -121,7 +121,7 @@ func TestAPIKey_WrongOrMissingIsUnauthorized(t *testing.T) {
 			assert.Len(t, c.lines("llamacpp", "api_key", "--api-key"), 1, "with its cure")
 			assert.Empty(t, c.Points(otlpsink.Metric("llamacpp.tokens.predicted")))
 			assert.False(t, c.Holds("battery-staple"))
-			assert.NotContains(t, c.text(), "battery-staple")
+			assert.NotContains(t, c.Log(), "battery-staple")
 		})
 	}
 }
@@ -210,5 +210,5 @@ func TestWrongEndpoint_IsAnErrorThatOthersDoNotNotice(t *testing.T) {
 	assert.Equal(t, []string{"ok"}, c.states("llamacpp/b"))
 	assert.Empty(t, c.complaints("llamacpp/b"))
 	assert.Empty(t, c.Points(a, otlpsink.Metric("llamacpp.tokens.predicted")))
-	assert.NotContains(t, c.text(), "looking for")
+	assert.NotContains(t, c.Log(), "looking for")
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"
 )
 
@@ -224,15 +224,10 @@ func (s *Server) modelFile(m tinygguf.Model) (string, error) {
 }
 
 func (s *Server) start(ctx context.Context) error {
-	s.Port = s.o.Port
-	if s.Port == 0 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return fmt.Errorf("free port: %w", err)
-		}
-		s.Port = ln.Addr().(*net.TCPAddr).Port
-		if err := ln.Close(); err != nil {
-			return fmt.Errorf("free port: %w", err)
+	if s.Port = s.o.Port; s.Port == 0 {
+		var err error
+		if s.Port, err = freeport.Find(0); err != nil {
+			return err
 		}
 	}
 	if err := s.launch(); err != nil || s.o.WithoutWait {

@@ -3,7 +3,7 @@
 
 //go:build !linux
 
-package e2e
+package child
 
 import "syscall"
 

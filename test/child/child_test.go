@@ -1,0 +1,49 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package child
+
+import (
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// script runs a shell script until it has said "ready".
+func script(t *testing.T, text string) (*Process, *Output) {
+	t.Helper()
+	var out Output
+	p, err := Start(exec.Command("sh", "-c", text), &out)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return out.String() == "ready\n" }, 20*time.Second, 5*time.Millisecond)
+	return p, &out
+}
+
+func TestTerminate_LetsTheProgramEnd(t *testing.T) {
+	p, out := script(t, "trap 'echo bye >&2; exit 0' TERM; echo ready; while :; do sleep 0.05; done")
+	require.NoError(t, p.Terminate(20*time.Second))
+	assert.Equal(t, "ready\nbye\n", out.String(), "both streams, complete")
+	require.ErrorContains(t, p.Terminate(time.Second), "finished", "it had ended before")
+}
+
+func TestTerminate_SaysHowABadEndWas(t *testing.T) {
+	p, _ := script(t, "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")
+	assert.ErrorContains(t, p.Terminate(20*time.Second), "exit status 3")
+}
+
+func TestTerminate_KillsWhatDoesNotEnd(t *testing.T) {
+	p, _ := script(t, "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+	require.ErrorContains(t, p.Terminate(100*time.Millisecond), "not ended within 100ms")
+	assert.ErrorContains(t, p.Err(), "killed")
+}
+
+func TestStart_SaysWhatCannotBeStarted(t *testing.T) {
+	_, err := Start(exec.Command("/no/such/program"), &Output{})
+	assert.ErrorContains(t, err, "start /no/such/program")
+}
