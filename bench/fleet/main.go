@@ -95,7 +95,7 @@ func measure(n int, o options, stop <-chan os.Signal) (err error) {
 	}
 
 	from := time.Now()
-	before, err := usage(col.PID, fleet.PID())
+	before, err := usage(col.PID(), fleet.PID())
 	if err != nil {
 		return err
 	}
@@ -105,13 +105,13 @@ func measure(n int, o options, stop <-chan os.Signal) (err error) {
 		if err := pause(min(time.Second, time.Until(end)), stop); err != nil {
 			return err
 		}
-		if m, err = process.MemoryOf(col.PID); err != nil {
+		if m, err = process.MemoryOf(col.PID()); err != nil {
 			return err
 		}
 		resident, anonymous = append(resident, m.Resident), append(anonymous, m.Anonymous)
 	}
 	to := time.Now()
-	used, err := usage(col.PID, fleet.PID())
+	used, err := usage(col.PID(), fleet.PID())
 	if err != nil {
 		return err
 	}

@@ -15,11 +15,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/logwriter"
 	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/process"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
 )
 
 // reader is a file_log receiver with checkpoints, as the examples have it.
@@ -90,10 +90,10 @@ func run(binary string, rate int, duration time.Duration) (err error) {
 	}
 	defer out.Close()
 
-	var running []*exec.Cmd
+	var running []*child.Process
 	defer func() {
 		for _, c := range running {
-			err = errors.Join(err, c.Process.Signal(syscall.SIGTERM), c.Wait())
+			err = errors.Join(err, c.Terminate(30*time.Second))
 		}
 	}()
 	for i, f := range followers {
@@ -102,12 +102,11 @@ func run(binary string, rate int, duration time.Duration) (err error) {
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			return err
 		}
-		cmd := exec.Command(binary, "--config", config)
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
+		c, err := child.Start(exec.Command(binary, "--config", config), os.Stderr)
+		if err != nil {
 			return fmt.Errorf("%w: build it first: make build", err)
 		}
-		running = append(running, cmd)
+		running = append(running, c)
 	}
 
 	write := func(lines []string) error {
@@ -136,7 +135,7 @@ func run(binary string, rate int, duration time.Duration) (err error) {
 	}
 	before, from, first := make([]time.Duration, len(running)), time.Now(), task
 	for i, c := range running {
-		if before[i], err = process.CPU(c.Process.Pid); err != nil {
+		if before[i], err = process.CPU(c.PID()); err != nil {
 			return err
 		}
 	}
@@ -148,11 +147,11 @@ func run(binary string, rate int, duration time.Duration) (err error) {
 	fmt.Println("| | cores | resident MB |")
 	fmt.Println("| --- | ---: | ---: |")
 	for i, c := range running {
-		after, err := process.CPU(c.Process.Pid)
+		after, err := process.CPU(c.PID())
 		if err != nil {
 			return err
 		}
-		m, err := process.MemoryOf(c.Process.Pid)
+		m, err := process.MemoryOf(c.PID())
 		if err != nil {
 			return err
 		}

@@ -25,15 +25,15 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	if _, err := os.Stat(o.collector); err != nil {
 		return nil, fmt.Errorf("the collector is not there: %w: run make build", err)
 	}
-	metrics, metricsPort, err := portVariable("PROMETHEUS_PORT", "9464")
+	metrics, metricsPort, err := portVariable("PROMETHEUS_PORT", 9464)
 	if err != nil {
 		return nil, err
 	}
-	health, healthPort, err := portVariable("HEALTH_CHECK_PORT", "13133")
+	health, healthPort, err := portVariable("HEALTH_CHECK_PORT", 13133)
 	if err != nil {
 		return nil, err
 	}
-	telemetry, _, err := portVariable("TELEMETRY_PORT", "8888")
+	telemetry, _, err := portVariable("TELEMETRY_PORT", 8888)
 	if err != nil {
 		return nil, err
 	}
@@ -43,12 +43,12 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	cmd.Env = append(cmd.Env, environment...)
 	p, err := startProcess(cmd, nil)
 	if err != nil {
-		return nil, fmt.Errorf("start the collector: %w", err)
+		return nil, err
 	}
 	c := &collector{
 		process:    p,
-		metricsURL: "http://localhost:" + metricsPort + "/metrics",
-		healthURL:  "http://localhost:" + healthPort + "/",
+		metricsURL: fmt.Sprintf("http://localhost:%d/metrics", metricsPort),
+		healthURL:  fmt.Sprintf("http://localhost:%d/", healthPort),
 	}
 	if err := waitReady(ctx, client, p, c.healthURL, 30*time.Second); err != nil {
 		c.stop()
@@ -73,28 +73,25 @@ func waitReady(ctx context.Context, client *http.Client, p *process, url string,
 		select {
 		case <-ctx.Done():
 			return last
-		case <-p.exited:
-			return fmt.Errorf("it ended: %v", p.cmd.ProcessState)
+		case <-p.Exited():
+			return fmt.Errorf("it ended: %v", p.State())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
 func probe(ctx context.Context, client *http.Client, url string) (int, error) {
-	response, err := get(ctx, client, url, "")
+	response, err := get(ctx, client, url)
 	if err != nil {
 		return 0, err
 	}
 	return response.StatusCode, response.Body.Close()
 }
 
-func get(ctx context.Context, client *http.Client, url, key string) (*http.Response, error) {
+func get(ctx context.Context, client *http.Client, url string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return nil, err
-	}
-	if key != "" {
-		request.Header.Set("Authorization", "Bearer "+key)
 	}
 	return client.Do(request)
 }

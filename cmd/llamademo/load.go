@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 )
 
 // load is a few clients that chat with the server.
@@ -62,27 +64,19 @@ func newRandom(i int) *rand.Rand {
 // model is the name of a model that is loaded. A router would load any that is
 // asked for, and evict another for it.
 func (l *load) model(ctx context.Context) (string, error) {
-	response, err := get(ctx, l.client, l.url+"/v1/models", l.key)
+	server, err := llamaserver.New(l.url, l.client, l.key, maxAnswer)
 	if err != nil {
 		return "", err
 	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("GET %s/v1/models: %s: where the server wants a key, set LLAMACPP_API_KEY", l.url, response.Status)
+	models, err := server.Models(ctx)
+	if llamaserver.ReasonOf(err) == llamaserver.Unauthorized {
+		err = fmt.Errorf("%w; for the demo, set LLAMACPP_API_KEY", err)
 	}
-	var models struct {
-		Data []struct {
-			ID     string `json:"id"`
-			Status *struct {
-				Value string `json:"value"`
-			} `json:"status"`
-		} `json:"data"`
+	if err != nil {
+		return "", err
 	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<22)).Decode(&models); err != nil {
-		return "", fmt.Errorf("GET %s/v1/models: %w", l.url, err)
-	}
-	for _, m := range models.Data {
-		if m.Status == nil || m.Status.Value == "loaded" {
+	for _, m := range models {
+		if m.State == "" || m.State == llamaserver.ModelLoaded {
 			return m.ID, nil
 		}
 	}

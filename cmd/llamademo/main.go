@@ -145,7 +145,7 @@ func watch(ctx context.Context, client *http.Client, collector *collector, serve
 			return nil
 		case <-end:
 			return verdict(&history, o, load, last)
-		case <-collector.exited:
+		case <-collector.Exited():
 			return ended(ctx, "the collector", collector.output.String())
 		case <-server.exited:
 			return ended(ctx, "llama-server", server.output.String())

@@ -85,7 +85,7 @@ func TestChoose_FindsAServerAtTheUsualEndpoint(t *testing.T) {
 func TestChoose_DoesNotReplaceANamedServerThatIsNone(t *testing.T) {
 	url := answering(t, http.StatusOK, "<html>hello</html>")
 	_, err := newChooser(t, io.Discard, map[string]string{"LLAMACPP_ENDPOINT": url}).choose(t.Context(), false)
-	assert.ErrorContains(t, err, "not llama-server's answer")
+	assert.ErrorContains(t, err, `not {"status":"ok"}`)
 	assert.ErrorContains(t, err, "unset the variable")
 }
 
@@ -163,7 +163,7 @@ func TestProcess_IsKilledOnlyWhenItDoesNotStop(t *testing.T) {
 	require.Eventually(t, func() bool { return p.output.String() == "  hello" }, 5*time.Second, 10*time.Millisecond)
 	p.stop()
 	assert.Equal(t, "  hello\n  bye", p.output.String())
-	assert.Equal(t, 0, p.cmd.ProcessState.ExitCode())
+	assert.Equal(t, 0, p.State().ExitCode())
 }
 
 func TestTail_KeepsTheLastLines(t *testing.T) {

@@ -7,58 +7,43 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 )
 
 // stopTimeout is how long a program may take to stop when asked to.
 const stopTimeout = 10 * time.Second
 
-// process is a program under way.
+// process is a program under way, with the end of what it printed.
 type process struct {
-	cmd    *exec.Cmd
-	exited chan struct{} // closed when it has ended and its output is complete
+	*child.Process
 	output *tail
 }
 
-// startProcess starts a program and keeps the end of its output, and all of it
-// in log, unless that is nil.
+// startProcess starts a program, all of whose output also goes to log, unless
+// that is nil.
 func startProcess(cmd *exec.Cmd, log io.Writer) (*process, error) {
-	p := &process{cmd: cmd, exited: make(chan struct{}), output: &tail{}}
-	var output io.Writer = p.output
+	last := &tail{}
+	var output io.Writer = last
 	if log != nil {
-		output = io.MultiWriter(p.output, log)
+		output = io.MultiWriter(last, log)
 	}
-	cmd.Stdout, cmd.Stderr = output, output
-	// A grandchild that keeps the output open does not hold the end back.
-	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
+	p, err := child.Start(cmd, output)
+	if err != nil {
 		return nil, err
 	}
-	go func() {
-		defer close(p.exited)
-		_ = cmd.Wait() // how it ended is told by what it printed
-	}()
-	return p, nil
+	return &process{p, last}, nil
 }
 
-// stop asks the program to end, waits, and kills it when it takes too long.
-func (p *process) stop() {
-	if p.cmd.Process.Signal(syscall.SIGTERM) != nil {
-		_ = p.cmd.Process.Kill()
-	}
-	select {
-	case <-p.exited:
-	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill()
-		<-p.exited
-	}
-}
+// stop ends the program. How it ended is told by what it printed.
+func (p *process) stop() { _ = p.Terminate(stopTimeout) }
 
 // tail keeps the last lines that were written to it.
 type tail struct {
@@ -106,29 +91,14 @@ func (t *tail) String() string {
 	return strings.TrimSuffix(s.String(), "\n")
 }
 
-// freePort is the wanted port on the loopback address, or another where that
-// one is taken. Empty or 0 is any.
-func freePort(wanted string) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort("localhost", wanted)) //nolint:noctx // Resolves no name but localhost.
-	if err != nil {
-		if l, err = net.Listen("tcp", "localhost:0"); err != nil { //nolint:noctx // As above.
-			return "", err
-		}
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return "", err
-	}
-	return port, l.Close()
-}
-
 // portVariable is NAME=port for a port that is free now: the one that the
 // variable asks for already, or else the usual one, where possible.
-func portVariable(name, usual string) (variable, port string, err error) {
-	wanted := os.Getenv(name)
-	if wanted == "" {
-		wanted = usual
+func portVariable(name string, usual int) (variable string, port int, err error) {
+	if wanted := os.Getenv(name); wanted != "" {
+		if usual, err = strconv.Atoi(wanted); err != nil {
+			return "", 0, fmt.Errorf("%s=%s is not a port: set a number, or unset the variable", name, wanted)
+		}
 	}
-	port, err = freePort(wanted)
-	return name + "=" + port, port, err
+	port, err = freeport.Find(usual)
+	return fmt.Sprintf("%s=%d", name, port), port, err
 }

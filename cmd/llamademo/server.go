@@ -5,19 +5,25 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 )
 
-const usualEndpoint = "http://localhost:8080"
+const (
+	usualEndpoint = "http://localhost:8080"
+	// maxAnswer is the most that is read of an answer, in bytes.
+	maxAnswer = 1 << 22
+)
 
 // server is the llama-server of this demo.
 type server struct {
@@ -77,41 +83,31 @@ func (c chooser) running(ctx context.Context) (*server, error) {
 	return nil, nil
 }
 
-// checkHealth says why the answer of /health is not llama-server's.
+// checkHealth returns nil where a llama-server answers, if only that it is
+// loading its model.
 func (c chooser) checkHealth(ctx context.Context, endpoint string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	response, err := get(ctx, c.client, endpoint+"/health", "")
+	server, err := llamaserver.New(endpoint, c.client, "", maxAnswer)
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
-	var body struct {
-		Status string `json:"status"`
-		Error  struct {
-			Type string `json:"type"`
-		} `json:"error"`
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := server.Health(ctx); llamaserver.ReasonOf(err) != llamaserver.Loading {
+		return err
 	}
-	err = json.NewDecoder(io.LimitReader(response.Body, 1<<16)).Decode(&body)
-	switch {
-	case err == nil && response.StatusCode == http.StatusOK && body.Status == "ok":
-		return nil
-	case err == nil && response.StatusCode == http.StatusServiceUnavailable && body.Error.Type == "unavailable_error":
-		return nil // It is loading its model.
-	}
-	return fmt.Errorf("GET %s/health: %s, which is not llama-server's answer", endpoint, response.Status)
+	return nil
 }
 
 func (c chooser) startLlamaServer(ctx context.Context, program, model string) (*server, error) {
 	if _, err := os.Stat(model); err != nil {
 		return nil, fmt.Errorf("MODEL: %w: give the path of a .gguf file", err)
 	}
-	port, err := freePort("0")
+	port, err := freeport.Find(0)
 	if err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(c.out, "starting %s with %s\n", program, model)
-	args := []string{"-m", model, "--metrics", "--host", "127.0.0.1", "--port", port}
+	args := []string{"-m", model, "--metrics", "--host", "127.0.0.1", "--port", strconv.Itoa(port)}
 	key := c.getenv("LLAMACPP_API_KEY")
 	if key != "" {
 		args = append(args, "--api-key", key)
@@ -126,9 +122,9 @@ func (c chooser) startLlamaServer(ctx context.Context, program, model string) (*
 	p, err := startProcess(exec.Command(program, args...), log) //nolint:gosec,noctx // The user names the model.
 	if err != nil {
 		removeLog()
-		return nil, fmt.Errorf("start llama-server: %w", err)
+		return nil, err
 	}
-	url := "http://127.0.0.1:" + port
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
 	if err := waitReady(ctx, c.client, p, url+"/health", 5*time.Minute); err != nil {
 		p.stop()
 		removeLog()
@@ -137,7 +133,7 @@ func (c chooser) startLlamaServer(ctx context.Context, program, model string) (*
 	return &server{
 		url:    url,
 		what:   "llama-server from PATH with " + model,
-		exited: p.exited,
+		exited: p.Exited(),
 		output: p.output,
 		log:    log.Name(),
 		stop:   func() { p.stop(); removeLog() },

@@ -38,7 +38,7 @@ type sample struct {
 func readSample(ctx context.Context, client *http.Client, url string) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	response, err := get(ctx, client, url, "")
+	response, err := get(ctx, client, url)
 	if err != nil {
 		return sample{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -47,10 +48,10 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Exited is closed when the process has ended and its output is complete.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Err waits for the process's end and reports why it was not a good one.
-func (p *Process) Err() error {
+// State waits for the process's end and returns how it ended.
+func (p *Process) State() *os.ProcessState {
 	<-p.exited
-	return p.err
+	return p.cmd.ProcessState
 }
 
 // Signal sends the process a signal.
@@ -61,7 +62,8 @@ func (p *Process) Signal(s syscall.Signal) error { return p.cmd.Process.Signal(s
 // and so is one that came before.
 func (p *Process) Terminate(patience time.Duration) error {
 	if err := p.Signal(syscall.SIGTERM); err != nil {
-		return errors.Join(fmt.Errorf("terminate %s: %w", p.cmd.Path, err), p.Err())
+		<-p.exited
+		return errors.Join(fmt.Errorf("terminate %s: %w", p.cmd.Path, err), p.err)
 	}
 	select {
 	case <-p.exited:

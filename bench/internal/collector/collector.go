@@ -9,15 +9,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"text/template"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 )
 
 // Config is what the collector is to do.
@@ -60,24 +61,22 @@ service:
 
 // Collector is a running collector.
 type Collector struct {
-	PID int
+	*child.Process
 
-	cmd    *exec.Cmd
-	dir    string
-	log    *bytes.Buffer
-	pprof  string
-	exited chan struct{}
+	dir   string
+	log   child.Output
+	pprof string
 }
 
 // Start starts the binary and waits until it runs.
 func Start(binary string, c Config) (_ *Collector, err error) {
-	col := &Collector{log: &bytes.Buffer{}, exited: make(chan struct{})}
+	col := &Collector{}
 	if col.dir, err = os.MkdirTemp("", "bench-"); err != nil {
 		return nil, err
 	}
 	var ports [2]int
 	for i := range ports {
-		if ports[i], err = freePort(); err != nil {
+		if ports[i], err = freeport.Find(0); err != nil {
 			return nil, err
 		}
 	}
@@ -94,23 +93,16 @@ func Start(binary string, c Config) (_ *Collector, err error) {
 	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
 		return nil, err
 	}
-	col.cmd = exec.Command(binary, "--config", path)
-	col.cmd.Stdout, col.cmd.Stderr = col.log, col.log
-	if err := col.cmd.Start(); err != nil {
+	if col.Process, err = child.Start(exec.Command(binary, "--config", path), &col.log); err != nil {
 		return nil, fmt.Errorf("%w: build it first: make build", err)
 	}
-	col.PID = col.cmd.Process.Pid
-	go func() {
-		_ = col.cmd.Wait() // how it ended does not matter: it was told to, or the log says why
-		close(col.exited)
-	}()
 	for {
 		if col.Profile("cmdline", os.DevNull) == nil {
 			return col, nil
 		}
 		select {
-		case <-col.exited:
-			return nil, fmt.Errorf("the collector ended at its start:\n%s", col.log)
+		case <-col.Exited():
+			return nil, fmt.Errorf("the collector ended at its start:\n%s", col.log.String())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -118,18 +110,8 @@ func Start(binary string, c Config) (_ *Collector, err error) {
 
 // Stop ends the collector.
 func (c *Collector) Stop() error {
-	err := c.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-c.exited:
-	case <-time.After(30 * time.Second):
-		err = errors.Join(err, errors.New("the collector does not end"), c.cmd.Process.Kill())
-		<-c.exited
-	}
-	return errors.Join(err, os.RemoveAll(c.dir))
+	return errors.Join(c.Terminate(30*time.Second), os.RemoveAll(c.dir))
 }
-
-// Signal sends the process a signal.
-func (c *Collector) Signal(s os.Signal) error { return c.cmd.Process.Signal(s) }
 
 // Warnings are the lines of the log above level info. Only for a collector
 // that has ended.
@@ -161,12 +143,4 @@ func (c *Collector) Profile(what, file string) error {
 	}
 	_, err = f.ReadFrom(r.Body)
 	return errors.Join(err, f.Close())
-}
-
-func freePort() (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
