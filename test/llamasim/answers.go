@@ -9,6 +9,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"
 )
@@ -268,6 +269,10 @@ func (e *engine) modelsJSON(created int64) string {
 		`"owned_by":"llamacpp","meta":%[3]s}]}`, m, created, e.metaJSON())
 }
 
+// leastGeneration is what a generation takes by the server's own measurement,
+// even one of a single token.
+const leastGeneration = time.Microsecond
+
 func (p progress) timings() string {
 	ratio := func(a, b float64) float64 {
 		if b == 0 {
@@ -275,7 +280,7 @@ func (p progress) timings() string {
 		}
 		return a / b
 	}
-	prompt, gen := float64(p.promptNs)/1e6, math.Max(float64(p.genNs)/1e6, 0.001)
+	prompt, gen := float64(p.promptNs)/1e6, float64(max(p.genNs, int64(leastGeneration)))/1e6
 	np, ng := float64(p.processed), float64(p.decoded-1)
 	perToken, perSecond := ratio(gen, ng), ratio(ng*1000, gen)
 	return fmt.Sprintf(`{"cache_n":%d,"prompt_n":%d,"prompt_ms":%s,"prompt_per_token_ms":%s,"prompt_per_second":%s,`+

@@ -90,7 +90,7 @@ func (s *Server) Cancel() {
 	e.advance()
 	for i := range e.slots {
 		if t := e.slots[i].task; t != nil {
-			t.cancel = true
+			e.cancel(t)
 		}
 	}
 	e.notify()
@@ -133,7 +133,7 @@ func (s *Server) engine() *engine {
 	if es := s.router.engines(); len(es) > 0 {
 		return es[0]
 	}
-	return s.newEngine(&s.o)
+	return s.newEngine(&s.o, nil)
 }
 
 // sum adds up what look finds in every engine of the present process.

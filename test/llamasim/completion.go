@@ -109,12 +109,12 @@ func contentText(raw json.RawMessage) string {
 func (x *exchange) complete(e *engine, f flavor, body []byte) {
 	var q request
 	if err := json.Unmarshal(body, &q); err != nil {
-		x.fail(http.StatusBadRequest, "invalid_request_error", "[json.exception.parse_error.101] "+err.Error())
+		x.reject(e, "[json.exception.parse_error.101] "+err.Error())
 		return
 	}
 	t, problem := q.task(f)
 	if t == nil {
-		x.fail(http.StatusBadRequest, "invalid_request_error", problem)
+		x.reject(e, problem)
 		return
 	}
 	e.post(t)

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package llamasim simulates llama.cpp's llama-server: its HTTP answers, its
-// counters and slots while requests run, and its faults on command. It needs
+// counters and slots while requests run, its log, and its faults on command. It needs
 // no model and no processor time, so a thousand servers fit in one process, and
 // a test knows the exact truth behind what a monitor reports.
 //
@@ -11,6 +11,7 @@
 package llamasim
 
 import (
+	"io"
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"
@@ -72,6 +73,8 @@ type Options struct {
 	BlockDuringDecode bool
 	// Router makes the server a router of several models.
 	Router *RouterOptions
+	// Log gets what the server would write to standard error; nil drops it.
+	Log io.Writer
 	// Seed chooses the generated words.
 	Seed uint64
 	// Now is the clock (default time.Now). It must not go backwards.

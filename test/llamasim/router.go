@@ -11,15 +11,19 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamalog"
 )
 
 // router is router mode: one child process for each loaded model.
 type router struct {
-	s    *Server
-	o    RouterOptions
-	mu   sync.Mutex
-	list []*child // by name
-	uses int64
+	s     *Server
+	o     RouterOptions
+	start time.Time
+	mu    sync.Mutex
+	log   *llamalog.Log // nil for none
+	list  []*child      // by name
+	uses  int64
 }
 
 // child is one model of a router.
@@ -35,14 +39,58 @@ type child struct {
 }
 
 func newRouter(s *Server) *router {
-	rt := &router{s: s, o: *s.o.Router}
+	rt := &router{s: s, o: *s.o.Router, start: s.o.Now()}
 	for _, name := range append(slices.Clone(rt.o.Models), rt.o.Broken...) {
 		o := s.o
 		o.ModelName, o.Router, o.LoadTime, o.Prefix = name, nil, rt.o.LoadTime, ""
 		rt.list = append(rt.list, &child{name: name, broken: slices.Contains(rt.o.Broken, name), o: o})
 	}
 	slices.SortFunc(rt.list, func(a, b *child) int { return strings.Compare(a.name, b.name) })
+	if s.log != nil {
+		rt.log = llamalog.New(s.log, 0)
+		var names []string
+		for _, c := range rt.list {
+			names = append(names, c.name)
+		}
+		rt.log.Router(0, names, s.o.APIKey != "")
+		if url := s.url(); url != "" {
+			rt.log.Listening(0, url)
+		}
+	}
 	return rt
+}
+
+// say writes to the router's log, where there is one. It needs the lock.
+func (rt *router) say(write func(l *llamalog.Log, at time.Duration)) {
+	if rt.log != nil {
+		write(rt.log, rt.s.o.Now().Sub(rt.start))
+	}
+}
+
+func (rt *router) listening(url string) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.say(func(l *llamalog.Log, at time.Duration) { l.Listening(at, url) })
+}
+
+// stop is the end of a router that was told to end, and with it of its children.
+func (rt *router) stop() {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.say((*llamalog.Log).Stop)
+	for _, c := range rt.list {
+		if c.e != nil {
+			rt.stopChild(c)
+		}
+	}
+}
+
+// stopChild ends a child as the router does that needs it no more. It needs the
+// lock.
+func (rt *router) stopChild(c *child) {
+	rt.say(func(l *llamalog.Log, at time.Duration) { l.Unload(at, c.name) })
+	c.e.stop()
+	rt.unload(c, 0)
 }
 
 func (rt *router) engines() []*engine {
@@ -62,7 +110,10 @@ func (rt *router) engines() []*engine {
 func (rt *router) settle() {
 	for _, c := range rt.list {
 		if c.e != nil && c.broken && !c.e.loading() {
-			rt.unload(c)
+			if l := c.e.log; l != nil {
+				l.LoadFailed(c.o.LoadTime, modelPath(&c.o))
+			}
+			rt.unload(c, 1)
 			c.failed = true
 		}
 	}
@@ -82,17 +133,32 @@ func (rt *router) load(c *child) {
 		}
 	}
 	if loaded >= rt.o.MaxLoaded {
-		rt.unload(oldest)
+		rt.stopChild(oldest)
 	}
 	rt.uses++
-	c.e, c.failed, c.lastUse = rt.s.newEngine(&c.o), false, rt.uses
-	c.port = 40000 + int(rt.s.starts.Load())
+	c.port = 40001 + int(rt.s.starts.Load())
+	rt.say(func(l *llamalog.Log, at time.Duration) { l.Spawn(at, c.name, c.port, c.args()) })
+	log := rt.s.newLog(&c.o, c.port, fmt.Sprintf("http://127.0.0.1:%d", c.port), c.broken)
+	c.e, c.failed, c.lastUse = rt.s.newEngine(&c.o, log), false, rt.uses
 }
 
-func (rt *router) unload(c *child) {
+// unload ends a child's process, whose exit status is given.
+func (rt *router) unload(c *child, status int) {
 	rt.s.past.Add(c.e.kill())
 	c.e = nil
+	rt.say(func(l *llamalog.Log, at time.Duration) { l.ChildExit(at, c.name, status) })
 }
+
+// args are the child's command line.
+func (c *child) args() []string {
+	return []string{
+		"/usr/bin/llama-server", "--host", "127.0.0.1", "--metrics", "--port", fmt.Sprint(c.port), "--alias", c.name,
+		"--ctx-size", fmt.Sprint(c.context()), "--model", modelPath(&c.o), "--parallel", fmt.Sprint(c.o.Slots),
+	}
+}
+
+// context is that of all slots together, in tokens.
+func (c *child) context() int { return c.o.ContextPerSlot * c.o.Slots }
 
 func (c *child) status() string {
 	switch {
@@ -187,7 +253,7 @@ func (rt *router) command(x *exchange, path string) {
 	case c.e == nil:
 		problem = "model is not running"
 	default:
-		rt.unload(c)
+		rt.stopChild(c)
 	}
 	rt.mu.Unlock()
 	if problem != "" {
@@ -217,6 +283,7 @@ func (rt *router) proxy(x *exchange, path, model string, autoload bool, body []b
 		return
 	}
 	if c.e == nil {
+		rt.say(func(l *llamalog.Log, at time.Duration) { l.Join(at, model) })
 		rt.load(c)
 	}
 	if body != nil {
@@ -246,6 +313,9 @@ func (rt *router) proxy(x *exchange, path, model string, autoload bool, body []b
 			return
 		}
 	}
+	rt.mu.Lock()
+	rt.say(func(l *llamalog.Log, at time.Duration) { l.Proxy(at, model, c.port) })
+	rt.mu.Unlock()
 	x.proxied = true
 	rt.s.serve(x, e, path, body)
 }
@@ -276,24 +346,18 @@ func (rt *router) modelsJSON() string {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		context := c.o.ContextPerSlot * c.o.Slots
-		path := "/models/" + c.name + ".gguf"
-		args := []string{
-			"/usr/bin/llama-server", "--host", "127.0.0.1", "--metrics", "--port", fmt.Sprint(c.port), "--alias", c.name,
-			"--ctx-size", fmt.Sprint(context), "--model", path, "--parallel", fmt.Sprint(c.o.Slots),
-		}
-		argsJSON, err := json.Marshal(args)
+		argsJSON, err := json.Marshal(c.args())
 		if err != nil {
 			panic(err) // strings always marshal
 		}
-		preset := fmt.Sprintf("[%s]\nmetrics = 1\nctx-size = %d\nmodel = %s\nparallel = %d\n\n", c.name, context, path, c.o.Slots)
+		preset := fmt.Sprintf("[%s]\nmetrics = 1\nctx-size = %d\nmodel = %s\nparallel = %d\n\n", c.name, c.context(), modelPath(&c.o), c.o.Slots)
 		state := c.status()
 		fmt.Fprintf(&b, `{"id":%s,"aliases":[],"tags":[],"object":"model","owned_by":"llamacpp","created":%d,"status":{"value":%q,"args":%s,"preset":%s`,
 			quote(c.name), rt.s.o.Now().Unix(), state, argsJSON, quote(preset))
 		if c.failed {
 			b.WriteString(`,"exit_code":1,"failed":true`)
 		}
-		fmt.Fprintf(&b, `},"architecture":{"input_modalities":["text"],"output_modalities":["text"]},"source":"models_dir","can_remove":false,"context_length":%d`, context)
+		fmt.Fprintf(&b, `},"architecture":{"input_modalities":["text"],"output_modalities":["text"]},"source":"models_dir","can_remove":false,"context_length":%d`, c.context())
 		if state == "loaded" || state == "sleeping" {
 			fmt.Fprintf(&b, `,"meta":%s`, c.e.metaJSON())
 		}

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 type Server struct {
 	o     Options
 	boot  time.Time // what the start token counts from
+	log   io.Writer // nil for none
 	loads []Load
 
 	mu       sync.Mutex
@@ -36,6 +38,7 @@ type Server struct {
 	ln       net.Listener
 	http     *http.Server
 	closed   bool
+	done     chan struct{} // closed by Close
 	timer    *time.Timer
 	serving  sync.WaitGroup
 	handlers sync.WaitGroup
@@ -68,7 +71,10 @@ type connKey struct{}
 func New(o Options) *Server {
 	s := &Server{
 		o: o.withDefaults(), faults: map[string]Fault{}, unfault: make(chan struct{}),
-		hits: map[string]int{}, conns: map[*conn]struct{}{},
+		hits: map[string]int{}, conns: map[*conn]struct{}{}, done: make(chan struct{}),
+	}
+	if o.Log != nil {
+		s.log = &sharedWriter{w: o.Log}
 	}
 	// Any constant will do, as long as a restart within the same instant gives
 	// another token.
@@ -83,16 +89,16 @@ func (s *Server) newProcess() {
 		s.router = newRouter(s)
 		return
 	}
-	s.e = s.newEngine(&s.o)
+	s.e = s.newEngine(&s.o, s.newLog(&s.o, 0, s.url(), false))
 	for _, l := range s.loads {
 		s.e.addLoad(l)
 	}
 }
 
-func (s *Server) newEngine(o *Options) *engine {
+func (s *Server) newEngine(o *Options, log *engineLog) *engine {
 	now := o.Now()
 	n := s.starts.Add(1)
-	return newEngine(o, now, now.Sub(s.boot).Microseconds()+n, "<__media_"+rand.Text()+"AAAAAA__>")
+	return newEngine(o, now, now.Sub(s.boot).Microseconds()+n, "<__media_"+rand.Text()+"AAAAAA__>", log)
 }
 
 // Start listens on addr, such as "127.0.0.1:0", and returns the base URL.
@@ -104,7 +110,32 @@ func (s *Server) Start(addr string) (string, error) {
 		return "", err
 	}
 	s.addr = s.ln.Addr().String()
+	if s.log != nil {
+		s.announce()
+		s.serving.Go(s.keepLogging)
+	}
 	return "http://" + s.addr + s.o.Prefix, nil
+}
+
+// announce says in the log where the server listens. It needs the lock.
+func (s *Server) announce() {
+	if s.router != nil {
+		s.router.listening(s.url())
+		return
+	}
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	s.e.log.url = s.url()
+	s.e.advance()
+}
+
+// url is where the server listens, without the API prefix; "" until it does. It
+// needs the lock.
+func (s *Server) url() string {
+	if s.addr == "" {
+		return ""
+	}
+	return "http://" + s.addr
 }
 
 // URL is the base URL of a started server, with the API prefix.
@@ -122,8 +153,14 @@ func (s *Server) Close() {
 		return
 	}
 	s.closed = true
+	close(s.done)
 	if s.timer != nil {
 		s.timer.Stop()
+	}
+	if s.router != nil {
+		s.router.stop()
+	} else {
+		s.e.stop()
 	}
 	s.stopProcess()
 	s.mu.Unlock()
@@ -290,6 +327,7 @@ func (s *Server) route(x *exchange, e *engine, rt *router) {
 	}
 	open := path == "/health" || path == "/v1/health" || path == "/" || path == "/index.html"
 	if !open && !s.authorized(x.r.Header) {
+		s.unauthorized(e, rt)
 		h := x.header()
 		h.Set("Connection", "close")
 		x.answer(http.StatusUnauthorized, jsonType, `{"error":{"message":"Invalid API Key","type":"authentication_error","code":401}}`)
@@ -439,7 +477,17 @@ func (x *exchange) answer(status int, contentType, body string) {
 // fail sends an error; llama-server closes the connection after it.
 func (x *exchange) fail(status int, kind, message string) {
 	x.header().Set("Connection", "close")
-	x.answer(status, jsonType, fmt.Sprintf(`{"error":{"code":%d,"message":%s,"type":%q}}`, status, quote(message), kind))
+	x.answer(status, jsonType, errorJSON(status, kind, message))
+}
+
+func errorJSON(status int, kind, message string) string {
+	return fmt.Sprintf(`{"error":{"code":%d,"message":%s,"type":%q}}`, status, quote(message), kind)
+}
+
+// reject refuses a request that is malformed, which has a line in the log.
+func (x *exchange) reject(e *engine, message string) {
+	e.exception(errorJSON(http.StatusBadRequest, badRequest, message))
+	x.fail(http.StatusBadRequest, badRequest, message)
 }
 
 func (x *exchange) notFound() {

@@ -19,7 +19,7 @@ func (s *Server) tokenize(x *exchange, e *engine, body []byte) {
 		AddSpecial bool `json:"add_special"`
 	}
 	if err := json.Unmarshal(body, &q); err != nil {
-		x.fail(http.StatusBadRequest, "invalid_request_error", "[json.exception.parse_error.101] "+err.Error())
+		x.reject(e, "[json.exception.parse_error.101] "+err.Error())
 		return
 	}
 	if !e.active(true) {
