@@ -18,10 +18,35 @@ func (l *Log) Router(at time.Duration, models []string, key bool) {
 	l.flush()
 }
 
-// Join says that a request waits for its model to be loaded.
+// Join says that a request waits for its model.
 func (l *Log) Join(at time.Duration, model string) {
 	l.line(at, "I srv          join: request for name=%s queued at position 1", model)
+	l.flush()
+}
+
+// Evict says that a model is unloaded to make room for the one that a request
+// waits for.
+func (l *Log) Evict(at time.Duration, model string) {
+	l.line(at, "I srv          tick: evicting idle LRU name=%s for a queued request", model)
+	l.flush()
+}
+
+// Limit says that a model is unloaded to make room for one that the router was
+// told to load.
+func (l *Log) Limit(at time.Duration, model string) {
+	l.line(at, "I srv    unload_lru: models_max limit reached, removing LRU name=%s", model)
+	l.line(at, "I srv        unload: stopping model instance name=%s", model)
+	l.flush()
+}
+
+// Wait says that a request waits until its model is loaded.
+func (l *Log) Wait(at time.Duration, model string) {
 	l.line(at, "I srv  ensure_model: waiting until model name=%s is fully loaded...", model)
+	l.flush()
+}
+
+// Room says that there is room for the model that a request waits for.
+func (l *Log) Room(at time.Duration, model string) {
 	l.line(at, "I srv  ensure_model: slot available, loading queued model name=%s", model)
 	l.flush()
 }
@@ -42,9 +67,15 @@ func (l *Log) Proxy(at time.Duration, model string, port int) {
 	l.flush()
 }
 
-// Unload says that a router stops a child.
+// Unload says that a router stops a child because it was told to.
 func (l *Log) Unload(at time.Duration, model string) {
 	l.line(at, "I srv        unload: stopping model instance name=%s", model)
+	l.flush()
+}
+
+// UnloadLast says that a router stops a child because it ends itself.
+func (l *Log) UnloadLast(at time.Duration, model string) {
+	l.line(at, "I srv    unload_all: stopping model instance name=%s", model)
 	l.flush()
 }
 

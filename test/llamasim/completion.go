@@ -109,12 +109,20 @@ func contentText(raw json.RawMessage) string {
 func (x *exchange) complete(e *engine, f flavor, body []byte) {
 	var q request
 	if err := json.Unmarshal(body, &q); err != nil {
-		x.reject(e, "[json.exception.parse_error.101] "+err.Error())
+		message := "[json.exception.parse_error.101] " + err.Error()
+		if wrong := new(json.UnmarshalTypeError); f == chat && errors.As(err, &wrong) && strings.EqualFold(wrong.Field, "messages") {
+			message = "Expected 'messages' to be an array"
+		}
+		x.reject(e, message)
 		return
 	}
 	t, problem := q.task(f)
 	if t == nil {
-		x.reject(e, problem)
+		if f == chat {
+			x.reject(e, problem)
+			return
+		}
+		x.fail(http.StatusBadRequest, badRequest, problem)
 		return
 	}
 	e.post(t)

@@ -73,22 +73,21 @@ func (rt *router) listening(url string) {
 	rt.say(func(l *llamalog.Log, at time.Duration) { l.Listening(at, url) })
 }
 
-// stop is the end of a router that was told to end, and with it of its children.
+// stop ends a router in order, and with it its children.
 func (rt *router) stop() {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	rt.say((*llamalog.Log).Stop)
 	for _, c := range rt.list {
 		if c.e != nil {
+			rt.say(func(l *llamalog.Log, at time.Duration) { l.UnloadLast(at, c.name) })
 			rt.stopChild(c)
 		}
 	}
 }
 
-// stopChild ends a child as the router does that needs it no more. It needs the
-// lock.
+// stopChild ends a child in order. It needs the lock.
 func (rt *router) stopChild(c *child) {
-	rt.say(func(l *llamalog.Log, at time.Duration) { l.Unload(at, c.name) })
 	c.e.stop()
 	rt.unload(c, 0)
 }
@@ -119,9 +118,12 @@ func (rt *router) settle() {
 	}
 }
 
-// load starts a child and evicts the least recently used one where there are
-// too many. It needs the lock.
-func (rt *router) load(c *child) {
+// load starts a child, for a request that waits or because it was told to, and
+// evicts the least recently used one where there are too many. It needs the lock.
+func (rt *router) load(c *child, request bool) {
+	say := func(write func(l *llamalog.Log, at time.Duration, model string), of *child) {
+		rt.say(func(l *llamalog.Log, at time.Duration) { write(l, at, of.name) })
+	}
 	loaded := 0
 	var oldest *child
 	for _, other := range rt.list {
@@ -132,8 +134,21 @@ func (rt *router) load(c *child) {
 			}
 		}
 	}
-	if loaded >= rt.o.MaxLoaded {
+	full := loaded >= rt.o.MaxLoaded
+	if request {
+		say((*llamalog.Log).Join, c)
+		if full {
+			say((*llamalog.Log).Evict, oldest)
+		}
+		say((*llamalog.Log).Wait, c)
+	} else if full {
+		say((*llamalog.Log).Limit, oldest)
+	}
+	if full {
 		rt.stopChild(oldest)
+	}
+	if request {
+		say((*llamalog.Log).Room, c)
 	}
 	rt.uses++
 	c.port = 40001 + int(rt.s.starts.Load())
@@ -249,10 +264,11 @@ func (rt *router) command(x *exchange, path string) {
 	case path == "/models/load" && c.e != nil:
 		problem = "model is already running"
 	case path == "/models/load":
-		rt.load(c)
+		rt.load(c, false)
 	case c.e == nil:
 		problem = "model is not running"
 	default:
+		rt.say(func(l *llamalog.Log, at time.Duration) { l.Unload(at, c.name) })
 		rt.stopChild(c)
 	}
 	rt.mu.Unlock()
@@ -283,8 +299,7 @@ func (rt *router) proxy(x *exchange, path, model string, autoload bool, body []b
 		return
 	}
 	if c.e == nil {
-		rt.say(func(l *llamalog.Log, at time.Duration) { l.Join(at, model) })
-		rt.load(c)
+		rt.load(c, true)
 	}
 	if body != nil {
 		// Proxied polls did not count as use when the real router evicted.
@@ -309,10 +324,19 @@ func (rt *router) proxy(x *exchange, path, model string, autoload bool, body []b
 		failed := c.e != e
 		rt.mu.Unlock()
 		if failed {
-			x.fail(http.StatusInternalServerError, "server_error", fmt.Sprintf("model name=%s failed to load", model))
+			message := fmt.Sprintf("model name=%s failed to load", model)
+			rt.mu.Lock()
+			rt.say(func(l *llamalog.Log, at time.Duration) {
+				l.Exception(at, errorJSON(http.StatusInternalServerError, "server_error", message))
+			})
+			rt.mu.Unlock()
+			x.fail(http.StatusInternalServerError, "server_error", message)
 			return
 		}
 	}
+	e.mu.Lock()
+	e.advance() // it has said that it listens
+	e.mu.Unlock()
 	rt.mu.Lock()
 	rt.say(func(l *llamalog.Log, at time.Duration) { l.Proxy(at, model, c.port) })
 	rt.mu.Unlock()
