@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
 )
 
 const usage = `Usage: llamademo [flags]
@@ -58,8 +60,8 @@ func main() {
 	flag.StringVar(&o.collector, "collector", "bin/otelcol-llamacpp", "the collector, as make build leaves it")
 	flag.StringVar(&o.config, "config", "collector-config.yaml", "the collector's configuration")
 	flag.Parse()
-	if flag.NArg() > 0 || o.duration < 0 || o.concurrency < 1 {
-		fmt.Fprintln(os.Stderr, "llamademo: takes flags only, a duration of 0 or more and a concurrency of 1 or more; see -h")
+	if err := o.check(flag.Args()); err != nil {
+		fmt.Fprintf(os.Stderr, "llamademo: %v; see -h\n", err)
 		os.Exit(2)
 	}
 
@@ -70,6 +72,22 @@ func main() {
 		fmt.Fprintln(os.Stderr, "llamademo:", err)
 		os.Exit(1)
 	}
+}
+
+// check says what is wrong with the command line.
+func (o options) check(args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s: takes flags only", args[0])
+	}
+	if o.duration != 0 {
+		if err := interval.Check(o.duration); err != nil {
+			return fmt.Errorf("-duration: %w", err)
+		}
+	}
+	if o.concurrency < 1 {
+		return fmt.Errorf("-concurrency: %d: want 1 or more", o.concurrency)
+	}
+	return nil
 }
 
 // run is the demo from start to end; what it started has stopped when it returns.

@@ -126,10 +126,22 @@ func TestLoad_ChatsWithTheSimulator(t *testing.T) {
 	model, err := l.model(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, l.chat(t.Context(), model, newRandom(0)))
+	assert.Eventually(t, func() bool {
+		log, err := os.ReadFile(s.log)
+		return err == nil && strings.Contains(string(log), " total time = ")
+	}, 20*time.Second, 10*time.Millisecond, "what the collector makes latencies of")
 
 	l.key = "wrong"
 	_, err = l.model(t.Context())
 	assert.ErrorContains(t, err, "set LLAMACPP_API_KEY")
+}
+
+func TestChoose_RemovesTheSimulatorsLog(t *testing.T) {
+	s, err := newChooser(t, io.Discard, nil).choose(t.Context(), true)
+	require.NoError(t, err)
+	require.FileExists(t, s.log)
+	s.stop()
+	assert.NoFileExists(t, s.log)
 }
 
 func TestLoad_LoadsNoModelOfARouter(t *testing.T) {
@@ -140,6 +152,19 @@ func TestLoad_LoadsNoModelOfARouter(t *testing.T) {
 	l := &load{client: newChooser(t, io.Discard, nil).client, url: s.URL}
 	_, err := l.model(t.Context())
 	assert.ErrorContains(t, err, "no model is loaded")
+}
+
+func TestOptions_SayWhatIsWrong(t *testing.T) {
+	good := options{concurrency: 1}
+	require.NoError(t, good.check(nil), "until Ctrl-C")
+	for want, o := range map[string]options{
+		"-duration: 5ns: has it a unit? e.g. 5s": {concurrency: 1, duration: 5},
+		"-duration: -1s: want 10ms or more":      {concurrency: 1, duration: -time.Second},
+		"-concurrency: 0: want 1 or more":        {},
+	} {
+		require.EqualError(t, o.check(nil), want)
+	}
+	assert.EqualError(t, good.check([]string{"20s"}), "20s: takes flags only")
 }
 
 func TestVerdict(t *testing.T) {

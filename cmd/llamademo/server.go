@@ -112,12 +112,10 @@ func (c chooser) startLlamaServer(ctx context.Context, program, model string) (*
 	if key != "" {
 		args = append(args, "--api-key", key)
 	}
-	log, err := os.CreateTemp("", "llama-server-*.log")
+	log, removeLog, err := temporaryLog()
 	if err != nil {
-		return nil, fmt.Errorf("start llama-server: %w", err)
+		return nil, err
 	}
-	// Nothing is to be done where the end of a temporary file fails.
-	removeLog := func() { _, _ = log.Close(), os.Remove(log.Name()) }
 	// Not bound to ctx, which would kill it: stop ends it in order.
 	p, err := startProcess(exec.Command(program, args...), log) //nolint:gosec,noctx // The user names the model.
 	if err != nil {
@@ -141,19 +139,36 @@ func (c chooser) startLlamaServer(ctx context.Context, program, model string) (*
 }
 
 func (c chooser) startSimulator() (*server, error) {
+	log, removeLog, err := temporaryLog()
+	if err != nil {
+		return nil, err
+	}
 	sim := llamasim.New(llamasim.Options{
 		TokensPerSecond:       60,
 		PromptTokensPerSecond: 600,
 		APIKey:                c.getenv("LLAMACPP_API_KEY"),
+		Log:                   log,
 	})
 	url, err := sim.Start("127.0.0.1:0")
 	if err != nil {
+		removeLog()
 		return nil, fmt.Errorf("start the simulator: %w", err)
 	}
 	return &server{
 		url:    url,
 		what:   "the built-in simulator, not a real llama-server",
 		output: &tail{},
-		stop:   sim.Close,
+		log:    log.Name(),
+		stop:   func() { sim.Close(); removeLog() },
 	}, nil
+}
+
+// temporaryLog is a file for a server's log.
+func temporaryLog() (log *os.File, remove func(), err error) {
+	log, err = os.CreateTemp("", "llama-server-*.log")
+	if err != nil {
+		return nil, nil, fmt.Errorf("file for the server's log: %w", err)
+	}
+	// Nothing is to be done where the end of a temporary file fails.
+	return log, func() { _, _ = log.Close(), os.Remove(log.Name()) }, nil
 }

@@ -29,8 +29,9 @@ const usage = `llama-server-sim answers like llama.cpp's llama-server, without a
   llama-server-sim --port 20000 -fleet 1000 -load 3       1,000 busy servers on ports 20000 to 20999
   llama-server-sim --port 8080 -models a,b,c              a router
 
-Differences from llama-server: --metrics is on unless --metrics=false, and -c is
-divided by -np even where -np is not given. It runs until SIGTERM or Ctrl-C.
+Differences from llama-server: --metrics is on unless --metrics=false, -c is
+divided by -np even where -np is not given, and the log is off unless -log names
+a file. It runs until SIGTERM or Ctrl-C.
 
 Flags:
 `
@@ -67,6 +68,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		sleep   = fs.Int("sleep-idle-seconds", 0, "unload the model after so many idle `seconds`; 0 never does")
 		build   = fs.String("build", "current", "generation of llama-server: current, old or future")
 		models  = fs.String("models", "", "comma-separated `names`: be a router of these models")
+		logFile = fs.String("log", "", "`file` to append the log to, as llama-server writes it to standard error; - is standard error")
 		max     = fs.Int("models-max", 4, "most models that a router loads at once")
 	)
 	for _, name := range []string{"np", "parallel"} {
@@ -106,6 +108,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o.SleepAfter = time.Duration(*sleep) * time.Second
 	if *models != "" {
 		o.Router = &llamasim.RouterOptions{Models: strings.Split(*models, ","), MaxLoaded: *max}
+	}
+
+	switch {
+	case *logFile == "":
+	case *fleet > 1:
+		return errors.New("-log is for one server: leave -fleet out")
+	case *logFile == "-":
+		o.Log = stderr
+	default:
+		log, err := os.OpenFile(*logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+		if err != nil {
+			return fmt.Errorf("-log: %w", err)
+		}
+		defer log.Close()
+		o.Log = log
 	}
 
 	name := o.ModelName
