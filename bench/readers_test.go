@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/collector/receiver/receivertest"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 // reader starts to read each of the servers once a second, and counts.
@@ -188,14 +189,6 @@ func count(metric, orMetric string, each int64, scrapes *atomic.Int64) (consumer
 }
 
 func has(md pmetric.Metrics, name string) bool {
-	for _, rm := range md.ResourceMetrics().All() {
-		for _, sm := range rm.ScopeMetrics().All() {
-			for _, m := range sm.Metrics().All() {
-				if m.Name() == name {
-					return true
-				}
-			}
-		}
-	}
-	return false
+	_, ok := points.Metric(md, name)
+	return ok
 }

@@ -14,9 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/golden"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/pmetrictest"
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/ptracetest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
@@ -36,6 +34,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/goldenfile"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 // oneRequest is a request's lines, and otherRequest those of the next one.
@@ -133,29 +133,15 @@ func tracesOf(t *testing.T, cfg *Config, batches ...plog.Logs) ptrace.Traces {
 	return all
 }
 
-// metric by name, of any resource.
-func metric(md pmetric.Metrics, name string) (pmetric.Metric, bool) {
-	for _, rm := range md.ResourceMetrics().All() {
-		for _, m := range rm.ScopeMetrics().At(0).Metrics().All() {
-			if m.Name() == name {
-				return m, true
-			}
-		}
-	}
-	return pmetric.Metric{}, false
-}
-
 // completed requests of all resources.
 func completed(md pmetric.Metrics) (n int64) {
-	for _, rm := range md.ResourceMetrics().All() {
-		for _, m := range rm.ScopeMetrics().At(0).Metrics().All() {
-			if m.Name() != "llamacpp.requests" {
-				continue
-			}
-			for _, p := range m.Sum().DataPoints().All() {
-				if o, _ := p.Attributes().Get("llamacpp.request.outcome"); o.Str() == "completed" {
-					n += p.IntValue()
-				}
+	for _, m := range points.Metrics(md) {
+		if m.Name() != "llamacpp.requests" {
+			continue
+		}
+		for _, p := range points.Numbers(m).All() {
+			if o, _ := p.Attributes().Get("llamacpp.request.outcome"); o.Str() == "completed" {
+				n += p.IntValue()
 			}
 		}
 	}
@@ -192,13 +178,7 @@ func exponentialConfig(size int32) *Config {
 
 func equalMetrics(t *testing.T, name string, actual pmetric.Metrics) {
 	t.Helper()
-	file := filepath.Join("testdata", "metrics", name+".yaml")
-	if os.Getenv("UPDATE") != "" {
-		require.NoError(t, golden.WriteMetrics(t, file, actual))
-	}
-	expected, err := golden.ReadMetrics(file)
-	require.NoError(t, err)
-	compareMetrics(t, expected, actual)
+	goldenfile.EqualMetrics(t, filepath.Join("testdata", "metrics", name+".yaml"), actual)
 }
 
 func compareMetrics(t *testing.T, expected, actual pmetric.Metrics) {
@@ -212,13 +192,7 @@ func TestConnector_RecordedLogsGiveTraces(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				actual := tracesOf(t, newDefaultConfig(), logs(recorded(t, name), nil))
-				file := filepath.Join("testdata", "traces", name+".yaml")
-				if os.Getenv("UPDATE") != "" {
-					require.NoError(t, golden.WriteTraces(t, file, actual))
-				}
-				expected, err := golden.ReadTraces(file)
-				require.NoError(t, err)
-				require.NoError(t, ptracetest.CompareTraces(expected, actual, ptracetest.IgnoreResourceSpansOrder(), ptracetest.IgnoreSpansOrder()))
+				goldenfile.EqualTraces(t, filepath.Join("testdata", "traces", name+".yaml"), actual)
 			})
 		})
 	}
@@ -254,11 +228,11 @@ func TestConnector_InputStaysAsItWas(t *testing.T) {
 
 func TestConnector_ZeroPointsBeforeTheFirstRequest(t *testing.T) {
 	md := metricsOf(t, newDefaultConfig(), logs("0.00.000.890 I srv  llama_server: initializing ...", nil))
-	m, ok := metric(md, "llamacpp.requests")
+	m, ok := points.Metric(md, "llamacpp.requests")
 	require.True(t, ok)
 	assert.Equal(t, 5, m.Sum().DataPoints().Len())
 	for _, name := range []string{"gen_ai.server.request.duration", "gen_ai.server.time_to_first_token", "gen_ai.server.time_per_output_token"} {
-		m, ok := metric(md, name)
+		m, ok := points.Metric(md, name)
 		require.True(t, ok, name)
 		assert.Equal(t, pmetric.AggregationTemporalityCumulative, m.Histogram().AggregationTemporality())
 		p := m.Histogram().DataPoints().At(0)
@@ -266,7 +240,7 @@ func TestConnector_ZeroPointsBeforeTheFirstRequest(t *testing.T) {
 		assert.False(t, p.HasMin())
 		assert.NotZero(t, p.StartTimestamp())
 	}
-	m, ok = metric(md, "llamacpp.request.tokens")
+	m, ok = points.Metric(md, "llamacpp.request.tokens")
 	require.True(t, ok)
 	assert.Equal(t, 2, m.Histogram().DataPoints().Len())
 }
@@ -283,7 +257,7 @@ func TestConnector_ExemplarsLinkToTheSpansForAMinute(t *testing.T) {
 		synctest.Wait()
 
 		last := func() pmetric.ExemplarSlice {
-			d, ok := metric(sink.AllMetrics()[len(sink.AllMetrics())-1], "gen_ai.server.request.duration")
+			d, ok := points.Metric(sink.AllMetrics()[len(sink.AllMetrics())-1], "gen_ai.server.request.duration")
 			require.True(t, ok)
 			return d.Histogram().DataPoints().At(0).Exemplars()
 		}
@@ -304,7 +278,7 @@ func TestConnector_ExemplarsLinkToTheSpansForAMinute(t *testing.T) {
 	})
 	cfg := newDefaultConfig()
 	cfg.Exemplars.Enabled = false
-	d, _ := metric(metricsOf(t, cfg, logs(oneRequest, nil)), "gen_ai.server.request.duration")
+	d, _ := points.Metric(metricsOf(t, cfg, logs(oneRequest, nil)), "gen_ai.server.request.duration")
 	assert.Zero(t, d.Histogram().DataPoints().At(0).Exemplars().Len())
 }
 
@@ -369,7 +343,7 @@ func TestConnector_ResourceIsTheServers(t *testing.T) {
 func TestConnector_ModelIsCalledAfterItsFile(t *testing.T) {
 	for _, line := range []string{`/models/tiny.gguf`, `C:\models\tiny.gguf`} {
 		md := metricsOf(t, newDefaultConfig(), logs("0.00.015.972 I srv    load_model: loading model '"+line+"'\n"+oneRequest, nil))
-		d, _ := metric(md, "gen_ai.server.request.duration")
+		d, _ := points.Metric(md, "gen_ai.server.request.duration")
 		assert.Equal(t, map[string]any{
 			"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "llamacpp", "gen_ai.request.model": "tiny.gguf",
 		}, d.Histogram().DataPoints().At(0).Attributes().AsRaw())
@@ -382,7 +356,7 @@ func TestConnector_RouterHasAResourceForEachModel(t *testing.T) {
 	for _, rm := range md.ResourceMetrics().All() {
 		v, _ := rm.Resource().Attributes().Get("service.instance.id")
 		instances = append(instances, v.Str())
-		_, counts := metric(pick(rm), "llamacpp.requests")
+		_, counts := points.Metric(pick(rm), "llamacpp.requests")
 		assert.Equal(t, v.Str() != "localhost:8080", counts, v.Str())
 	}
 	assert.Contains(t, instances, "localhost:8080/tiny")
@@ -428,11 +402,11 @@ func TestConnector_MetricsAreSwitchedOffOneByOneAndAll(t *testing.T) {
 	}
 	all := newDefaultConfig()
 	for name, off := range names {
-		_, ok := metric(metricsOf(t, newDefaultConfig(), logs(recorded(t, "draft"), nil)), name)
+		_, ok := points.Metric(metricsOf(t, newDefaultConfig(), logs(recorded(t, "draft"), nil)), name)
 		assert.True(t, ok, name)
 		cfg := newDefaultConfig()
 		off(&cfg.Metrics)
-		_, ok = metric(metricsOf(t, cfg, logs(recorded(t, "draft"), nil)), name)
+		_, ok = points.Metric(metricsOf(t, cfg, logs(recorded(t, "draft"), nil)), name)
 		assert.False(t, ok, name)
 		off(&all.Metrics)
 	}
@@ -462,7 +436,7 @@ func TestConnector_PointsComeAtTheInterval(t *testing.T) {
 		require.NoError(t, c.Shutdown(t.Context()))
 		require.Len(t, sink.AllMetrics(), 3, "the last at shutdown")
 		for _, md := range sink.AllMetrics() {
-			m, _ := metric(md, "llamacpp.requests")
+			m, _ := points.Metric(md, "llamacpp.requests")
 			assert.Equal(t, began, m.Sum().DataPoints().At(0).StartTimestamp())
 		}
 	})
@@ -747,7 +721,7 @@ func TestConnector_SilentServersExpire(t *testing.T) {
 		require.NoError(t, c.ConsumeLogs(t.Context(), logs(otherRequest, nil)))
 		began := pcommon.NewTimestampFromTime(time.Now())
 		require.NoError(t, c.Shutdown(t.Context()))
-		m, _ := metric(sink.AllMetrics()[len(sink.AllMetrics())-1], "llamacpp.requests")
+		m, _ := points.Metric(sink.AllMetrics()[len(sink.AllMetrics())-1], "llamacpp.requests")
 		assert.Equal(t, began, m.Sum().DataPoints().At(0).StartTimestamp(), "its counts begin anew")
 	})
 }

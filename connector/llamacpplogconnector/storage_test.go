@@ -23,6 +23,8 @@ import (
 	"go.opentelemetry.io/collector/extension/extensiontest"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 type host map[component.ID]component.Component
@@ -137,12 +139,12 @@ func TestStorage_CountsAndRequestsGoOnAfterAKill(t *testing.T) {
 			second, spans := session(t, cfg, h, oneRequest, strings.Join(other, "\n"))
 			assert.EqualValues(t, 2, completed(second))
 			assert.Equal(t, 3, spans)
-			before, _ := metric(first, "llamacpp.requests")
-			after, _ := metric(second, "llamacpp.requests")
+			before, _ := points.Metric(first, "llamacpp.requests")
+			after, _ := points.Metric(second, "llamacpp.requests")
 			assert.Equal(t, before.Sum().DataPoints().At(0).StartTimestamp(), after.Sum().DataPoints().At(0).StartTimestamp())
 			assert.Equal(t, first.ResourceMetrics().At(0).Resource().Attributes().AsRaw(), second.ResourceMetrics().At(0).Resource().Attributes().AsRaw())
 
-			at, _ := metric(second, "gen_ai.server.request.duration")
+			at, _ := points.Metric(second, "gen_ai.server.request.duration")
 			if name == "exponential" {
 				assert.EqualValues(t, 2, at.ExponentialHistogram().DataPoints().At(0).Count())
 				assert.InDelta(t, 0.00197+0.00147, at.ExponentialHistogram().DataPoints().At(0).Sum(), 1e-9)
@@ -345,7 +347,7 @@ func TestStorage_WhatEarlierVersionsStoredIsReadable(t *testing.T) {
 			require.NotEmpty(t, sink.AllMetrics())
 			md := sink.AllMetrics()[0]
 			assert.EqualValues(t, 4, completed(md))
-			tokens, ok := metric(md, "llamacpp.request.tokens")
+			tokens, ok := points.Metric(md, "llamacpp.request.tokens")
 			require.True(t, ok)
 			want := map[string]float64{"input": 3106 + 44, "output": 712 + 6}
 			if name == "exponential" {

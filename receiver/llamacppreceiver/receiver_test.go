@@ -26,6 +26,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 // wait is how long a test waits for what must come, on a loaded machine.
@@ -52,23 +53,11 @@ func (*sink) Capabilities() consumer.Capabilities { return consumer.Capabilities
 func (s *sink) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, rm := range md.ResourceMetrics().All() {
+	for rm, m := range points.Metrics(md) {
 		instance, _ := rm.Resource().Attributes().Get("service.instance.id")
 		s.note(rm.Resource().Attributes())
-		for _, sm := range rm.ScopeMetrics().All() {
-			for _, m := range sm.Metrics().All() {
-				switch m.Type() {
-				case pmetric.MetricTypeSum:
-					for _, p := range m.Sum().DataPoints().All() {
-						s.take(instance.Str(), m, p)
-					}
-				case pmetric.MetricTypeGauge:
-					for _, p := range m.Gauge().DataPoints().All() {
-						s.take(instance.Str(), m, p)
-					}
-				default:
-				}
-			}
+		for _, p := range points.Numbers(m).All() {
+			s.take(instance.Str(), m, p)
 		}
 	}
 	return nil

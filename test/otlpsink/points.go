@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 // Point is one data point.
@@ -225,16 +227,12 @@ func clock(t time.Time) string {
 
 func read(md pmetric.Metrics, arrived time.Time) Points {
 	var out Points
-	for _, rm := range md.ResourceMetrics().All() {
+	for rm, m := range points.Metrics(md) {
 		resource := texts(rm.Resource().Attributes())
-		for _, sm := range rm.ScopeMetrics().All() {
-			for _, m := range sm.Metrics().All() {
-				for _, p := range readMetric(m) {
-					p.Metric, p.Unit, p.Description = m.Name(), m.Unit(), m.Description()
-					p.Resource, p.Arrived = resource, arrived
-					out = append(out, p)
-				}
-			}
+		for _, p := range readMetric(m) {
+			p.Metric, p.Unit, p.Description = m.Name(), m.Unit(), m.Description()
+			p.Resource, p.Arrived = resource, arrived
+			out = append(out, p)
 		}
 	}
 	// One request can hold several points of a series.

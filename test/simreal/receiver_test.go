@@ -23,6 +23,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"
 )
 
@@ -39,29 +40,25 @@ func (*emitted) Capabilities() consumer.Capabilities { return consumer.Capabilit
 func (e *emitted) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, rm := range md.ResourceMetrics().All() {
-		for _, sm := range rm.ScopeMetrics().All() {
-			for _, m := range sm.Metrics().All() {
-				if m.Name() == "llamacpp.server.response.duration" {
-					continue // which endpoint is asked is a matter of timing
-				}
-				shape := fmt.Sprint(strings.Join(keys(rm.Resource().Attributes()), ","), " ", m.Name(), " ", m.Type(), " ", m.Unit())
-				switch m.Type() {
-				case pmetric.MetricTypeSum:
-					e.take(fmt.Sprint(shape, " monotonic=", m.Sum().IsMonotonic()), m.Name(), m.Sum().DataPoints())
-				case pmetric.MetricTypeGauge:
-					e.take(shape, m.Name(), m.Gauge().DataPoints())
-				default:
-					e.shapes[shape] = true
-				}
-			}
+	for rm, m := range points.Metrics(md) {
+		if m.Name() == "llamacpp.server.response.duration" {
+			continue // which endpoint is asked is a matter of timing
+		}
+		shape := fmt.Sprint(strings.Join(keys(rm.Resource().Attributes()), ","), " ", m.Name(), " ", m.Type(), " ", m.Unit())
+		switch m.Type() {
+		case pmetric.MetricTypeSum:
+			e.take(fmt.Sprint(shape, " monotonic=", m.Sum().IsMonotonic()), m)
+		case pmetric.MetricTypeGauge:
+			e.take(shape, m)
+		default:
+			e.shapes[shape] = true
 		}
 	}
 	return nil
 }
 
-func (e *emitted) take(shape, name string, points pmetric.NumberDataPointSlice) {
-	for _, p := range points.All() {
+func (e *emitted) take(shape string, m pmetric.Metric) {
+	for _, p := range points.Numbers(m).All() {
 		attributes := ""
 		for _, v := range p.Attributes().All() {
 			attributes += " " + v.AsString()
@@ -71,8 +68,8 @@ func (e *emitted) take(shape, name string, points pmetric.NumberDataPointSlice) 
 			v = float64(p.IntValue())
 		}
 		e.shapes[fmt.Sprint(shape, " ", p.ValueType(), attributes)] = true
-		e.values[name+attributes] = v
-		e.most[name+attributes] = max(e.most[name+attributes], v)
+		e.values[m.Name()+attributes] = v
+		e.most[m.Name()+attributes] = max(e.most[m.Name()+attributes], v)
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/goldenfile"
 )
 
 var kindNames = [...]string{
@@ -108,13 +110,7 @@ func TestParser_RecordedLogs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log := recording(t, name)
 			events := parse(lines(log)...)
-			golden := filepath.Join("testdata", name+".golden")
-			if os.Getenv("UPDATE") != "" {
-				require.NoError(t, os.WriteFile(golden, []byte(strings.Join(events, "\n")+"\n"), 0o600))
-			}
-			want, err := os.ReadFile(golden)
-			require.NoError(t, err)
-			assert.Equal(t, lines(string(want)), lines(strings.Join(events, "\n")+"\n"))
+			goldenfile.EqualLines(t, filepath.Join("testdata", name+".golden"), events)
 			assert.Equal(t, events, parse(log), "the whole log in one record")
 			assert.Equal(t, events, parse(lines(strings.ReplaceAll(log, "\n", "\r\n"))...), "CRLF")
 			assert.Equal(t, events, parse(strings.Split(log, "\n")...), "no newlines")

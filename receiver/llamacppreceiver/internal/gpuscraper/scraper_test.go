@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/golden"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/pmetrictest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -28,6 +27,8 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpu"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/fakenvml"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/goldenfile"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 // fake is the one library of this process.
@@ -101,23 +102,12 @@ func (f *fixture) messages() []string {
 	return ms
 }
 
-func points(md pmetric.Metrics, name string) []pmetric.NumberDataPoint {
+func pointsOf(md pmetric.Metrics, name string) []pmetric.NumberDataPoint {
 	var out []pmetric.NumberDataPoint
-	for _, rm := range md.ResourceMetrics().All() {
-		for _, sm := range rm.ScopeMetrics().All() {
-			for _, m := range sm.Metrics().All() {
-				if m.Name() != name {
-					continue
-				}
-				var all pmetric.NumberDataPointSlice
-				if m.Type() == pmetric.MetricTypeSum {
-					all = m.Sum().DataPoints()
-				} else {
-					all = m.Gauge().DataPoints()
-				}
-				for _, p := range all.All() {
-					out = append(out, p)
-				}
+	for _, m := range points.Metrics(md) {
+		if m.Name() == name {
+			for _, p := range points.Numbers(m).All() {
+				out = append(out, p)
 			}
 		}
 	}
@@ -131,18 +121,6 @@ func ids(ps []pmetric.NumberDataPoint) map[string]int64 {
 		out[id.Str()] = p.IntValue()
 	}
 	return out
-}
-
-func compare(t *testing.T, name string, md pmetric.Metrics, options ...pmetrictest.CompareMetricsOption) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if os.Getenv("UPDATE") != "" {
-		require.NoError(t, golden.WriteMetrics(t, file, md))
-	}
-	expected, err := golden.ReadMetrics(file)
-	require.NoError(t, err)
-	require.NoError(t, pmetrictest.CompareMetrics(expected, md, append(options, pmetrictest.IgnoreTimestamp(), pmetrictest.IgnoreStartTimestamp(),
-		pmetrictest.IgnoreMetricsOrder(), pmetrictest.IgnoreMetricDataPointsOrder(), pmetrictest.IgnoreResourceMetricsOrder())...))
 }
 
 // all switches every metric on.
@@ -165,7 +143,7 @@ func TestScrape_EveryMetric(t *testing.T) {
 	f.scrape() // the first samples
 	time.Sleep(150 * time.Millisecond)
 	fake.GPU(0).Energy += 1000
-	compare(t, "two.yaml", f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
+	goldenfile.EqualMetrics(t, filepath.Join("testdata", "two.yaml"), f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
 	assert.Empty(t, f.messages())
 }
 
@@ -197,12 +175,12 @@ func TestScrape_LostGPUIsReportedOnlyAsFailed(t *testing.T) {
 	fake.GPU(0).Lost = fakenvml.GPUIsLost
 	fake.SetCount(1) // less to compare
 	md := f.scrape()
-	for _, p := range points(md, "hw.status") {
+	for _, p := range pointsOf(md, "hw.status") {
 		id, _ := p.Attributes().Get("hw.id")
 		state, _ := p.Attributes().Get("hw.state")
 		assert.Equal(t, one(id.Str() == fake.UUID(0) && state.Str() == "failed" || id.Str() == fake.UUID(1) && state.Str() == "ok"), p.IntValue())
 	}
-	assert.Len(t, points(md, "hw.power"), 1)
+	assert.Len(t, pointsOf(md, "hw.power"), 1)
 }
 
 func TestScrape_MIGInstancesNameTheirGPU(t *testing.T) {
@@ -213,20 +191,20 @@ func TestScrape_MIGInstancesNameTheirGPU(t *testing.T) {
 	f.programs = map[int]string{6: "python3", 7: "llama-server"}
 	f.scrape() // the first samples
 	time.Sleep(150 * time.Millisecond)
-	compare(t, "mig.yaml", f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
+	goldenfile.EqualMetrics(t, filepath.Join("testdata", "mig.yaml"), f.scrape(), pmetrictest.IgnoreMetricValues("nvidia.gpu.power.mean"))
 }
 
 func TestScrape_MeanPowerIsFromTheEnergyCounter(t *testing.T) {
 	f := newFixture(t, 1, nil)
 	first := f.scrape()
-	assert.Empty(t, points(first, "nvidia.gpu.power.mean"))
+	assert.Empty(t, pointsOf(first, "nvidia.gpu.power.mean"))
 	time.Sleep(20 * time.Millisecond)
 	fake.GPU(0).Energy += 5000
 	second := f.scrape()
-	before, after := points(first, "hw.energy")[0], points(second, "hw.energy")[0]
+	before, after := pointsOf(first, "hw.energy")[0], pointsOf(second, "hw.energy")[0]
 	assert.InDelta(t, 5, after.DoubleValue()-before.DoubleValue(), 1e-6)
 	seconds := after.Timestamp().AsTime().Sub(before.Timestamp().AsTime()).Seconds()
-	assert.InEpsilon(t, 5/seconds, points(second, "nvidia.gpu.power.mean")[0].DoubleValue(), 1e-3)
+	assert.InEpsilon(t, 5/seconds, pointsOf(second, "nvidia.gpu.power.mean")[0].DoubleValue(), 1e-3)
 	assert.Equal(t, before.StartTimestamp(), after.StartTimestamp())
 	assert.Equal(t, before.StartTimestamp(), before.Timestamp(), "what came before has no known beginning: it is not to be taken for an increase")
 }
@@ -236,7 +214,7 @@ func TestScrape_OnlyTheChosenDevices(t *testing.T) {
 		c.Devices = []any{1, "GPU-00000000-0000-4000-8000-000000000003", 9}
 	})
 	for range 2 {
-		assert.Equal(t, map[string]int64{fake.UUID(1): 11 << 30, fake.UUID(3): 13 << 30}, ids(points(f.scrape(), "hw.gpu.memory.usage")))
+		assert.Equal(t, map[string]int64{fake.UUID(1): 11 << 30, fake.UUID(3): 13 << 30}, ids(pointsOf(f.scrape(), "hw.gpu.memory.usage")))
 	}
 	require.Len(t, f.messages(), 1)
 	assert.Contains(t, f.messages()[0], "warn devices of scrapers::gpu::devices are not there")
@@ -264,25 +242,25 @@ func TestScrape_GPUsOfAnotherReceiver(t *testing.T) {
 		fake.GPU(0).Energy += 1000
 		md := second.scrape()
 		assert.Equal(t, 1, md.DataPointCount())
-		assert.Equal(t, map[string]int64{fake.UUID(0): 20}, ids(points(md, "llamacpp.gpu.memory.usage")))
+		assert.Equal(t, map[string]int64{fake.UUID(0): 20}, ids(pointsOf(md, "llamacpp.gpu.memory.usage")))
 	}
 	assert.Equal(t, []string{"info another receiver of this collector reports the GPUs, this one only what its server holds of them: " +
 		"scrapers::gpu::report: always makes it report them as well"}, second.messages())
-	last := points(first.scrape(), "hw.energy")[0]
+	last := pointsOf(first.scrape(), "hw.energy")[0]
 	first.gpus.(always).Close()
 	fake.GPU(0).Energy += 1000
 	time.Sleep(time.Millisecond)
 	md := second.scrape()
-	next := points(md, "hw.energy")[0]
+	next := pointsOf(md, "hw.energy")[0]
 	assert.InDelta(t, last.DoubleValue()+1, next.DoubleValue(), 1e-6)
 	assert.Equal(t, last.StartTimestamp(), next.StartTimestamp())
-	assert.Len(t, points(md, "nvidia.gpu.power.mean"), 1, "since its own scrape before")
+	assert.Len(t, pointsOf(md, "nvidia.gpu.power.mean"), 1, "since its own scrape before")
 }
 
 func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
 	server := &processes{err: errors.New("the endpoint is another host")}
 	f := newFixture(t, 3, server)
-	usage := func() map[string]int64 { return ids(points(f.scrape(), "llamacpp.gpu.memory.usage")) }
+	usage := func() map[string]int64 { return ids(pointsOf(f.scrape(), "llamacpp.gpu.memory.usage")) }
 	fake.SetProcesses(0, fakenvml.Process{PID: 5, Memory: 100}, fakenvml.Process{PID: 6, Memory: 1}, fakenvml.Process{PID: 7, Memory: 10})
 	fake.SetProcesses(2, fakenvml.Process{PID: 7, Memory: 20})
 	for range 2 {
@@ -315,9 +293,9 @@ func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
 func TestScrape_ServersMemoryIsNotMissedWhileNoGPUAnswers(t *testing.T) {
 	f := newFixture(t, 1, &processes{pids: []int{7}})
 	fake.SetProcesses(0, fakenvml.Process{PID: 7, Memory: 20})
-	require.Len(t, points(f.scrape(), "llamacpp.gpu.memory.usage"), 1)
+	require.Len(t, pointsOf(f.scrape(), "llamacpp.gpu.memory.usage"), 1)
 	fake.GPU(0).Lost = fakenvml.GPUIsLost
-	assert.Empty(t, points(f.scrape(), "llamacpp.gpu.memory.usage"))
+	assert.Empty(t, pointsOf(f.scrape(), "llamacpp.gpu.memory.usage"))
 	require.Len(t, f.messages(), 1)
 	assert.Contains(t, f.messages()[0], "warn a GPU is lost")
 }

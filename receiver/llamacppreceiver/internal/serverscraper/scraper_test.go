@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/golden"
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/pmetrictest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
@@ -25,6 +23,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/identity"
 	receivermetadata "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/goldenfile"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 // looks hands out one observation after the other.
@@ -79,18 +79,10 @@ func props(t *testing.T, name string) *llamaserver.Props {
 	return p
 }
 
-// equal compares with testdata/NAME.yaml, which UPDATE=1 writes anew.
+// equal compares with testdata/NAME.yaml.
 func equal(t *testing.T, name string, actual pmetric.Metrics) {
 	t.Helper()
-	file := filepath.Join("testdata", name+".yaml")
-	if os.Getenv("UPDATE") != "" {
-		require.NoError(t, golden.WriteMetrics(t, file, actual))
-	}
-	expected, err := golden.ReadMetrics(file)
-	require.NoError(t, err)
-	require.NoError(t, pmetrictest.CompareMetrics(expected, actual,
-		pmetrictest.IgnoreTimestamp(), pmetrictest.IgnoreStartTimestamp(), pmetrictest.IgnoreMetricsOrder(),
-		pmetrictest.IgnoreMetricDataPointsOrder(), pmetrictest.IgnoreResourceMetricsOrder()))
+	goldenfile.EqualMetrics(t, filepath.Join("testdata", name+".yaml"), actual)
 }
 
 func TestScrape_RecordedAnswersOfTheRealServer(t *testing.T) {
@@ -238,19 +230,17 @@ func TestScrape_StartTimeIsTheProcesss(t *testing.T) {
 // find returns the point of a sum that has an attribute of the value.
 func find(t *testing.T, md pmetric.Metrics, name, value string) pmetric.NumberDataPoint {
 	t.Helper()
-	for _, rm := range md.ResourceMetrics().All() {
-		for _, m := range rm.ScopeMetrics().At(0).Metrics().All() {
-			if m.Name() != name {
-				continue
+	for _, m := range points.Metrics(md) {
+		if m.Name() != name {
+			continue
+		}
+		for _, p := range points.Numbers(m).All() {
+			found := value == ""
+			for _, v := range p.Attributes().All() {
+				found = found || v.AsString() == value
 			}
-			for _, p := range m.Sum().DataPoints().All() {
-				found := value == ""
-				for _, v := range p.Attributes().All() {
-					found = found || v.AsString() == value
-				}
-				if found {
-					return p
-				}
+			if found {
+				return p
 			}
 		}
 	}

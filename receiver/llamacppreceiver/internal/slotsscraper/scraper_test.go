@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/golden"
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/pmetrictest"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -28,6 +26,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/identity"
 	receivermetadata "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/watch"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/goldenfile"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 var t0 = time.Now().Add(-time.Hour)
@@ -116,35 +116,16 @@ func value(t *testing.T, md pmetric.Metrics, name, state string) float64 {
 }
 
 func point(md pmetric.Metrics, name, state string) (pmetric.NumberDataPoint, bool) {
-	m, ok := metric(md, name)
+	m, ok := points.Metric(md, name)
 	if !ok {
 		return pmetric.NumberDataPoint{}, false
 	}
-	var points pmetric.NumberDataPointSlice
-	if m.Type() == pmetric.MetricTypeGauge {
-		points = m.Gauge().DataPoints()
-	} else {
-		points = m.Sum().DataPoints()
-	}
-	for i := range points.Len() {
-		if v, ok := points.At(i).Attributes().Get("llamacpp.slot.state"); state == "" || ok && v.Str() == state {
-			return points.At(i), true
+	for _, p := range points.Numbers(m).All() {
+		if v, ok := p.Attributes().Get("llamacpp.slot.state"); state == "" || ok && v.Str() == state {
+			return p, true
 		}
 	}
 	return pmetric.NumberDataPoint{}, false
-}
-
-func metric(md pmetric.Metrics, name string) (pmetric.Metric, bool) {
-	for _, rm := range md.ResourceMetrics().All() {
-		for _, sm := range rm.ScopeMetrics().All() {
-			for _, m := range sm.Metrics().All() {
-				if m.Name() == name {
-					return m, true
-				}
-			}
-		}
-	}
-	return pmetric.Metric{}, false
 }
 
 const (
@@ -164,14 +145,7 @@ func TestScrape_BusySlots(t *testing.T) {
 		Snapshot: totals(0, 1, 1000, 2000, false),
 		Reading:  reading(0.01, busy(0, 7, 20, 0), limited, idle(2), idle(3)),
 	})
-	file := filepath.Join("testdata", "busy.yaml")
-	if os.Getenv("UPDATE") != "" {
-		require.NoError(t, golden.WriteMetrics(t, file, md))
-	}
-	expected, err := golden.ReadMetrics(file)
-	require.NoError(t, err)
-	require.NoError(t, pmetrictest.CompareMetrics(expected, md, pmetrictest.IgnoreTimestamp(), pmetrictest.IgnoreStartTimestamp(),
-		pmetrictest.IgnoreMetricsOrder(), pmetrictest.IgnoreMetricDataPointsOrder()))
+	goldenfile.EqualMetrics(t, filepath.Join("testdata", "busy.yaml"), md)
 }
 
 func TestScrape_LiveCountersJoinTotalsAndSlots(t *testing.T) {
@@ -210,7 +184,7 @@ func TestScrape_IdleServerHasIdleSlotsWithoutAskingForThem(t *testing.T) {
 func TestScrape_NothingIsSaidOfSlotsThatWereNotRead(t *testing.T) {
 	f := newFixture(t, NewDefaultConfig())
 	md := f.scrape(t, watch.SlotsView{Props: &llamaserver.Props{Slots: 4}, Snapshot: totals(0, 1, 10, 20, false)})
-	_, ok := metric(md, "llamacpp.slots")
+	_, ok := points.Metric(md, "llamacpp.slots")
 	assert.False(t, ok)
 	assert.InDelta(t, 10, value(t, md, decoded, ""), 0, "but the total is known")
 }
@@ -229,7 +203,7 @@ func TestScrape_RestartStartsAllCountersAnew(t *testing.T) {
 	assert.Greater(t, p.StartTimestamp(), before.Timestamp()-1, "not before the last point of the process before")
 	assert.LessOrEqual(t, p.StartTimestamp(), p.Timestamp())
 	assert.InDelta(t, 0, value(t, md, "llamacpp.requests.observed", ""), 0)
-	m, ok := metric(md, "llamacpp.request.duration")
+	m, ok := points.Metric(md, "llamacpp.request.duration")
 	require.True(t, ok)
 	assert.Zero(t, m.Histogram().DataPoints().At(0).Count())
 	assert.Equal(t, p.StartTimestamp(), m.Histogram().DataPoints().At(0).StartTimestamp())
@@ -249,7 +223,7 @@ func TestScrape_DurationsOfRequestsSeenToStartAndToEnd(t *testing.T) {
 	md := look(reading(2.5, llamaserver.Slot{ID: 0}, idle(1))) // 8 and 9 end at 2.25
 	assert.InDelta(t, 4, value(t, md, "llamacpp.requests.observed", ""), 0)
 
-	total, ok := metric(md, "llamacpp.request.duration")
+	total, ok := points.Metric(md, "llamacpp.request.duration")
 	require.True(t, ok)
 	d := total.Histogram().DataPoints().At(0)
 	assert.EqualValues(t, 3, d.Count())
@@ -258,7 +232,7 @@ func TestScrape_DurationsOfRequestsSeenToStartAndToEnd(t *testing.T) {
 	assert.InDelta(t, 1.5, d.Max(), 1e-6)
 	assert.Len(t, d.BucketCounts().AsRaw(), d.ExplicitBounds().Len()+1)
 
-	prompt, ok := metric(md, "llamacpp.request.prompt.duration")
+	prompt, ok := points.Metric(md, "llamacpp.request.prompt.duration")
 	require.True(t, ok)
 	assert.EqualValues(t, 1, prompt.Histogram().DataPoints().At(0).Count(), "only of 7 was the prompt seen")
 	assert.InDelta(t, 1.25-0.25, prompt.Histogram().DataPoints().At(0).Sum(), 1e-6)
@@ -271,7 +245,7 @@ func TestScrape_RequestThatStartsBetweenTwoReadsOfMetricsIsTimed(t *testing.T) {
 	f.scrape(t, watch.SlotsView{Snapshot: running}) // /slots is late
 	f.scrape(t, watch.SlotsView{Snapshot: running, Reading: reading(1.5, busy(0, 7, 5, 1))})
 	md := f.scrape(t, watch.SlotsView{Snapshot: running, Reading: reading(2, idle(0))})
-	m, ok := metric(md, "llamacpp.request.duration")
+	m, ok := points.Metric(md, "llamacpp.request.duration")
 	require.True(t, ok)
 	assert.EqualValues(t, 1, m.Histogram().DataPoints().At(0).Count())
 	assert.InDelta(t, 1.75-0.75, m.Histogram().DataPoints().At(0).Sum(), 1e-6)
@@ -284,7 +258,7 @@ func TestScrape_DurationOverALongGapIsNotGuessed(t *testing.T) {
 	f.scrape(t, watch.SlotsView{Snapshot: s, Reading: reading(0.5, busy(0, 7, 0, 0))})
 	md := f.scrape(t, watch.SlotsView{Snapshot: s, Reading: reading(60, idle(0))})
 	assert.InDelta(t, 1, value(t, md, "llamacpp.requests.observed", ""), 0)
-	m, ok := metric(md, "llamacpp.request.duration")
+	m, ok := points.Metric(md, "llamacpp.request.duration")
 	require.True(t, ok)
 	assert.Zero(t, m.Histogram().DataPoints().At(0).Count())
 }
@@ -293,9 +267,9 @@ func TestScrape_HistogramsCanBeSwitchedOffAndStandAlone(t *testing.T) {
 	cfg := NewDefaultConfig()
 	cfg.Metrics.RequestDuration.Enabled = false
 	md := newFixture(t, cfg).scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, true)})
-	_, ok := metric(md, "llamacpp.request.duration")
+	_, ok := points.Metric(md, "llamacpp.request.duration")
 	assert.False(t, ok)
-	_, ok = metric(md, "llamacpp.request.prompt.duration")
+	_, ok = points.Metric(md, "llamacpp.request.prompt.duration")
 	assert.True(t, ok)
 
 	cfg = NewDefaultConfig()
