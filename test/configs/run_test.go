@@ -185,6 +185,22 @@ func TestOTLPOut_KeepsDataWhileTheBackendIsAway(t *testing.T) {
 	}
 }
 
+func TestCollectorConfig_ReadsTheSimulatorsLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "llama-server.log")
+	file, err := os.Create(path)
+	require.NoError(t, err)
+	defer file.Close()
+	sim := llamasim.New(llamasim.Options{Log: file})
+	address, err := sim.Start("127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(sim.Close)
+	metrics, c := startLogged(t, []string{"LLAMACPP_ENDPOINT=" + address, "LLAMACPP_LOG=" + path}, "collector-config.yaml")
+	c.AwaitLog("Started watching file")
+	sim.AddLoad(llamasim.Load{Concurrency: 1, MaxTokens: 20})
+	eventuallyServes(t, metrics, "gen_ai_server_request_duration_seconds_count{", `instance="`+strings.TrimPrefix(address, "http://")+`"`)
+	eventuallyServes(t, metrics, "gen_ai_server_time_to_first_token_seconds_count{")
+}
+
 // A real llama-server is found by its process's name alone.
 func TestDiscoverHost_FindsALlamaServerThatNobodyNamed(t *testing.T) {
 	server := llamatest.Start(t, llamatest.Options{})
