@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command llamademo shows the collector at work: it finds or starts a
-// llama-server, starts the collector on it, sends some requests and prints what
-// the collector says about them, live.
+// llama-server, starts the collector on it, sends some requests and prints live
+// what the collector reports.
 package main
 
 import (
@@ -25,7 +25,7 @@ import (
 const usage = `Usage: llamademo [flags]
 
 Starts the collector on a llama-server, sends that server some chat requests and
-prints, once a second, what the collector's Prometheus endpoint says about them.
+prints, once a second, what the collector's Prometheus endpoint reports.
 
 The server is, in this order:
   1. the one at LLAMACPP_ENDPOINT, or one that answers at http://localhost:8080;
@@ -179,7 +179,7 @@ func watch(ctx context.Context, client *http.Client, collector *collector, serve
 	}
 }
 
-// verdict says whether the demo showed what it is there to show.
+// verdict returns an error if the demo did not show what it is there to show.
 func verdict(h *history, o options, load *load, last error) error {
 	switch {
 	case last != nil:
@@ -197,7 +197,7 @@ func verdict(h *history, o options, load *load, last error) error {
 }
 
 // ended reports a program that stopped by itself. Ctrl-C in a terminal reaches
-// every program there, and theirs may end before ours has been told.
+// every program there, and another may end before this one sees the signal.
 func ended(ctx context.Context, what, output string) error {
 	select {
 	case <-ctx.Done():

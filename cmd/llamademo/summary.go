@@ -164,8 +164,8 @@ func valueOf(m *dto.Metric) float64 {
 	return m.GetUntyped().GetValue()
 }
 
-// window is over how many samples a rate is taken: the collector's clocks and
-// this program's differ by up to a clock of 500 ms, which is little of it.
+// window is how many samples a rate is taken over. The collector scrapes up to
+// 500 ms before a sample is read, which is little in so many seconds.
 const window = 4
 
 // history is the latest samples.
@@ -187,10 +187,10 @@ func (h *history) add(s sample) {
 	}
 }
 
-// seen says whether there was any sample.
+// seen reports whether there was any sample.
 func (h *history) seen() bool { return len(h.samples) > 0 }
 
-// moved says whether tokens were decoded meanwhile.
+// moved reports whether tokens were decoded meanwhile.
 func (h *history) moved() bool {
 	return h.seen() && h.samples[len(h.samples)-1].decoded > h.first.decoded
 }

@@ -193,14 +193,14 @@ func (c *collector) awaitScrapes(n int, match ...otlpsink.Match) {
 	c.eventually(func() bool { return len(c.Points(match...)) >= before+n }, "the server is looked at %d more times", n)
 }
 
-// inState chooses the points that tell whether a server is in a state.
+// inState chooses the points that say whether a server is in a state.
 func inState(state string) otlpsink.Match {
 	return func(p otlpsink.Point) bool {
 		return p.Metric == "llamacpp.server.status" && p.Attributes["llamacpp.server.state"] == state
 	}
 }
 
-// slots chooses the points that tell how many slots are in a state.
+// slots chooses the points that say how many slots are in a state.
 func slots(state string) otlpsink.Match {
 	return func(p otlpsink.Point) bool {
 		return p.Metric == "llamacpp.slots" && p.Attributes["llamacpp.slot.state"] == state

@@ -194,7 +194,7 @@ func checkCompleted(t *testing.T, c *collector, answers []llamatest.Result) []re
 	return found
 }
 
-// isOf says whether a span has all the numbers of an answer.
+// isOf reports whether a span has all the numbers of an answer.
 func isOf(s otlpsink.Span, children map[string]otlpsink.Span, want llamatest.Timings) bool {
 	took := func(name string) time.Duration { return children[name].End.Sub(children[name].Start) }
 	within := func(a, b time.Duration) bool { return (a - b).Abs() <= rounding }
@@ -239,7 +239,7 @@ func checkDistributions(t *testing.T, c *collector, answers []llamatest.Result) 
 		for _, q := range []float64{0.5, 0.95, 0.99} {
 			v := want[int(math.Ceil(q*float64(len(want))))-1]
 			low, high := d.Quantile(q)
-			assert.True(t, low-tolerance <= v && v <= high+tolerance, "%s: P%v is %v, says the histogram %v to %v", metric, 100*q, v, low, high)
+			assert.True(t, low-tolerance <= v && v <= high+tolerance, "%s: P%v is %v, the histogram says %v to %v", metric, 100*q, v, low, high)
 		}
 	}
 	count := func(value func(llamatest.Timings) int) func(llamatest.Timings) (float64, bool) {

@@ -41,7 +41,7 @@ type engineLog struct {
 }
 
 // newLog makes the log of an engine that is about to start. That of a router's
-// child has its port.
+// child has the child's port in front of each line.
 func (s *Server) newLog(o *Options, port int, url string, broken bool) *engineLog {
 	if s.log == nil {
 		return nil
@@ -60,12 +60,13 @@ func (l *engineLog) started(e *engine, now int64) {
 	if l == nil || l.broken || l.listening || now < int64(e.o.LoadTime) {
 		return
 	}
-	if at := time.Duration(max(e.t, int64(e.o.LoadTime))); !l.loaded {
+	at := time.Duration(max(e.t, int64(e.o.LoadTime)))
+	if !l.loaded {
 		l.loaded = true
 		l.Slots(at, e.o.Slots, e.o.ContextPerSlot)
 		l.Loaded(at)
 	}
-	if at := time.Duration(max(e.t, int64(e.o.LoadTime))); l.url != "" {
+	if l.url != "" {
 		l.listening = true
 		l.Listening(at, l.url)
 		if l.child {

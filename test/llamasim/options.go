@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package llamasim simulates llama.cpp's llama-server: its HTTP answers, its
-// counters and slots while requests run, its log, and its faults on command. It needs
-// no model and no processor time, so a thousand servers fit in one process, and
-// a test knows the exact truth behind what a monitor reports.
+// counters and slots while requests run, its log, and its faults on command. It
+// needs no model and no processor time, so a thousand servers fit in one process,
+// and a test knows the exact truth behind what a monitor reports.
 //
 // It answers as build b11669 does, field by field; test/simreal compares it
 // with the real server.

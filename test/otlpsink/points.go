@@ -22,7 +22,7 @@ type Point struct {
 	Metric      string
 	Unit        string
 	Description string
-	// Counter tells that the point is of a monotonic cumulative sum, or of a
+	// Counter reports whether the point is of a monotonic cumulative sum, or of a
 	// cumulative histogram.
 	Counter bool
 	// Start is zero where the point has none.
@@ -97,7 +97,7 @@ func (ps Points) Last() (value float64, ok bool) {
 	return ps[len(ps)-1].Value, true
 }
 
-// LastIs tells whether there is a last point and has this value.
+// LastIs reports whether there is a last point and it has this value.
 func (ps Points) LastIs(value float64) bool {
 	v, ok := ps.Last()
 	return ok && v == value
@@ -143,7 +143,7 @@ func (ps Points) Total() float64 {
 	return sum
 }
 
-// Faults says where counters do not behave as counters: where one goes back
+// Faults lists where counters do not behave as counters: where one goes back
 // without a new start time; where a start time goes back, lies after its point or
 // before the last point of what counted earlier; where a series has two points
 // for one time.

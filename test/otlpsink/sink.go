@@ -125,7 +125,7 @@ func (s *Sink) Spans(match ...MatchSpan) Spans {
 	return s.spans.Where(match...)
 }
 
-// Holds tells whether the text stands anywhere in what has arrived: in a name,
+// Holds reports whether the text stands anywhere in what has arrived: in a name,
 // a description, an attribute.
 func (s *Sink) Holds(text string) bool {
 	s.mu.Lock()
