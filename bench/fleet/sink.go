@@ -42,7 +42,7 @@ type scrape struct {
 	answered bool // the server's answer was there in time
 }
 
-// scraper is told by a metric that it emits at every scrape, and one that needs
+// scraper is recognized by a metric that it emits at every scrape, and one that needs
 // the server's answer.
 type scraper struct {
 	name, always, answer string

@@ -1,7 +1,7 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command log writes the log of a server that ends so many requests a second
+// Command log writes the log of a server that ends -rate requests a second
 // and measures what following it costs: the built collector with llamacpplog,
 // beside one that only reads the file and one that takes lines apart with
 // regex_parser, all at once on the same file.

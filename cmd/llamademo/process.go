@@ -42,7 +42,7 @@ func startProcess(cmd *exec.Cmd, log io.Writer) (*process, error) {
 	return &process{p, last}, nil
 }
 
-// stop ends the program. How it ended is told by what it printed.
+// stop ends the program. How it ended, its output says.
 func (p *process) stop() { _ = p.Terminate(stopTimeout) }
 
 // tail keeps the last lines that were written to it.

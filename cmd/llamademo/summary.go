@@ -97,7 +97,7 @@ func parseSample(r io.Reader) (sample, error) {
 	return s, nil
 }
 
-// latency is a distribution: how many took at most so many seconds, by seconds.
+// latency is a distribution: by seconds, how many requests took that long at most.
 type latency map[float64]uint64
 
 // latencyOf adds up the series of requests that completed.
@@ -165,7 +165,7 @@ func valueOf(m *dto.Metric) float64 {
 }
 
 // window is how many samples a rate is taken over. The collector scrapes up to
-// 500 ms before a sample is read, which is little in so many seconds.
+// 500 ms before a sample is read, little beside the window.
 const window = 4
 
 // history is the latest samples.

@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// CanInstall tells whether this is Debian, and we are root.
+// CanInstall reports whether this is Debian and this program runs as root.
 func CanInstall() bool {
 	_, err := os.Stat("/etc/debian_version")
 	return err == nil && os.Geteuid() == 0

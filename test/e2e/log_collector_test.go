@@ -105,8 +105,8 @@ func outcome(how string) otlpsink.Match {
 	return otlpsink.With("llamacpp.request.outcome", how)
 }
 
-// awaitOutcomes waits until so many requests have ended in each way, and none
-// in another.
+// awaitOutcomes waits until the given number of requests has ended in each way,
+// and none in another.
 func (c *collector) awaitOutcomes(want map[string]int, match ...otlpsink.Match) {
 	c.t.Helper()
 	for _, how := range []string{"completed", "cancelled", "rejected", "failed", "unknown"} {
@@ -138,7 +138,7 @@ func (c *collector) requestSpans(match ...otlpsink.MatchSpan) otlpsink.Spans {
 	return out
 }
 
-// awaitSpans waits for the spans of so many requests.
+// awaitSpans waits for the spans of n requests.
 func (c *collector) awaitSpans(n int, match ...otlpsink.MatchSpan) otlpsink.Spans {
 	c.t.Helper()
 	c.eventually(func() bool { return len(c.requestSpans(match...)) >= n }, "%d requests have a span", n)

@@ -159,7 +159,7 @@ func TestNoMetrics_SlotsAreReadOnRequest(t *testing.T) {
 	decoded := c.Points(otlpsink.Metric("llamacpp.slots.tokens.decoded")).Max()
 	assert.Positive(t, decoded)
 	assert.LessOrEqual(t, decoded, 400.0, "an estimate from below")
-	// How long requests took can only be told where no reading is missed.
+	// How long requests took can only be known where no reading is missed.
 	c.await(1, "llamacpp.requests.observed")
 	c.await(1, "llamacpp.request.duration")
 	c.await(1, "llamacpp.request.prompt.duration")

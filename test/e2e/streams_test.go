@@ -37,8 +37,8 @@ func checkTotals(t *testing.T, c *collector, users *clients) {
 func checkLive(t *testing.T, c *collector, users *clients) {
 	t.Helper()
 	const (
-		// A token is decoded, then sent, then received: for so long after the
-		// point has arrived it may be on its way.
+		// A token is decoded, then sent, then received: for this long after the
+		// point has arrived it may still be on its way.
 		onItsWay = 500 * time.Millisecond
 		// The count follows within an interval of /slots, or of /metrics for a
 		// request that /slots has not shown; the rest is for a busy machine.

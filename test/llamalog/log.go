@@ -95,7 +95,7 @@ func (l *Log) Monitored(at time.Duration) {
 	l.flush()
 }
 
-// Stop is the last that a process writes which is told to end.
+// Stop is the last line of a process that ends on SIGTERM.
 func (l *Log) Stop(at time.Duration) {
 	l.line(at, "I srv    operator(): operator(): cleaning up before exit...")
 	l.flush()

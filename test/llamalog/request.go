@@ -48,16 +48,18 @@ func (l *Log) Launch(at time.Duration, r Request, slot Slot) {
 	l.flush()
 }
 
-// PromptProgress says how far a prompt is: so many of its tokens were processed,
-// besides those from the cache, since it was launched.
+// PromptProgress says how far a prompt is: how many of its tokens were processed,
+// without those from the cache, in the time since its launch, and which part of
+// the whole that is, with those from the cache.
 func (l *Log) PromptProgress(at time.Duration, r Request, processed int, progress float64, took time.Duration) {
 	l.slot(at, r, "I", "print_timing", "prompt processing, n_tokens = %6d, progress = %.2f, t = %6.2f s / %.2f tokens per second",
 		processed, progress, took.Seconds(), float64(processed)/took.Seconds())
 	l.flush()
 }
 
-// GenerationProgress says how far an answer is: so many tokens since the first
-// one, and their number and time since the line before.
+// GenerationProgress says how far an answer is: how many tokens it has and the
+// time since the first one; and how many came since the line before, and the time
+// since then.
 func (l *Log) GenerationProgress(at time.Duration, r Request, generated int, took time.Duration, lately int, latelyTook time.Duration) {
 	l.slot(at, r, "I", "print_timing", "n_gen = %6d, tg = %6.2f t/s, tg_3s = %6.2f t/s",
 		generated, float64(generated-1)/took.Seconds(), float64(lately)/latelyTook.Seconds())
@@ -95,8 +97,8 @@ func (l *Log) timing(at time.Duration, r Request, name string, ms float64, token
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// Release says that a request leaves its slot, where so many tokens remain,
-// without an end of its own: cancelled or refused.
+// Release says that a request that was cancelled or refused leaves its slot.
+// The slot keeps a sequence of tokens.
 func (l *Log) Release(at time.Duration, r Request, sequence int) {
 	l.release(at, r, sequence, false)
 	l.flush()

@@ -31,8 +31,8 @@ func (l *Log) Evict(at time.Duration, model string) {
 	l.flush()
 }
 
-// Limit says that a model is unloaded to make room for one that the router was
-// told to load.
+// Limit says that a model is unloaded to make room for one that /models/load asks
+// for.
 func (l *Log) Limit(at time.Duration, model string) {
 	l.line(at, "I srv    unload_lru: models_max limit reached, removing LRU name=%s", model)
 	l.line(at, "I srv        unload: stopping model instance name=%s", model)
@@ -67,13 +67,13 @@ func (l *Log) Proxy(at time.Duration, model string, port int) {
 	l.flush()
 }
 
-// Unload says that a router stops a child because it was told to.
+// Unload says that a router stops a child for /models/unload.
 func (l *Log) Unload(at time.Duration, model string) {
 	l.line(at, "I srv        unload: stopping model instance name=%s", model)
 	l.flush()
 }
 
-// UnloadLast says that a router stops a child because it ends itself.
+// UnloadLast says that a router that is about to end stops a child.
 func (l *Log) UnloadLast(at time.Duration, model string) {
 	l.line(at, "I srv    unload_all: stopping model instance name=%s", model)
 	l.flush()

@@ -179,7 +179,7 @@ func (s *Server) unauthorized(e *engine, rt *router) {
 	}
 }
 
-// stop is the end of a process that was told to end.
+// stop writes the end of a process that ends in order.
 func (e *engine) stop() {
 	if e.log == nil {
 		return

@@ -118,8 +118,8 @@ func (rt *router) settle() {
 	}
 }
 
-// load starts a child, for a request that waits or because it was told to, and
-// evicts the least recently used one where there are too many. It needs the lock.
+// load starts a child, for a request that waits or for /models/load, and evicts the
+// least recently used one where there are too many. It needs the lock.
 func (rt *router) load(c *child, request bool) {
 	say := func(write func(l *llamalog.Log, at time.Duration, model string), of *child) {
 		rt.say(func(l *llamalog.Log, at time.Duration) { write(l, at, of.name) })

@@ -41,7 +41,8 @@ type Request struct {
 	// fills the context.
 	MaxTokens int
 	Stream    bool
-	// CancelAfterTokens leaves the stream when so many tokens have come.
+	// CancelAfterTokens is the number of tokens after which the client leaves the
+	// stream; 0 reads it to its end.
 	CancelAfterTokens int
 	IgnoreEOS         bool
 }

@@ -38,7 +38,7 @@ type Point struct {
 	Attributes, Resource map[string]string
 }
 
-// Series tells one series from the others. Of the resource it takes only the
+// Series identifies the point's series. Of the resource it takes only the
 // instance: a backend that keeps no more than that must get along too.
 func (p Point) Series() string {
 	var b strings.Builder

@@ -85,7 +85,7 @@ func MemoryOf(pid int) (Memory, error) {
 	return m, nil
 }
 
-// NeedFiles checks that a process may open so many files.
+// NeedFiles checks that a process may open n files.
 func NeedFiles(n int) error {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
