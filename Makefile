@@ -31,7 +31,7 @@ STEP = @printf -- '--- %s %s\n' "$$(date +%T)"
 # Modules of this repository, as folders; _build is generated.
 MODULES = $(shell git ls-files -co --exclude-standard -- go.mod '*/go.mod' | xargs -r -n1 dirname | sort -u)
 # Modules beside the product with tests or benchmarks of their own.
-SIDE_MODULES = $(filter-out . tools,$(MODULES))
+SIDE_MODULES = $(filter-out . tools tools/%,$(MODULES))
 
 .PHONY: help
 help: ## Show this list
@@ -59,9 +59,10 @@ demo: build ## Watch a llama-server live: yours, one on PATH with MODEL=file.ggu
 
 .PHONY: test
 test: build generate-check ## Install what tests need and run them all
-	$(STEP) "install llama-server and journal tools"
+	$(STEP) "install llama-server, journal tools and Prometheus (the first time takes minutes)"
 	@go run ./test/cmd/install-llama-server
 	@go run ./test/cmd/install-journal
+	@go run ./test/cmd/install-prometheus
 	@$(MAKE) fuzz FUZZTIME=3s
 	@$(MAKE) demo DURATION=20s DEMO_FLAGS=-simulator
 # Last, so that the closing lines are the tests' own.
@@ -73,9 +74,10 @@ race: prerequisites ## Run the unit tests under the race detector, repeatedly
 	@$(GOTESTSUM) -- -race -short -count=5 -timeout 30m $$(go list ./... | grep -v /test/)
 
 .PHONY: e2e
-e2e: build ## Run the end-to-end tests against the real llama-server
+e2e: build ## Run the end-to-end tests against the real llama-server and Prometheus
 	@go run ./test/cmd/install-llama-server
 	@go run ./test/cmd/install-journal
+	@go run ./test/cmd/install-prometheus
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
 
 .PHONY: test-gpu
