@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -17,6 +18,13 @@ type collector struct {
 	*process
 	metricsURL string
 	healthURL  string
+	state      string // its folder
+}
+
+// stop ends the collector and removes its state.
+func (c *collector) stop() {
+	c.process.stop()
+	_ = os.RemoveAll(c.state) // at worst it stays in the system's temporary folder
 }
 
 // startCollector starts the collector on the server, with further variables in
@@ -37,16 +45,22 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	if err != nil {
 		return nil, err
 	}
+	// A demo leaves nothing behind, and counts from 0.
+	state, err := os.MkdirTemp("", "llamademo-state")
+	if err != nil {
+		return nil, fmt.Errorf("start the collector: %w", err)
+	}
 	// Not bound to ctx, which would kill it: stop ends it in order.
 	cmd := exec.Command(o.collector, "--config", o.config) //nolint:gosec,noctx // The user names the program.
-	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, metrics, health, telemetry)
+	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, "STATE_DIRECTORY="+state, metrics, health, telemetry)
 	cmd.Env = append(cmd.Env, environment...)
 	p, err := startProcess(cmd, nil)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(state))
 	}
 	c := &collector{
 		process:    p,
+		state:      state,
 		metricsURL: fmt.Sprintf("http://localhost:%d/metrics", metricsPort),
 		healthURL:  fmt.Sprintf("http://localhost:%d/", healthPort),
 	}
