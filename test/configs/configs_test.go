@@ -38,7 +38,7 @@ func environment(tb testing.TB) []string {
 	require.NoError(tb, os.WriteFile(ca, certificate(tb), 0o600))
 	return []string{
 		"LLAMACPP_API_KEY=secret", "LLAMACPP_API_KEY_FILE=" + key, "LLAMACPP_CA_FILE=" + ca,
-		"QUEUE_DIRECTORY=" + filepath.Join(dir, "queue"), "STATE_DIRECTORY=" + filepath.Join(dir, "state"),
+		"STATE_DIRECTORY=" + filepath.Join(dir, "state"),
 		"LLAMACPP_LOG=" + filepath.Join(dir, "llama-server.log"),
 	}
 }
@@ -58,6 +58,9 @@ func validate(tb testing.TB, program string, files ...string) (string, error) {
 	return string(output), err
 }
 
+// onTop are the examples that go on top of collector-config.yaml.
+var onTop = []string{"examples/otlp-out.yaml", "examples/prometheus-push.yaml"}
+
 func TestShippedConfigurationsAreAccepted(t *testing.T) {
 	program := collectortest.Program(t)
 	base := filepath.Join(root, "collector-config.yaml")
@@ -71,10 +74,10 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 	}
 	require.Greater(t, len(sets), 7)
 	delete(sets, root+"/examples/kubernetes-rbac.yaml")
-	// Goes on top of another.
-	otlpOut := root + "/examples/otlp-out.yaml"
-	require.Contains(t, sets, otlpOut)
-	sets[otlpOut] = []string{base, otlpOut}
+	for _, name := range onTop {
+		require.Contains(t, sets, root+"/"+name)
+		sets[root+"/"+name] = []string{base, root + "/" + name}
+	}
 
 	for _, name := range slices.Sorted(maps.Keys(sets)) {
 		t.Run(filepath.Base(name), func(t *testing.T) {

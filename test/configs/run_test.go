@@ -167,11 +167,11 @@ func TestOTLPOut_KeepsDataWhileTheBackendIsAway(t *testing.T) {
 	}))
 	defer backend.Close()
 
-	queue := filepath.Join(t.TempDir(), "queue")
-	start(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "OTLP_ENDPOINT=" + backend.URL, "QUEUE_DIRECTORY=" + queue},
+	state := filepath.Join(t.TempDir(), "state")
+	start(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "OTLP_ENDPOINT=" + backend.URL, "STATE_DIRECTORY=" + state},
 		"collector-config.yaml", "examples/otlp-out.yaml")
 	require.Eventually(t, func() bool { return refused.Load() > 0 }, 30*time.Second, 50*time.Millisecond)
-	files, err := os.ReadDir(queue)
+	files, err := filepath.Glob(filepath.Join(state, "exporter_otlp_http_*"))
 	require.NoError(t, err)
 	assert.NotEmpty(t, files, "the queue is on disk")
 

@@ -1,0 +1,130 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
+)
+
+// Some settings are known to be deprecated only when the part that has them is made.
+func TestExamples_RunWithoutObsoleteSettings(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(root, "examples", "*.yaml"))
+	require.NoError(t, err)
+	require.Greater(t, len(files), 7)
+	for _, file := range files {
+		name := "examples/" + filepath.Base(file)
+		switch filepath.Base(file) {
+		case "kubernetes-rbac.yaml":
+			continue // a manifest
+		case "kubernetes.yaml":
+			continue // runs only in a cluster
+		}
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			configs := []string{name}
+			if slices.Contains(onTop, name) {
+				configs = []string{"collector-config.yaml", name}
+			}
+			c := runQuietly(t, []string{"OTLP_ENDPOINT=http://127.0.0.1:1", "PROMETHEUS_URL=http://127.0.0.1:1"}, quiet, configs...)
+			c.AwaitLog("Everything is ready")
+			time.Sleep(500 * time.Millisecond) // what the parts log once they run
+			c.Terminate()
+			assert.NotContains(t, strings.ToLower(c.Log()), "deprecat")
+		})
+	}
+}
+
+// runQuietly runs a collector with shipped configurations and what a test has to
+// change of them.
+func runQuietly(t *testing.T, env []string, change string, files ...string) *collectortest.Collector {
+	t.Helper()
+	var args []string
+	for _, file := range files {
+		args = append(args, "--config", filepath.Join(root, file))
+	}
+	env = append(append(environment(t), fmt.Sprintf("PROMETHEUS_PORT=%d", freeport.For(t)), fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(t))), env...)
+	return collectortest.Start(t, env, append(args, "--config", collectortest.ConfigFile(t, change))...)
+}
+
+// All that is served to Prometheus is served in the same way.
+func TestExamples_ServePrometheusAlike(t *testing.T) {
+	exporter := func(file string) string {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		_, section, found := strings.Cut(string(text), "\n  prometheus:\n")
+		if !found {
+			return ""
+		}
+		var settings []string
+		for line := range strings.Lines(section) {
+			if !strings.HasPrefix(line, "    ") {
+				break
+			}
+			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "#") {
+				settings = append(settings, line)
+			}
+		}
+		return strings.Join(settings, "\n")
+	}
+	want := exporter(filepath.Join(root, "collector-config.yaml"))
+	require.NotEmpty(t, want)
+	files, err := filepath.Glob(filepath.Join(root, "examples", "*.yaml"))
+	require.NoError(t, err)
+	for _, file := range files {
+		if got := exporter(file); got != "" {
+			assert.True(t, strings.HasPrefix(got, want), "%s:\n%s\nand not\n%s", file, got, want)
+		}
+	}
+}
+
+// Counts go on, and what was written while there was no collector is read.
+func TestCollectorConfig_KilledCollectorLosesNoRequest(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "llama-server.log")
+	lines := recording(t)
+	second := slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, "task 7 |") })
+	require.Positive(t, second)
+	require.NoError(t, os.WriteFile(file, []byte(lines[0]+"\n"), 0o600))
+	write := func(lines []string) {
+		f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+		require.NoError(t, err)
+		defer f.Close()
+		_, err = f.WriteString(strings.Join(lines, "\n") + "\n")
+		require.NoError(t, err)
+	}
+	metrics, c := startLogged(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "LLAMACPP_LOG=" + file}, "collector-config.yaml")
+	c.AwaitLog("Started watching file")
+	time.Sleep(500 * time.Millisecond) // only then it looks where the file ends
+	write(lines[1:second])
+	eventuallyServes(t, metrics, "llamacpp_requests_total{", `llamacpp_request_outcome="completed"`, "} 1")
+	time.Sleep(500 * time.Millisecond) // how far it got is noted a little later
+
+	c.Kill()
+	write(lines[second:])
+	c.Start()
+	eventuallyServes(t, metrics, "llamacpp_requests_total{", `llamacpp_request_outcome="completed"`, "} 2")
+}
+
+// A queue that cannot be written is not a reason to fill the log as well.
+func TestOTLPOut_FullDiskIsLoggedBriefly(t *testing.T) {
+	c := runQuietly(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "OTLP_ENDPOINT=http://127.0.0.1:1"}, quiet+`
+extensions: {file_storage: {max_size: 100000}}
+receivers: {llamacpp: {scrapers: {server: {collection_interval: 50ms}}}}
+`, "collector-config.yaml", "examples/otlp-out.yaml")
+	c.AwaitLog("Rejecting data")
+	time.Sleep(3 * time.Second)
+	assert.LessOrEqual(t, strings.Count(c.Log(), "Rejecting data"), 10)
+	assert.NotContains(t, c.Log(), "\n\t", "a stack trace")
+}
