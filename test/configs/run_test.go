@@ -210,3 +210,9 @@ func TestDiscoverHost_FindsALlamaServerThatNobodyNamed(t *testing.T) {
 	eventuallyServes(t, metrics, "llamacpp_server_status{", `llamacpp_server_state="ok"`, ":"+address.Port()+`"`, "} 1")
 	eventuallyServes(t, metrics, "llamacpp_slots_tokens_decoded_total{", ":"+address.Port()+`"`)
 }
+
+func TestDiscoverHost_FindsAServerBehindItsPrefix(t *testing.T) {
+	server := llamatest.Start(t, llamatest.Options{Args: []string{"--api-prefix", "/llama"}, WithoutWait: true})
+	metrics := start(t, []string{"DISCOVERY_INTERVAL=1s"}, "examples/discover-host.yaml")
+	eventuallyServes(t, metrics, "llamacpp_server_status{", `llamacpp_server_state="ok"`, fmt.Sprintf(`:%d/llama"`, server.Port), "} 1")
+}
