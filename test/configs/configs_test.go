@@ -260,7 +260,7 @@ func TestVersionNamesTheCommit(t *testing.T) {
 func TestLogFileExampleAsksForTheLog(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary(t), "validate", "--config", filepath.Join(root, "examples", "log-file.yaml"))
+	cmd := exec.CommandContext(ctx, collectortest.Program(t), "validate", "--config", filepath.Join(root, "examples", "log-file.yaml"))
 	cmd.Env = slices.DeleteFunc(environment(t), func(v string) bool { return strings.HasPrefix(v, "LLAMACPP_LOG=") })
 	output, err := cmd.CombinedOutput()
 	require.Error(t, err, "it was accepted")
@@ -277,7 +277,7 @@ func TestDigitsFromTheEnvironment(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "config.yaml")
 		require.NoError(t, os.WriteFile(file, completed(t, []byte("receivers:\n  llamacpp:\n    "+setting+"\n")), 0o600))
 		t.Setenv("DIGITS", "12345")
-		output, err := validate(t, binary(t), file)
+		output, err := validate(t, collectortest.Program(t), file)
 		if want == "" {
 			require.NoError(t, err, output)
 			continue
