@@ -4,14 +4,22 @@
 package completion
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync/atomic"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 )
 
 // Options are how requests are sent.
 type Options struct {
-	// APIKey is sent as a bearer token, and to Messages as x-api-key too.
+	// APIKey is sent as a bearer token, to Messages as x-api-key too.
 	APIKey string
 	// Header is sent with each request.
 	Header http.Header
@@ -25,4 +33,149 @@ type Options struct {
 	// MaxEvent is the most bytes of an event, or of an answer that is not
 	// streamed, that are read; 0 is 16 MiB.
 	MaxEvent int
+}
+
+// Client sends requests to one server. It is safe for concurrent use.
+type Client struct {
+	http    *http.Client
+	options Options
+	urls    [len(endpoints)]url.URL
+	headers [len(endpoints)]http.Header
+}
+
+// New returns a client of the server at base, an absolute http or https URL
+// that may have a path. TLS, proxies and the number of connections are those
+// of the given client's transport; redirects are not followed, since the key
+// would go along.
+func New(base string, client *http.Client, o Options) (*Client, error) {
+	server, err := endpoint.Parse(base)
+	if err != nil {
+		return nil, err
+	}
+	o.MaxEvent = cmp.Or(o.MaxEvent, 16<<20)
+	h := *client
+	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c := &Client{http: &h, options: o}
+	for e := range endpoints {
+		c.urls[e] = *server.URL.JoinPath(endpoints[e].path)
+		c.headers[e] = o.header(Endpoint(e))
+	}
+	return c, nil
+}
+
+func (o *Options) header(e Endpoint) http.Header {
+	h := http.Header{}
+	h.Set("Content-Type", "application/json")
+	// A compressed stream would come in other pieces than the server made.
+	h.Set("Accept-Encoding", "identity")
+	// The request may be sent again where the server has closed a kept
+	// connection just then. Without a value the header itself is not sent.
+	h["Idempotency-Key"] = nil
+	if o.APIKey != "" {
+		h.Set("Authorization", "Bearer "+o.APIKey)
+	}
+	if e == Messages {
+		h.Set("Anthropic-Version", "2023-06-01")
+		if o.APIKey != "" {
+			h.Set("X-Api-Key", o.APIKey)
+		}
+	}
+	for name, values := range o.Header {
+		h[http.CanonicalHeaderKey(name)] = values
+	}
+	return h
+}
+
+// Do sends a request that was due at the given time, and returns when its
+// answer is complete or it has failed. When ctx ends first the request is
+// cancelled: the client leaves, as a user would.
+func (c *Client) Do(ctx context.Context, r *Request, due time.Time) Result {
+	x := newExchange(c, r, due)
+	defer x.release()
+	x.do(ctx)
+	x.answer.into(&x.result)
+	return x.result
+}
+
+// trail is what is seen of a request's way below HTTP, from whatever goroutine
+// it is seen. Times are nanoseconds after it was sent, 0 where it is not so far.
+type trail struct {
+	sent             time.Time
+	gotConn, headers atomic.Int64
+	conns            atomic.Int32
+	reused           atomic.Bool
+	connecting       *time.Timer // nil without a limit
+}
+
+func (t *trail) hooks() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) {
+			t.gotConn.Store(int64(time.Since(t.sent)))
+			t.conns.Add(1)
+			t.reused.Store(i.Reused)
+			if t.connecting != nil {
+				t.connecting.Stop()
+			}
+		},
+		GotFirstResponseByte: func() { t.headers.Store(int64(time.Since(t.sent))) },
+	}
+}
+
+func (t *trail) into(r *Result) {
+	if d := t.gotConn.Load(); d > 0 {
+		r.GotConn = t.sent.Add(time.Duration(d))
+	}
+	if d := t.headers.Load(); d > 0 {
+		r.Headers = t.sent.Add(time.Duration(d))
+	}
+	r.Reused = t.reused.Load()
+	r.Resent = max(0, int(t.conns.Load())-1)
+}
+
+// do sends the request and reads the answer.
+func (x *exchange) do(ctx context.Context) {
+	body, err := x.request.Body()
+	if err != nil {
+		x.fail(InvalidRequest, err)
+		return
+	}
+	q := x.client.request(x.request, body)
+	if prepare := x.client.options.Prepare; prepare != nil {
+		prepare(ctx, q.Header)
+	}
+	x.caller = ctx
+	x.ctx, x.cancel = context.WithCancelCause(ctx)
+	defer x.cancel(nil)
+
+	x.result.Sent = time.Now()
+	t := &trail{sent: x.result.Sent}
+	t.connecting = x.limit(x.client.options.ConnectTimeout, errConnectTimeout)
+	defer stop(t.connecting)
+	if x.request.Stream {
+		x.waiting = x.limit(x.client.options.FirstTokenTimeout, errFirstTokenTimeout)
+		defer stop(x.waiting)
+	}
+	defer stop(x.limit(x.client.options.Timeout, errTimeout))
+
+	response, err := x.client.http.Do(q.WithContext(httptrace.WithClientTrace(x.ctx, t.hooks())))
+	t.into(&x.result)
+	if err != nil {
+		x.failBelow(err, false)
+		return
+	}
+	defer response.Body.Close()
+	x.read(response)
+}
+
+// request makes what net/http sends.
+func (c *Client) request(r *Request, body []byte) *http.Request {
+	return &http.Request{
+		Method:        http.MethodPost,
+		URL:           &c.urls[r.Endpoint],
+		Host:          c.urls[r.Endpoint].Host,
+		Header:        c.headers[r.Endpoint].Clone(),
+		Body:          io.NopCloser(bytes.NewReader(body)),
+		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+		ContentLength: int64(len(body)),
+	}
 }

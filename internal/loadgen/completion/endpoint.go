@@ -20,14 +20,19 @@ const (
 	Embeddings                  // OpenAI's embeddings, /v1/embeddings
 )
 
-var endpoints = [...]struct{ name, path string }{
-	Chat:        {"chat", "/v1/chat/completions"},
-	Completions: {"completions", "/v1/completions"},
-	Responses:   {"responses", "/v1/responses"},
-	Messages:    {"messages", "/v1/messages"},
-	Native:      {"completion", "/completion"},
-	Embeddings:  {"embeddings", "/v1/embeddings"},
+// endpoints has, of each endpoint, how the prompt and the most tokens to
+// generate are called in a request's body.
+var endpoints = [...]struct{ name, path, prompt, maxTokens string }{
+	Chat:        {"chat", "/v1/chat/completions", "messages", "max_tokens"},
+	Completions: {"completions", "/v1/completions", "prompt", "max_tokens"},
+	Responses:   {"responses", "/v1/responses", "input", "max_output_tokens"},
+	Messages:    {"messages", "/v1/messages", "messages", "max_tokens"},
+	Native:      {"completion", "/completion", "prompt", "n_predict"},
+	Embeddings:  {"embeddings", "/v1/embeddings", "input", ""},
 }
+
+// conversation reports whether the endpoint takes messages.
+func (e Endpoint) conversation() bool { return e == Chat || e == Responses || e == Messages }
 
 // ParseEndpoint is the inverse of String.
 func ParseEndpoint(name string) (Endpoint, error) {

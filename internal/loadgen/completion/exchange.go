@@ -1,0 +1,236 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package completion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// exchange is a request under way.
+type exchange struct {
+	client  *Client
+	request *Request
+	result  Result
+	answer  answer
+	events  eventReader
+
+	caller  context.Context // what Do was given
+	ctx     context.Context // ends when the caller's does, or a time-out comes
+	cancel  context.CancelCauseFunc
+	waiting *time.Timer // for the first token; nil without a limit
+}
+
+var (
+	errConnectTimeout    = errors.New("no connection in time: is the server overloaded or the address wrong? Else raise the connect time-out")
+	errFirstTokenTimeout = errors.New("no first token in time: the server is overloaded, or the time-out too short for its prompts")
+	errTimeout           = errors.New("not complete in time: the server hangs or is overloaded, or the time-out is too short for so many tokens")
+	errEndless           = errors.New("nothing came after the end of the answer, not even the end of the stream")
+)
+
+// exchanges keeps the buffers of those that have ended.
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
+func newExchange(c *Client, r *Request, due time.Time) *exchange {
+	x := exchanges.Get().(*exchange)
+	x.client, x.request = c, r
+	x.result = Result{Due: due}
+	x.answer.reset(r.Endpoint)
+	return x
+}
+
+// keepBuffer is the size up to which a buffer is kept for other requests.
+const keepBuffer = 64 << 10
+
+func (x *exchange) release() {
+	x.events = eventReader{buf: x.events.buf, joined: x.events.joined[:0]}
+	if len(x.events.buf) > keepBuffer || cap(x.events.joined) > keepBuffer {
+		x.events = eventReader{}
+	}
+	*x = exchange{events: x.events, answer: answer{timings: x.answer.timings}}
+	exchanges.Put(x)
+}
+
+// limit ends the exchange with the cause when it lasts longer. It returns nil
+// where there is no limit.
+func (x *exchange) limit(d time.Duration, cause error) *time.Timer {
+	if d <= 0 {
+		return nil
+	}
+	cancel := x.cancel // x may serve another request when it fires
+	return time.AfterFunc(d, func() { cancel(cause) })
+}
+
+func stop(t *time.Timer) {
+	if t != nil {
+		t.Stop()
+	}
+}
+
+// read reads the answer, whatever it is.
+func (x *exchange) read(response *http.Response) {
+	x.result.Status = response.StatusCode
+	x.events.in, x.events.now, x.events.limit = response.Body, time.Now, x.client.options.MaxEvent
+	if response.StatusCode != http.StatusOK {
+		x.refused(response)
+		return
+	}
+	if t, _, err := mime.ParseMediaType(response.Header.Get("Content-Type")); err == nil && t == "text/event-stream" {
+		if x.stream() {
+			x.drain(response)
+		}
+		return
+	}
+	x.whole()
+}
+
+// refused reads an answer that is not 200.
+func (x *exchange) refused(response *http.Response) {
+	late := x.limit(5*time.Second, errEndless)
+	defer stop(late)
+	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	x.result.End = time.Now()
+	if err != nil && x.caller.Err() != nil {
+		x.failBelow(err, true)
+		return
+	}
+	x.result.RetryAfter = retryAfter(response.Header.Get("Retry-After"), x.result.End)
+	p := problem(response.StatusCode, body)
+	var told error = p
+	switch {
+	case response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden:
+		told = fmt.Errorf("%w: set the API key to one that the server knows", p)
+	case response.StatusCode == http.StatusNotFound:
+		told = fmt.Errorf("%w: does the server have this endpoint, and is its URL the one without /v1?", p)
+	case response.StatusCode >= 300 && response.StatusCode < 400:
+		told = fmt.Errorf("redirects to %q: use the address of the server itself: %w", response.Header.Get("Location"), p)
+	}
+	x.fail(strconv.Itoa(response.StatusCode), told)
+}
+
+// retryAfter reads the header, which is seconds or a date; 0 for anything else.
+func retryAfter(value string, now time.Time) time.Duration {
+	if s, err := strconv.ParseFloat(value, 64); err == nil && s >= 0 && s < 1e9 {
+		return time.Duration(s * float64(time.Second))
+	}
+	if t, err := http.ParseTime(value); err == nil {
+		return max(0, t.Sub(now))
+	}
+	return 0
+}
+
+// stream reads the events, and reports whether the end of the answer was among them.
+func (x *exchange) stream() bool {
+	for {
+		e, err := x.events.next()
+		if errors.Is(err, errTooLarge) {
+			x.fail(TooLarge, fmt.Errorf("%w: %d", err, x.client.options.MaxEvent))
+			return false
+		}
+		if err != nil {
+			x.ended(err)
+			return false
+		}
+		x.result.End = e.arrived
+		s := x.answer.read(e.name, e.data)
+		switch {
+		case s == saidNonsense && !e.whole:
+			x.failBelow(io.ErrUnexpectedEOF, true)
+			return false
+		case s == saidNonsense:
+			x.fail(Malformed, errors.New("an event that is not JSON: is this the address of an inference server?"))
+			return false
+		case s&saidError != 0:
+			x.fail(ErrorEvent, x.answer.problem)
+			return false
+		}
+		if s&saidPart != 0 && x.result.FirstChunk.IsZero() {
+			x.result.FirstChunk = e.arrived
+		}
+		if s&(saidThought|saidText) != 0 {
+			x.text(e.arrived)
+			if s&saidText != 0 && x.result.FirstAnswer.IsZero() {
+				x.result.FirstAnswer = e.arrived
+			}
+		}
+		if s&saidEnd != 0 {
+			if x.result.FirstChunk.IsZero() {
+				x.fail(Malformed, errors.New("an answer that ends before it has begun"))
+				return false
+			}
+			return true
+		}
+		if x.result.Chunks == x.request.CancelAfter && x.request.CancelAfter > 0 {
+			x.result.Outcome = Cancelled
+			return false
+		}
+	}
+}
+
+// text notes that a chunk with text arrived.
+func (x *exchange) text(arrived time.Time) {
+	r := &x.result
+	if r.Chunks++; r.Chunks == 1 {
+		stop(x.waiting)
+		r.FirstToken = arrived
+		if n := x.request.MaxTokens; n > 1 {
+			r.Gaps = make([]time.Duration, 0, min(n-1, 1024))
+		}
+	} else {
+		r.Gaps = append(r.Gaps, arrived.Sub(r.LastToken))
+	}
+	r.LastToken = arrived
+}
+
+// ended judges a stream that ended without the end of the answer. OpenAI's
+// last event, [DONE], adds nothing: where the reason to finish was given and
+// the stream was closed in order, the answer is complete.
+func (x *exchange) ended(err error) {
+	if errors.Is(err, io.EOF) && x.answer.finish != "" && (x.request.Endpoint == Chat || x.request.Endpoint == Completions) {
+		return
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	x.failBelow(err, true)
+}
+
+// drain reads what comes after the end of the answer, so that the connection
+// can be used again. llama-server closes it then, although it announces the
+// contrary, and the next request on it would fail: its connections are given up.
+func (x *exchange) drain(response *http.Response) {
+	if response.Header.Get("Server") == "llama.cpp" {
+		return
+	}
+	late := x.limit(100*time.Millisecond, errEndless)
+	defer stop(late)
+	io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // what goes wrong costs the connection and nothing else
+}
+
+// whole reads an answer that is not a stream.
+func (x *exchange) whole() {
+	body, err := x.events.rest()
+	x.result.End = x.events.arrived
+	if errors.Is(err, errTooLarge) {
+		x.fail(TooLarge, fmt.Errorf("answer of more bytes than allowed: %d", x.client.options.MaxEvent))
+		return
+	}
+	if err != nil {
+		x.failBelow(err, true)
+		return
+	}
+	switch s := x.answer.read(nil, body); {
+	case s&saidError != 0:
+		x.fail(ErrorEvent, x.answer.problem)
+	case s&saidPart == 0:
+		x.fail(Malformed, fmt.Errorf("not an answer of the endpoint %s: is this the address of an inference server?", x.request.Endpoint))
+	}
+}

@@ -1,0 +1,201 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package completion
+
+import (
+	"bytes"
+	"strconv"
+)
+
+// walker goes over a JSON text once, from left to right, and copies nothing.
+// Most of what an event holds is of no interest and is only stepped over. The
+// structure is checked on the way, but not numbers, literals and escapes.
+type walker struct {
+	text   []byte
+	at     int
+	broken bool // the text is not JSON, as far as it has been read
+}
+
+// object calls member with the name of each member of the object that is next,
+// as it is written, without quotes. What member does not read is stepped over.
+// Any other value is stepped over too.
+func (w *walker) object(member func(name []byte)) {
+	if w.peek() != '{' {
+		w.value()
+		return
+	}
+	w.at++
+	if w.peek() == '}' {
+		w.at++
+		return
+	}
+	for !w.broken {
+		if w.peek() != '"' {
+			w.broken = true
+			return
+		}
+		name := w.value()
+		if !w.take(':') {
+			return
+		}
+		w.peek()
+		before := w.at
+		if member(name[1 : len(name)-1]); w.at == before {
+			w.value()
+		}
+		if !w.more('}') {
+			return
+		}
+	}
+}
+
+// array calls element before each element of the array that is next. What
+// element does not read is stepped over. Any other value is stepped over too.
+func (w *walker) array(element func()) {
+	if w.peek() != '[' {
+		w.value()
+		return
+	}
+	w.at++
+	if w.peek() == ']' {
+		w.at++
+		return
+	}
+	for !w.broken {
+		w.peek()
+		before := w.at
+		if element(); w.at == before {
+			w.value()
+		}
+		if !w.more(']') {
+			return
+		}
+	}
+}
+
+// more steps over what follows a member or an element, and reports whether
+// another follows.
+func (w *walker) more(end byte) bool {
+	switch w.peek() {
+	case ',':
+		w.at++
+		return true
+	case end:
+		w.at++
+		return false
+	}
+	w.broken = true
+	return false
+}
+
+// ended reports whether the whole text was read and nothing in it was wrong.
+func (w *walker) ended() bool { return w.peek() == 0 && w.at == len(w.text) && !w.broken }
+
+// value steps over the value that is next and returns it as it is written.
+func (w *walker) value() []byte {
+	var (
+		first = w.peek()
+		begin = w.at
+		depth = 0
+	)
+	if first != '"' && first != '{' && first != '[' {
+		for ; w.at < len(w.text); w.at++ {
+			switch w.text[w.at] {
+			case ',', '}', ']', ':', '"', '{', '[', ' ', '\t', '\n', '\r':
+				w.broken = w.broken || w.at == begin
+				return w.text[begin:w.at]
+			}
+		}
+		w.broken = w.broken || w.at == begin
+		return w.text[begin:]
+	}
+	for w.at < len(w.text) {
+		switch w.text[w.at] {
+		case '"':
+			if !w.skipString() {
+				return noString
+			}
+		case '{', '[':
+			depth++
+			w.at++
+		case '}', ']':
+			depth--
+			w.at++
+		default:
+			w.at++
+		}
+		if depth == 0 {
+			return w.text[begin:w.at]
+		}
+	}
+	w.broken = true
+	return noString
+}
+
+// noString is what is returned instead of a value that has no end.
+var noString = []byte(`""`)
+
+func (w *walker) skipString() bool {
+	w.at++
+	for {
+		i := bytes.IndexByte(w.text[w.at:], '"')
+		if i < 0 {
+			w.at, w.broken = len(w.text), true
+			return false
+		}
+		w.at += i + 1
+		escapes := 0
+		for j := w.at - 2; w.text[j] == '\\'; j-- {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return true
+		}
+	}
+}
+
+// peek steps over space and returns the byte that is next, 0 at the end.
+func (w *walker) peek() byte {
+	for ; w.at < len(w.text); w.at++ {
+		switch c := w.text[w.at]; c {
+		case ' ', '\t', '\n', '\r':
+		default:
+			return c
+		}
+	}
+	return 0
+}
+
+func (w *walker) take(c byte) bool {
+	if w.peek() != c {
+		w.broken = true
+		return false
+	}
+	w.at++
+	return true
+}
+
+// text reports whether the value that is next is a string that is not empty.
+func (w *walker) hasText() bool {
+	v := w.value()
+	return len(v) > 2 && v[0] == '"'
+}
+
+// str returns the string that is next, "" for any other value. Escapes stay
+// as they are: it is for names and identifiers, which have none.
+func (w *walker) str() string {
+	if v := w.value(); len(v) > 1 && v[0] == '"' {
+		return string(v[1 : len(v)-1])
+	}
+	return ""
+}
+
+// number returns the number that is next, or the one given for any other value.
+func (w *walker) number(otherwise float64) float64 {
+	f, err := strconv.ParseFloat(string(w.value()), 64)
+	if err != nil {
+		return otherwise
+	}
+	return f
+}
