@@ -41,6 +41,10 @@ type Client struct {
 	options Options
 	urls    [len(endpoints)]url.URL
 	headers [len(endpoints)]http.Header
+	// keeps is whether the server is known to keep the connection of a stream.
+	// llama-server closes it although it announces the contrary, and the next
+	// request on it would fail.
+	keeps atomic.Bool
 }
 
 // New returns a client of the server at base, an absolute http or https URL
@@ -57,7 +61,12 @@ func New(base string, client *http.Client, o Options) (*Client, error) {
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c := &Client{http: &h, options: o}
 	for e := range endpoints {
-		c.urls[e] = *server.URL.JoinPath(endpoints[e].path)
+		u := *server.URL
+		u.Path += endpoints[e].path
+		if u.RawPath != "" {
+			u.RawPath += endpoints[e].path
+		}
+		c.urls[e] = u
 		c.headers[e] = o.header(Endpoint(e))
 	}
 	return c, nil
@@ -140,6 +149,7 @@ func (x *exchange) do(ctx context.Context) {
 		return
 	}
 	q := x.client.request(x.request, body)
+	q.Close = x.request.Stream && !x.client.keeps.Load()
 	if prepare := x.client.options.Prepare; prepare != nil {
 		prepare(ctx, q.Header)
 	}

@@ -83,9 +83,12 @@ func (x *exchange) read(response *http.Response) {
 		x.refused(response)
 		return
 	}
+	if keeps := response.Header.Get("Server") != "llama.cpp"; keeps != x.client.keeps.Load() {
+		x.client.keeps.Store(keeps)
+	}
 	if t, _, err := mime.ParseMediaType(response.Header.Get("Content-Type")); err == nil && t == "text/event-stream" {
 		if x.stream() {
-			x.drain(response)
+			x.drain(response.Body)
 		}
 		return
 	}
@@ -204,15 +207,11 @@ func (x *exchange) ended(err error) {
 }
 
 // drain reads what comes after the end of the answer, so that the connection
-// can be used again. llama-server closes it then, although it announces the
-// contrary, and the next request on it would fail: its connections are given up.
-func (x *exchange) drain(response *http.Response) {
-	if response.Header.Get("Server") == "llama.cpp" {
-		return
-	}
+// can be used again.
+func (x *exchange) drain(body io.Reader) {
 	late := x.limit(100*time.Millisecond, errEndless)
 	defer stop(late)
-	io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // what goes wrong costs the connection and nothing else
+	io.Copy(io.Discard, io.LimitReader(body, 64<<10)) // what goes wrong costs the connection and nothing else
 }
 
 // whole reads an answer that is not a stream.

@@ -100,21 +100,13 @@ func (w *walker) value() []byte {
 		depth = 0
 	)
 	if first != '"' && first != '{' && first != '[' {
-		for ; w.at < len(w.text); w.at++ {
-			switch w.text[w.at] {
-			case ',', '}', ']', ':', '"', '{', '[', ' ', '\t', '\n', '\r':
-				w.broken = w.broken || w.at == begin
-				return w.text[begin:w.at]
-			}
-		}
-		w.broken = w.broken || w.at == begin
-		return w.text[begin:]
+		return w.scalar()
 	}
 	for w.at < len(w.text) {
 		switch w.text[w.at] {
 		case '"':
 			if !w.skipString() {
-				return noString
+				return none
 			}
 		case '{', '[':
 			depth++
@@ -130,11 +122,26 @@ func (w *walker) value() []byte {
 		}
 	}
 	w.broken = true
-	return noString
+	return none
 }
 
-// noString is what is returned instead of a value that has no end.
-var noString = []byte(`""`)
+// none is returned where no value is, or one without an end.
+var none = []byte(`""`)
+
+// scalar steps over a number or a literal.
+func (w *walker) scalar() []byte {
+	begin := w.at
+	if n := bytes.IndexAny(w.text[begin:], ",:\"{}[] \t\r\n"); n >= 0 {
+		w.at += n
+	} else {
+		w.at = len(w.text)
+	}
+	if w.at == begin {
+		w.broken = true
+		return none
+	}
+	return w.text[begin:w.at]
+}
 
 func (w *walker) skipString() bool {
 	w.at++

@@ -53,6 +53,7 @@ func TestWalker_NoticesWhatIsCutOrNotJSON(t *testing.T) {
 func FuzzWalker(f *testing.F) {
 	f.Add([]byte(`{"choices":[{"finish_reason":null,"index":0,"delta":{"content":" \"a\\"}}],"timings":{"prompt_ms":1.5}}`))
 	f.Add([]byte(`{"a":[{"b":"}"},[],"\\\"",tru`))
+	f.Add([]byte(`{"timings":`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got := map[string]string{}
 		var all func(w *walker, at string)
