@@ -20,13 +20,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newClient is a client with connections of its own.
 func newClient(tb testing.TB, url string, o completion.Options) *completion.Client {

@@ -1,0 +1,225 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package completion_test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
+)
+
+// The server of the benchmarks is a process of its own, so that this one's CPU
+// time and memory are the client's alone.
+const asServer = "LOADGEN_BENCHMARK_SERVER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asServer) != "" {
+		serve()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// serve answers each request with as many events as its header says, one in
+// each interval, and each in a segment of its own; without an interval all at once.
+func serve() {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(ln.Addr())
+	go func() {
+		io.Copy(io.Discard, os.Stdin) // ends with the parent
+		os.Exit(0)
+	}()
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			panic(err)
+		}
+		go answerAll(conn)
+	}
+}
+
+func chunked(s string) []byte { return fmt.Appendf(nil, "%x\r\n%s\r\n", len(s), s) }
+
+func answerAll(conn net.Conn) {
+	defer conn.Close()
+	var (
+		word = chunked(scriptedserver.Chunk("chatcmpl-UNQ65NJZ6S2A1ItypYLg8NSJpHHG8qdh", `{"content":" word"}`, "null"))
+		in   = textproto.NewReader(bufio.NewReader(conn))
+	)
+	for {
+		if _, err := in.ReadLine(); err != nil {
+			return
+		}
+		h, err := in.ReadMIMEHeader()
+		if err != nil {
+			return
+		}
+		length, _ := strconv.Atoi(h.Get("Content-Length"))
+		in.R.Discard(length)
+		events, _ := strconv.Atoi(h.Get("Events"))
+		interval, _ := time.ParseDuration(h.Get("Interval"))
+		head := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+		end := append(chunked(scriptedserver.Chunk("1", `{}`, `"length"`)+scriptedserver.Usage("1", 3, 0, events)+scriptedserver.Done), "0\r\n\r\n"...)
+		if interval == 0 {
+			conn.Write(append(append(head, bytes.Repeat(word, events)...), end...))
+			continue
+		}
+		conn.Write(head)
+		begin := time.Now()
+		for i := range events {
+			time.Sleep(time.Until(begin.Add(time.Duration(i+1) * interval)))
+			if _, err := conn.Write(word); err != nil {
+				return
+			}
+		}
+		conn.Write(end)
+	}
+}
+
+// benchmarkClient starts the server and returns a client that asks for such answers.
+func benchmarkClient(b *testing.B, events int, interval time.Duration) *completion.Client {
+	b.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asServer+"=1")
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		stdin.Close()
+		cmd.Wait()
+	})
+	address, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	return newClient(b, "http://"+strings.TrimSpace(address), completion.Options{
+		Header:  http.Header{"Events": {strconv.Itoa(events)}, "Interval": {interval.String()}},
+		Timeout: time.Hour,
+	})
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Long streams: what an event costs that comes alone, system calls and
+// scheduler included.
+func BenchmarkStreams(b *testing.B) {
+	for _, streams := range []int{100, 1000} {
+		b.Run(strconv.Itoa(streams), func(b *testing.B) {
+			interval := time.Duration(streams) * 20 * time.Microsecond // 50,000 events a second
+			c := benchmarkClient(b, max(1, b.N/streams), interval)
+			var (
+				all  sync.WaitGroup
+				seen atomic.Int64
+			)
+			before := cpuTime(b)
+			b.ResetTimer()
+			for range streams {
+				all.Go(func() {
+					r := c.Do(b.Context(), chat, time.Now())
+					if r.Err != nil {
+						b.Error(r.Err)
+					}
+					seen.Add(int64(r.Chunks))
+				})
+			}
+			all.Wait()
+			cpu := cpuTime(b) - before
+			b.ReportMetric(float64(cpu.Nanoseconds())/float64(seen.Load()), "cpu-ns/event")
+			b.ReportMetric(float64(seen.Load())/cpu.Seconds(), "events/s/core")
+		})
+	}
+}
+
+// Short answers: what a request of eight events costs.
+func BenchmarkRequests(b *testing.B) {
+	c := benchmarkClient(b, 8, 0)
+	before := cpuTime(b)
+	b.ReportAllocs()
+	b.SetParallelism(8)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if r := c.Do(b.Context(), chat, time.Now()); r.Err != nil || r.Chunks != 8 {
+				b.Error(r.Err, r.Chunks)
+			}
+		}
+	})
+	cpu := cpuTime(b) - before
+	b.ReportMetric(float64(cpu.Microseconds())/float64(b.N), "cpu-µs/request")
+	b.ReportMetric(float64(b.N)/cpu.Seconds(), "requests/s/core")
+}
+
+// Many open streams: what each takes of memory.
+func BenchmarkOpenStreams(b *testing.B) {
+	const streams = 10_000
+	for range b.N {
+		c := benchmarkClient(b, 20, time.Second)
+		before := resident(b)
+		var all sync.WaitGroup
+		for range streams {
+			all.Go(func() {
+				if r := c.Do(b.Context(), chat, time.Now()); r.Err != nil {
+					b.Error(r.Err)
+				}
+			})
+			time.Sleep(200 * time.Microsecond) // or the queue of connections overflows
+		}
+		time.Sleep(5 * time.Second)
+		held := resident(b) - before
+		all.Wait()
+		b.ReportMetric(float64(held)/streams, "B/stream")
+		b.ReportMetric(float64(held)/1e6, "MB")
+	}
+}
+
+// resident is what the process has in memory, in bytes.
+func resident(b *testing.B) int {
+	b.Helper()
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		b.Skip(err)
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(text))[1])
+	if err != nil {
+		b.Fatal(err)
+	}
+	return pages * os.Getpagesize()
+}
