@@ -49,8 +49,11 @@ func BenchmarkReadEvent(b *testing.B) {
 		endpoint Endpoint
 		event    string
 	}{
-		{"chat", Chat, chatEvent + "}\n\n"}, {"chat with timings", Chat, chatEvent + timingsMember + "}\n\n"},
-		{"completion", Native, nativeEvent + "}\n\n"}, {"responses", Responses, responsesEvent + "}\n\n"}, {"messages", Messages, messagesEvent + "}\n\n"},
+		{"chat", Chat, chatEvent + "}\n\n"},
+		{"chat with timings", Chat, chatEvent + timingsMember + "}\n\n"},
+		{"completion", Native, nativeEvent + "}\n\n"},
+		{"responses", Responses, responsesEvent + "}\n\n"},
+		{"messages", Messages, messagesEvent + "}\n\n"},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			const batch = 100

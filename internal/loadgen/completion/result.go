@@ -60,7 +60,8 @@ type Result struct {
 	// ErrorType is the class of the error, "" where there was none: the
 	// answer's status code, or one of the constants.
 	ErrorType string
-	// Err tells more. It has no text of prompt or answer.
+	// Err tells more. It has no text of prompt or answer, unless the server
+	// repeats some in its error.
 	Err error
 }
 
