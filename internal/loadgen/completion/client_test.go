@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -493,8 +494,8 @@ func TestClient_ManyAtOnceDoNotMix(t *testing.T) {
 		var q struct{ Messages []struct{ Content string } }
 		assert.NoError(t, json.Unmarshal(body, &q))
 		id := q.Messages[0].Content
-		var i int
-		fmt.Sscan(id, &i)
+		i, err := strconv.Atoi(id)
+		assert.NoError(t, err)
 		script := scriptedserver.Chat(id, i, scriptedserver.Every(0, 1+i%7, time.Duration(i%3)*ms)...)
 		if i%5 == 0 {
 			script.Events, script.End = script.Events[:len(script.Events)-1], scriptedserver.Cut

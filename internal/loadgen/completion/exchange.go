@@ -211,7 +211,7 @@ func (x *exchange) ended(err error) {
 func (x *exchange) drain(body io.Reader) {
 	late := x.limit(100*time.Millisecond, errEndless)
 	defer stop(late)
-	io.Copy(io.Discard, io.LimitReader(body, 64<<10)) // what goes wrong costs the connection and nothing else
+	_, _ = io.Copy(io.Discard, io.LimitReader(body, 64<<10)) // what goes wrong costs the connection and nothing else
 }
 
 // whole reads an answer that is not a stream.

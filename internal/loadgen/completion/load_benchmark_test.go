@@ -10,9 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/textproto"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,7 +48,7 @@ func serve() {
 	}
 	fmt.Println(ln.Addr())
 	go func() {
-		io.Copy(io.Discard, os.Stdin) // ends with the parent
+		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the parent
 		os.Exit(0)
 	}()
 	for {
@@ -66,27 +66,35 @@ func answerAll(conn net.Conn) {
 	defer conn.Close()
 	var (
 		word = chunked(scriptedserver.Chunk("chatcmpl-UNQ65NJZ6S2A1ItypYLg8NSJpHHG8qdh", `{"content":" word"}`, "null"))
-		in   = textproto.NewReader(bufio.NewReader(conn))
+		in   = bufio.NewReader(conn)
 	)
 	for {
-		if _, err := in.ReadLine(); err != nil {
-			return
-		}
-		h, err := in.ReadMIMEHeader()
+		q, err := http.ReadRequest(in)
 		if err != nil {
 			return
 		}
-		length, _ := strconv.Atoi(h.Get("Content-Length"))
-		in.R.Discard(length)
-		events, _ := strconv.Atoi(h.Get("Events"))
-		interval, _ := time.ParseDuration(h.Get("Interval"))
+		if _, err := io.Copy(io.Discard, q.Body); err != nil {
+			return
+		}
+		events, err := strconv.Atoi(q.Header.Get("Events"))
+		if err != nil {
+			panic(err)
+		}
+		interval, err := time.ParseDuration(q.Header.Get("Interval"))
+		if err != nil {
+			panic(err)
+		}
 		head := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
 		end := append(chunked(scriptedserver.Chunk("1", `{}`, `"length"`)+scriptedserver.Usage("1", 3, 0, events)+scriptedserver.Done), "0\r\n\r\n"...)
 		if interval == 0 {
-			conn.Write(append(append(head, bytes.Repeat(word, events)...), end...))
+			if _, err := conn.Write(slices.Concat(head, bytes.Repeat(word, events), end)); err != nil {
+				return
+			}
 			continue
 		}
-		conn.Write(head)
+		if _, err := conn.Write(head); err != nil {
+			return
+		}
 		begin := time.Now()
 		for i := range events {
 			time.Sleep(time.Until(begin.Add(time.Duration(i+1) * interval)))
@@ -94,7 +102,9 @@ func answerAll(conn net.Conn) {
 				return
 			}
 		}
-		conn.Write(end)
+		if _, err := conn.Write(end); err != nil {
+			return
+		}
 	}
 }
 
@@ -117,7 +127,9 @@ func benchmarkClient(b *testing.B, events int, interval time.Duration) *completi
 	}
 	b.Cleanup(func() {
 		stdin.Close()
-		cmd.Wait()
+		if err := cmd.Wait(); err != nil {
+			b.Error(err)
+		}
 	})
 	address, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {

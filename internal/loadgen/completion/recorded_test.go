@@ -4,13 +4,14 @@
 package completion_test
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"net"
-	"net/textproto"
+	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -39,15 +40,15 @@ func replay(t *testing.T, name string) string {
 			return
 		}
 		defer conn.Close()
-		in := textproto.NewConn(conn)
-		in.ReadLine()
-		h, err := in.ReadMIMEHeader()
+		q, err := http.ReadRequest(bufio.NewReader(conn))
 		if err != nil {
 			return
 		}
-		n, _ := strconv.Atoi(h.Get("Content-Length"))
-		in.R.Discard(n)
-		conn.Write(answer)
+		if _, err := io.Copy(io.Discard, q.Body); err != nil {
+			return
+		}
+		_, err = conn.Write(answer)
+		assert.NoError(t, err)
 	}()
 	return "http://" + ln.Addr().String()
 }

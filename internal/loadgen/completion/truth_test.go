@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -46,8 +47,7 @@ func TestClient_ReportedMinusTrue(t *testing.T) {
 			var first, gaps, whole []time.Duration
 			for _, r := range results {
 				require.NoError(t, r.Err)
-				var n int
-				_, err := fmt.Sscan(r.ID, &n)
+				n, err := strconv.Atoi(r.ID)
 				require.NoError(t, err)
 				sent := exchanges[n].Sent
 				first = append(first, r.FirstToken.Sub(sent[0]))

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestWalker_StepsOverWhatIsNotRead(t *testing.T) {
@@ -86,19 +87,21 @@ func FuzzWalker(f *testing.F) {
 			switch raw[0] {
 			case '{':
 				d := json.NewDecoder(bytes.NewReader(raw))
-				d.Token()
+				_, err := d.Token()
+				require.NoError(t, err)
 				for d.More() {
 					before := d.InputOffset()
-					d.Token()
+					_, err := d.Token()
+					require.NoError(t, err)
 					name := raw[before:d.InputOffset()]
 					name = name[bytes.IndexByte(name, '"')+1 : len(name)-1]
 					var v json.RawMessage
-					d.Decode(&v)
+					require.NoError(t, d.Decode(&v))
 					walk(v, at+"."+string(name))
 				}
 			case '[':
 				var list []json.RawMessage
-				json.Unmarshal(raw, &list)
+				require.NoError(t, json.Unmarshal(raw, &list))
 				for i, v := range list {
 					walk(v, at+"."+strconv.Itoa(i+1))
 				}
