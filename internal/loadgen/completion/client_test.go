@@ -490,7 +490,7 @@ func TestParseEndpoint(t *testing.T) {
 
 // Exchanges are used again: nothing of one may be in another.
 func TestClient_ManyAtOnceDoNotMix(t *testing.T) {
-	s := scriptedserver.Start(t, func(n int, _ *http.Request, body []byte) scriptedserver.Script {
+	s := scriptedserver.Start(t, func(_ int, _ *http.Request, body []byte) scriptedserver.Script {
 		var q struct{ Messages []struct{ Content string } }
 		assert.NoError(t, json.Unmarshal(body, &q))
 		id := q.Messages[0].Content
