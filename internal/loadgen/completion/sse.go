@@ -65,10 +65,8 @@ func (r *eventReader) next() (event, error) {
 	}
 	for {
 		line, ended := r.line(at)
-		if r.err != nil && !ended {
-			if !errors.Is(r.err, io.EOF) || lines == 0 && len(line) == 0 {
-				return event{}, r.err
-			}
+		if !ended && (!errors.Is(r.err, io.EOF) || lines == 0 && len(line) == 0) {
+			return event{}, r.err
 		}
 		begin := at
 		at += len(line)

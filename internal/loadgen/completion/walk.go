@@ -183,7 +183,7 @@ func (w *walker) take(c byte) bool {
 	return true
 }
 
-// text reports whether the value that is next is a string that is not empty.
+// hasText reports whether the value that is next is a string that is not empty.
 func (w *walker) hasText() bool {
 	v := w.value()
 	return len(v) > 2 && v[0] == '"'
