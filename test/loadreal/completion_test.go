@@ -225,7 +225,7 @@ func TestCompletion_Refusals(t *testing.T) {
 		"400: exceed_context_size_error": {keyed, completion.Request{Prompt: llamatest.Words(500, 1), Stream: true}},
 		"400: invalid_request_error":     {keyed, completion.Request{Extra: map[string]json.RawMessage{"messages": []byte(`[1]`)}}},
 		"501: not_supported_error":       {keyed, completion.Request{Endpoint: completion.Embeddings, Prompt: "hello"}},
-		"404: not_found_error":           {newClient(t, s.URL()+"/v1", completion.Options{APIKey: "secret"}), *q},
+		"404: not_found_error":           {newClient(t, s.URL()+"/prefix", completion.Options{APIKey: "secret"}), *q},
 	} {
 		r := c.client.Do(t.Context(), &c.request, time.Now())
 		assert.Equal(t, want[:3], r.ErrorType)

@@ -112,7 +112,7 @@ func (x *exchange) refused(response *http.Response) {
 	case response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden:
 		told = fmt.Errorf("%w: set the API key to one that the server knows", p)
 	case response.StatusCode == http.StatusNotFound:
-		told = fmt.Errorf("%w: does the server have this endpoint, and is its URL the one without /v1?", p)
+		told = fmt.Errorf("%w: does the server have this endpoint, and is the URL with its prefix (--api-prefix), if it has one?", p)
 	case response.StatusCode >= 300 && response.StatusCode < 400:
 		told = fmt.Errorf("redirects to %q: use the address of the server itself: %w", response.Header.Get("Location"), p)
 	}
