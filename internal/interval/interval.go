@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// Min is the shortest interval.
-const Min = 10 * time.Millisecond
+// Shortest is the shortest interval.
+const Shortest = 10 * time.Millisecond
 
-// Check returns an error if d is shorter than Min.
+// Check returns an error if d is shorter than Shortest.
 func Check(d time.Duration) error {
 	switch {
-	case d >= Min:
+	case d >= Shortest:
 		return nil
 	case d > 0 && d < time.Millisecond:
 		return fmt.Errorf("%v: has it a unit? e.g. 5s", d)
 	default:
-		return fmt.Errorf("%v: want %v or more", d, Min)
+		return fmt.Errorf("%v: want %v or more", d, Shortest)
 	}
 }

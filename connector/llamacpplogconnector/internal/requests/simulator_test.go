@@ -25,7 +25,7 @@ func TestTracker_SimulatorsLogSaysWhatItsAnswersSay(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "llama-server.log")
 	log, err := os.Create(path)
 	require.NoError(t, err)
-	defer log.Close()
+	defer func() { assert.NoError(t, log.Close()) }()
 	sim := llamasim.New(llamasim.Options{
 		Slots: 1, ContextPerSlot: 256, BatchTokens: 32, TokensPerSecond: 900, PromptTokensPerSecond: 7000, Log: log,
 	})

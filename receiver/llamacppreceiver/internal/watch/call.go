@@ -56,7 +56,8 @@ func (c *call[T]) ask(ctx context.Context) (r *reading[T], answered bool) {
 			c.finish(r)
 		})
 	}
-	return r, r.wait(ctx)
+	answered = r.wait(ctx)
+	return r, answered
 }
 
 func (c *call[T]) begin() (r *reading[T], isNew bool) {

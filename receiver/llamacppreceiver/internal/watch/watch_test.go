@@ -298,7 +298,7 @@ func TestLook_ModelLoadedAgainIsAnotherProcess(t *testing.T) {
 	f := watched(t, llamasim.Options{Router: &llamasim.RouterOptions{Models: []string{"a"}, LoadTime: time.Millisecond}}, patience)
 	f.until(t, OK)
 	load := func() *Snapshot {
-		post(t, f.sim.URL()+"/models/load", `{"model":"a"}`)
+		ask(t, f.sim.URL()+"/models/load")
 		var o Observation
 		require.Eventually(t, func() bool {
 			o = f.lookOnce(t)
@@ -307,7 +307,7 @@ func TestLook_ModelLoadedAgainIsAnotherProcess(t *testing.T) {
 		return o.Children[0].Snapshot
 	}
 	first := load()
-	post(t, f.sim.URL()+"/models/unload", `{"model":"a"}`)
+	ask(t, f.sim.URL()+"/models/unload")
 	require.Eventually(t, func() bool { return len(f.lookOnce(t).Children) == 0 }, 20*time.Second, 10*time.Millisecond)
 	assert.NotEqual(t, first.Process, load().Process, "also for a scraper that did not look in between")
 }
@@ -319,7 +319,7 @@ func TestLook_RouterModelsAreWatchedAndNeverLoaded(t *testing.T) {
 	assert.Empty(t, o.Children)
 	assert.Equal(t, []llamaserver.Model{{ID: "a", State: llamaserver.ModelUnloaded}, {ID: "b", State: llamaserver.ModelUnloaded}}, o.Models)
 
-	post(t, f.sim.URL()+"/models/load", `{"model":"a"}`)
+	ask(t, f.sim.URL()+"/models/load")
 	o = f.lookOnce(t)
 	require.Len(t, o.Children, 1)
 	assert.Equal(t, Loading, o.Children[0].State)
@@ -337,7 +337,7 @@ func TestLook_RouterModelsAreWatchedAndNeverLoaded(t *testing.T) {
 	require.NotNil(t, views[0].Reading)
 	assert.Len(t, views[0].Reading.Slots, 4)
 
-	post(t, f.sim.URL()+"/models/unload", `{"model":"a"}`)
+	ask(t, f.sim.URL()+"/models/unload")
 	require.Eventually(t, func() bool { return len(f.lookOnce(t).Children) == 0 }, 20*time.Second, 10*time.Millisecond)
 	for range 5 {
 		for _, m := range f.lookOnce(t).Models {
@@ -350,11 +350,12 @@ func TestLook_RouterModelsAreWatchedAndNeverLoaded(t *testing.T) {
 	}
 }
 
-func post(t *testing.T, url, body string) {
+// ask has the router do something with the model a.
+func ask(t *testing.T, url string) {
 	t.Helper()
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(`{"model":"a"}`))
 	require.NoError(t, err)
 	resp, err := (&http.Client{Transport: tr}).Do(req)
 	require.NoError(t, err)
