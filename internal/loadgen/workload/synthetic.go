@@ -1,0 +1,258 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+)
+
+// Lengths are how many tokens synthetic prompts have.
+type Lengths struct {
+	// New is the number of tokens after Depth, drawn for each prompt.
+	New Range `json:"new"`
+	// Depth is the number of tokens before those. Unless ColdDepth is set they
+	// are the same in all prompts: the server has them in its cache once each
+	// slot has seen them.
+	Depth     int  `json:"depth,omitempty"`
+	ColdDepth bool `json:"cold_depth,omitempty"`
+	// Shared is the share of the new tokens with which all prompts begin.
+	Shared float64 `json:"shared,omitempty"`
+}
+
+// ParseLengths reads 512, 100-500 or, with the tokens already in context after
+// the @, 512@4096.
+func ParseLengths(s string) (Lengths, error) {
+	fresh, depth, deep := strings.Cut(s, "@")
+	r, err := ParseRange(fresh)
+	l := Lengths{New: r}
+	if err == nil && deep {
+		l.Depth, err = strconv.Atoi(depth)
+	}
+	if err != nil || r.Min < 1 || l.Depth < 0 {
+		return Lengths{}, fmt.Errorf("prompt tokens %q: want a number such as 512, a range such as 100-500, or with a depth 512@4096", s)
+	}
+	return l, nil
+}
+
+// A Tokenizer counts the tokens of a text as the server does, without those that
+// stand before every prompt.
+type Tokenizer interface {
+	Count(ctx context.Context, text string) (int, error)
+}
+
+// Synthetic are prompts of random words with an exact number of tokens. What a
+// chat template adds is not counted.
+type Synthetic struct {
+	lengths Lengths
+	seed    uint64
+	heads   []string // one token each as the first word of a text
+	words   []string // one token each after another word
+	common  string   // the tokens that all prompts begin with, of depth and share
+}
+
+// Samples of what is sent are counted as a whole before any is.
+const samples = 4
+
+// NewSynthetic learns from the server which words are one token each, and checks
+// on whole prompts that their tokens add up.
+func NewSynthetic(ctx context.Context, t Tokenizer, l Lengths, seed uint64) (*Synthetic, error) {
+	if !(l.Shared >= 0 && l.Shared <= 1) {
+		return nil, fmt.Errorf("share of common tokens of %g: want 0 to 1", l.Shared)
+	}
+	s := &Synthetic{lengths: l, seed: seed}
+	if err := s.learn(ctx, t); err != nil {
+		return nil, err
+	}
+	r := rand.New(rand.NewPCG(seed, 0x636f6d6d6f6e)) //nolint:gosec // Reproducible, and nobody's secret.
+	n := int(l.Shared * float64(l.New.Max))
+	if !l.ColdDepth {
+		n += l.Depth
+	}
+	s.common = s.text(r, n, true)
+	for i := range uint64(samples) {
+		for _, r := range []Range{{l.New.Min, l.New.Min}, {l.New.Max, l.New.Max}} {
+			want := r.Min + l.Depth
+			got, err := t.Count(ctx, s.of(rand.New(rand.NewPCG(seed, ^i)), r)) //nolint:gosec // As above.
+			if err != nil {
+				return nil, err
+			}
+			if got != want {
+				return nil, fmt.Errorf("synthetic prompt: %d tokens instead of %d: this tokenizer does not count word by word; use a prompt file", got, want)
+			}
+		}
+	}
+	return s, nil
+}
+
+// learn finds the words that are one token each. Few are enough as first words.
+func (s *Synthetic) learn(ctx context.Context, t Tokenizer) error {
+	const head = "the"
+	base, err := t.Count(ctx, head)
+	if err != nil {
+		return err
+	}
+	var find func([]string) error
+	find = func(some []string) error {
+		n, err := t.Count(ctx, head+" "+strings.Join(some, " "))
+		switch {
+		case err != nil:
+			return err
+		case n == base+len(some):
+			s.words = append(s.words, some...)
+		case len(some) > 1:
+			half := len(some) / 2
+			if err := find(some[:half]); err != nil {
+				return err
+			}
+			return find(some[half:])
+		}
+		return nil
+	}
+	if err := find(strings.Fields(vocabulary)); err != nil {
+		return err
+	}
+	const enough = 32
+	for _, w := range s.words {
+		n, err := t.Count(ctx, w)
+		if err != nil {
+			return err
+		}
+		if n == 1 {
+			s.heads = append(s.heads, w)
+		}
+		if len(s.heads) == enough {
+			return nil
+		}
+	}
+	return fmt.Errorf("synthetic prompts: only %d common English words are one token to this server, too few: use a prompt file", len(s.heads))
+}
+
+// text is n tokens; first says that nothing stands before it.
+func (s *Synthetic) text(r *rand.Rand, n int, first bool) string {
+	var b strings.Builder
+	for i := range n {
+		switch {
+		case i == 0 && first:
+			b.WriteString(s.heads[r.IntN(len(s.heads))])
+		default:
+			b.WriteByte(' ')
+			b.WriteString(s.words[r.IntN(len(s.words))])
+		}
+	}
+	return b.String()
+}
+
+// of is a prompt with a number of new tokens in the range.
+func (s *Synthetic) of(r *rand.Rand, length Range) string {
+	n := length.draw(r)
+	shared := int(s.lengths.Shared * float64(n))
+	unique := n - shared
+	common := shared
+	if s.lengths.ColdDepth {
+		unique += s.lengths.Depth
+	} else {
+		common += s.lengths.Depth
+	}
+	return s.prefix(common) + s.text(r, unique, common == 0)
+}
+
+// prefix is the first n tokens of what is common.
+func (s *Synthetic) prefix(n int) string {
+	if n == 0 {
+		return ""
+	}
+	at := 0
+	for range n {
+		next := strings.IndexByte(s.common[at:], ' ')
+		if next < 0 {
+			return s.common
+		}
+		at += next + 1
+	}
+	return s.common[:at-1]
+}
+
+func (s *Synthetic) prompt(_ uint64, r *rand.Rand) Prompt {
+	return Prompt{text: s.of(r, s.lengths.New)}
+}
+
+func (s *Synthetic) unique() bool { return true }
+
+func (s *Synthetic) check(completion.Endpoint, bool) error { return nil }
+
+func (s *Synthetic) content() any { return []any{s.lengths, s.heads, s.words} }
+
+// ServerTokenizer is llama-server's /tokenize.
+type ServerTokenizer struct {
+	// Base is the server's base URL, without a slash at its end.
+	Base   string
+	APIKey string
+	HTTP   *http.Client
+}
+
+// Count implements Tokenizer.
+func (t *ServerTokenizer) Count(ctx context.Context, text string) (n int, err error) {
+	url := t.Base + "/tokenize"
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("POST %s: %w", url, err)
+		}
+	}()
+	body, err := json.Marshal(map[string]any{"content": text, "add_special": false})
+	if err != nil {
+		return 0, err
+	}
+	q, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	q.Header.Set("Content-Type", "application/json")
+	if t.APIKey != "" {
+		q.Header.Set("Authorization", "Bearer "+t.APIKey)
+	}
+	a, err := t.HTTP.Do(q)
+	if err != nil {
+		return 0, errors.Unwrap(err) // a url.Error, which names the URL again
+	}
+	defer a.Body.Close()
+	if a.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("%s: synthetic prompts need llama-server's /tokenize; use a prompt file elsewhere", a.Status)
+	}
+	var answer struct {
+		Tokens []json.RawMessage `json:"tokens"`
+	}
+	if err := json.NewDecoder(io.LimitReader(a.Body, 64<<20)).Decode(&answer); err != nil {
+		return 0, fmt.Errorf("answer: %w: is this a llama-server?", err)
+	}
+	return len(answer.Tokens), nil
+}
+
+// Common English words, most of which are one token in most vocabularies.
+const vocabulary = `the of and to in is you that it he was for on are as with his they at be this have from or one had
+by word but not what all were we when your can said there use an each which she do how their if will up other about out
+many then them these so some her would make like him into time has look two more write go see number no way could people
+my than first water been call who oil its now find long down day did get come made may part over new sound take only
+little work know place year live me back give most very after thing our just name good man think say great where help
+through much before line right too mean old any same tell boy follow came want show also around form three small set put
+end does another well large must big even such because turn here why ask went men read need land different home us move
+try kind hand picture again change off play spell air away animal house point page letter mother answer found study still
+learn should world high every near add food between own below country plant last school father keep tree never start city
+earth eye light thought head under story saw left late run while press close night real life few north open seem together
+next white children begin got walk example ease paper group always music those both mark often until mile river car feet
+care second book carry took science eat room friend began idea fish mountain stop once base hear horse cut sure watch
+color face wood main enough plain girl usual young ready above ever red list though feel talk bird soon body dog family
+direct leave song measure door product black short class wind question happen complete ship area half rock order fire
+south problem piece told knew pass since top whole king space heard best hour better true during hundred five remember
+step early hold west ground interest reach fast verb sing listen six table travel less morning ten simple several`
