@@ -1,0 +1,85 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loadgen
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Histogram has the distribution of a duration, to within 0.1 %, from a
+// microsecond to an hour.
+type Histogram struct {
+	hdr *hdrhistogram.Histogram
+	max time.Duration
+	sum time.Duration
+}
+
+const (
+	lowest  = int64(time.Microsecond)
+	highest = int64(time.Hour)
+	digits  = 3
+)
+
+func newHistogram() *Histogram { return &Histogram{hdr: hdrhistogram.New(lowest, highest, digits)} }
+
+func (h *Histogram) record(d time.Duration) {
+	d = max(d, 0)
+	if err := h.hdr.RecordValue(min(int64(d), highest)); err != nil {
+		panic(err) // within the bounds none is refused
+	}
+	h.max = max(h.max, d)
+	h.sum += d
+}
+
+func (h *Histogram) clone() *Histogram {
+	return &Histogram{hdr: hdrhistogram.Import(h.hdr.Export()), max: h.max, sum: h.sum}
+}
+
+// Count is the number of durations.
+func (h *Histogram) Count() int64 { return h.hdr.TotalCount() }
+
+// Percentile is the duration that p percent of all do not exceed; 0 of none.
+func (h *Histogram) Percentile(p float64) time.Duration {
+	return min(time.Duration(h.hdr.ValueAtPercentile(p)), h.max)
+}
+
+// Max is the longest, exactly.
+func (h *Histogram) Max() time.Duration { return h.max }
+
+// Mean is the mean, exactly; 0 of none.
+func (h *Histogram) Mean() time.Duration {
+	if n := h.Count(); n > 0 {
+		return h.sum / time.Duration(n)
+	}
+	return 0
+}
+
+// MarshalJSON gives seconds, which are null where there is no duration, and the
+// whole distribution in HdrHistogram's own format, in nanoseconds.
+func (h *Histogram) MarshalJSON() ([]byte, error) {
+	s := struct {
+		Count int64    `json:"count"`
+		P50   *float64 `json:"p50"`
+		P95   *float64 `json:"p95"`
+		P99   *float64 `json:"p99"`
+		Max   *float64 `json:"max"`
+		Mean  *float64 `json:"mean"`
+		HDR   string   `json:"hdr,omitempty"`
+	}{Count: h.Count()}
+	if s.Count > 0 {
+		seconds := func(d time.Duration) *float64 { v := d.Seconds(); return &v }
+		s.P50, s.P95, s.P99 = seconds(h.Percentile(50)), seconds(h.Percentile(95)), seconds(h.Percentile(99))
+		s.Max, s.Mean = seconds(h.Max()), seconds(h.Mean())
+		hdr, err := h.hdr.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
+		if err != nil {
+			return nil, fmt.Errorf("encode a histogram: %w", err)
+		}
+		s.HDR = string(hdr)
+	}
+	return json.Marshal(s)
+}

@@ -1,0 +1,222 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loadgen
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+)
+
+// Results are what was measured in a run.
+type Results struct {
+	// Counts and all that follow are of requests that were due between warm-up
+	// and tail; Outside are those that were not.
+	Counts  Counts
+	Outside Counts
+	// Errors counts those that failed by class.
+	Errors map[string]int
+
+	// Latency from when requests were due: what a user would have felt. TPOT is
+	// (last token - first token) / (tokens - 1), and Lag is sent - due, the
+	// generator's own delay.
+	TTFT, TPOT, E2E, Lag *Histogram
+	// Latency from when they were sent, as a closed loop reports it.
+	TTFTFromSend, E2EFromSend *Histogram
+	// Where the time of a request went, by llama-server's timings: Prompt and
+	// Prediction are the server's own, Waiting is what remains of the time from
+	// the send: the server's queue and the network.
+	Waiting, Prompt, Prediction *Histogram
+
+	// Tokens of Counts' requests.
+	Tokens Tokens
+	// AllTokens are those of the whole run, Uncounted is the number of requests
+	// that reached the server and whose tokens it did not tell.
+	AllTokens Tokens
+	Uncounted int
+
+	// Good is the number of requests that met the objective.
+	Good int
+	// Span is the time from the end of warm-up until the last request of Counts
+	// ended: what rates are of.
+	Span time.Duration
+}
+
+// Counts are numbers of requests. Due = Sent + Dropped, and when a run is over
+// Sent = OK + Failed + Cancelled.
+type Counts struct {
+	Due       int `json:"due"`
+	Sent      int `json:"sent"`
+	OK        int `json:"ok"`
+	Failed    int `json:"error"`
+	Cancelled int `json:"cancelled"`
+	Dropped   int `json:"dropped"`
+}
+
+func (c *Counts) add(o completion.Outcome) {
+	c.Due++
+	switch o {
+	case completion.Dropped:
+		c.Dropped++
+		return
+	case completion.OK:
+		c.OK++
+	case completion.Failed:
+		c.Failed++
+	case completion.Cancelled:
+		c.Cancelled++
+	}
+	c.Sent++
+}
+
+// Tokens are as the server counted them. Cached tokens are part of the input.
+type Tokens struct {
+	Input  int `json:"input"`
+	Output int `json:"output"`
+	Cached int `json:"cached"`
+	// cachedKnown is the input of requests whose cached tokens are known.
+	cachedKnown int
+}
+
+func (t *Tokens) add(r *completion.Result) {
+	t.Input += max(0, r.InputTokens)
+	t.Output += max(0, r.OutputTokens)
+	if r.CachedTokens >= 0 {
+		t.Cached += r.CachedTokens
+		t.cachedKnown += max(0, r.InputTokens)
+	}
+}
+
+// HitRate is the share of the input that came from the server's cache; false
+// where the server does not say.
+func (t *Tokens) HitRate() (float64, bool) {
+	if t.cachedKnown == 0 {
+		return 0, false
+	}
+	return float64(t.Cached) / float64(t.cachedKnown), true
+}
+
+// recorder takes the results of requests as they end.
+type recorder struct {
+	config     *Config
+	tooManyBad func()
+
+	mu     sync.Mutex
+	r      Results
+	lastIn time.Duration // end of the last measured request
+	recent [100]bool     // whether the last requests failed, as a ring
+	ended  int
+	failed int // of recent
+}
+
+func newRecorder(c *Config, tooManyBad func()) *recorder {
+	h := newHistogram
+	return &recorder{config: c, tooManyBad: tooManyBad, r: Results{
+		Errors: map[string]int{},
+		TTFT:   h(), TPOT: h(), E2E: h(), Lag: h(), TTFTFromSend: h(), E2EFromSend: h(),
+		Waiting: h(), Prompt: h(), Prediction: h(),
+	}}
+}
+
+func (r *recorder) add(s Sample) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.Measured = r.config.measured(s.Due)
+	r.count(s)
+	if r.config.Record != nil {
+		r.config.Record(s)
+	}
+	if s.Result.Outcome != completion.Dropped {
+		r.watch(s.Result.Outcome == completion.Failed)
+	}
+}
+
+func (r *recorder) count(s Sample) {
+	o := s.Result
+	if o.Outcome != completion.Dropped {
+		r.r.AllTokens.add(o)
+		if o.OutputTokens < 0 && o.Status == 200 {
+			r.r.Uncounted++
+		}
+	}
+	if !s.Measured {
+		r.r.Outside.add(o.Outcome)
+		return
+	}
+	r.r.Counts.add(o.Outcome)
+	r.r.Tokens.add(o)
+	if o.Outcome == completion.Failed {
+		r.r.Errors[o.ErrorType]++
+	}
+	if o.Outcome == completion.Dropped {
+		return
+	}
+	r.lastIn = max(r.lastIn, s.Due+o.End.Sub(o.Due))
+	r.times(o)
+	if r.config.Objective != nil && r.config.Objective.met(o) {
+		r.r.Good++
+	}
+}
+
+// times records what a request got as far as: one that was cancelled on purpose
+// has a time to first token, but no end.
+func (r *recorder) times(o *completion.Result) {
+	r.r.Lag.record(o.Sent.Sub(o.Due))
+	if o.Outcome == completion.Failed {
+		return
+	}
+	if d, ok := o.TTFT(o.Due); ok {
+		r.r.TTFT.record(d)
+	}
+	if d, ok := o.TTFT(o.Sent); ok {
+		r.r.TTFTFromSend.record(d)
+	}
+	if o.Outcome != completion.OK {
+		return
+	}
+	if d, ok := o.TPOT(); ok {
+		r.r.TPOT.record(d)
+	}
+	r.r.E2E.record(o.End.Sub(o.Due))
+	whole := o.End.Sub(o.Sent)
+	r.r.E2EFromSend.record(whole)
+	if t := o.Timings; t != nil {
+		r.r.Prompt.record(t.Prompt)
+		r.r.Prediction.record(t.Predicted)
+		r.r.Waiting.record(whole - t.Prompt - t.Predicted)
+	}
+}
+
+// watch stops the run when too many of the last requests failed.
+func (r *recorder) watch(failed bool) {
+	const fewest = 20
+	at := &r.recent[r.ended%len(r.recent)]
+	if *at {
+		r.failed--
+	}
+	if *at = failed; failed {
+		r.failed++
+	}
+	r.ended++
+	n := min(r.ended, len(r.recent))
+	if n >= fewest && float64(r.failed) > r.config.MaxErrors*float64(n) {
+		r.tooManyBad()
+	}
+}
+
+func (r *recorder) results() *Results {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.r
+	c.Errors = maps.Clone(c.Errors)
+	for _, h := range []**Histogram{
+		&c.TTFT, &c.TPOT, &c.E2E, &c.Lag, &c.TTFTFromSend, &c.E2EFromSend, &c.Waiting, &c.Prompt, &c.Prediction,
+	} {
+		*h = (*h).clone()
+	}
+	c.Span = max(0, r.lastIn-r.config.WarmUp)
+	return &c
+}
