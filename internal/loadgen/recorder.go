@@ -5,6 +5,7 @@ package loadgen
 
 import (
 	"maps"
+	"net/http"
 	"sync"
 	"time"
 
@@ -138,7 +139,8 @@ func (r *recorder) count(s Sample) {
 	o := s.Result
 	if o.Outcome != completion.Dropped {
 		r.r.AllTokens.add(o)
-		if o.OutputTokens < 0 && o.Status == 200 {
+		reached := o.Status == http.StatusOK || o.Status == 0 && !o.GotConn.IsZero()
+		if reached && o.OutputTokens < 0 {
 			r.r.Uncounted++
 		}
 	}
@@ -219,4 +221,27 @@ func (r *recorder) results() *Results {
 	}
 	c.Span = max(0, r.lastIn-r.config.WarmUp)
 	return &c
+}
+
+// Progress is how a run stands, cheap to ask for.
+type Progress struct {
+	// Counts are of the whole run so far.
+	Counts Counts
+	// TTFT50 and TTFT95 are percentiles of the time to first token from due
+	// time, 0 where none was measured yet.
+	TTFT50, TTFT95 time.Duration
+}
+
+func (r *recorder) progress() Progress {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.r.Counts
+	o := r.r.Outside
+	return Progress{
+		Counts: Counts{
+			Due: c.Due + o.Due, Sent: c.Sent + o.Sent, OK: c.OK + o.OK,
+			Failed: c.Failed + o.Failed, Cancelled: c.Cancelled + o.Cancelled, Dropped: c.Dropped + o.Dropped,
+		},
+		TTFT50: r.r.TTFT.Percentile(50), TTFT95: r.r.TTFT.Percentile(95),
+	}
 }

@@ -165,8 +165,8 @@ func (r *Run) Wait() (*Results, error) {
 // Done is closed at the end of the run.
 func (r *Run) Done() <-chan struct{} { return r.done }
 
-// Results are those so far.
-func (r *Run) Results() *Results { return r.record.results() }
+// Progress is how the run stands.
+func (r *Run) Progress() Progress { return r.record.progress() }
 
 // Elapsed is the time since the start.
 func (r *Run) Elapsed() time.Duration { return time.Since(r.start) }

@@ -1,0 +1,305 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loadgen
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
+)
+
+// Report is what a run is to be judged by. Times are in seconds.
+type Report struct {
+	Generator Generator `json:"generator"`
+	Run       About     `json:"run"`
+	Workload  Workload  `json:"workload"`
+
+	Requests Counts         `json:"requests"`
+	Outside  Counts         `json:"requests_outside"`
+	Errors   map[string]int `json:"errors"`
+
+	Latency struct {
+		TTFT *Histogram `json:"ttft"`
+		TPOT *Histogram `json:"tpot"`
+		E2E  *Histogram `json:"e2e"`
+		Lag  *Histogram `json:"lag"`
+	} `json:"latency"`
+	FromSend struct {
+		TTFT *Histogram `json:"ttft"`
+		E2E  *Histogram `json:"e2e"`
+	} `json:"latency_from_send"`
+	Server struct {
+		Waiting    *Histogram `json:"waiting"`
+		Prompt     *Histogram `json:"prompt"`
+		Prediction *Histogram `json:"prediction"`
+	} `json:"server"`
+
+	Tokens struct {
+		Tokens
+		// CacheHitRate is null where the server does not tell.
+		CacheHitRate *float64 `json:"cache_hit_rate"`
+	} `json:"tokens"`
+	// Rates are per second of Seconds, the time from the end of warm-up until the
+	// last answer.
+	Rates struct {
+		Seconds      float64 `json:"seconds"`
+		Requests     float64 `json:"requests"`
+		InputTokens  float64 `json:"input_tokens"`
+		OutputTokens float64 `json:"output_tokens"`
+	} `json:"rates"`
+	Goodput        *Goodput        `json:"goodput,omitempty"`
+	Reconciliation *Reconciliation `json:"reconciliation"`
+	// NotReconciled is why there is no reconciliation.
+	NotReconciled string `json:"not_reconciled,omitempty"`
+}
+
+// Generator says whether the figures are the server's or the generator's.
+type Generator struct {
+	// Limited is true where the generator, or what it was allowed, was the
+	// bottleneck.
+	Limited bool   `json:"limited"`
+	Note    string `json:"note"`
+}
+
+// About is what was run.
+type About struct {
+	Version  string    `json:"version"`
+	URL      string    `json:"url"`
+	Started  time.Time `json:"started"`
+	Schedule string    `json:"schedule"`
+	Duration float64   `json:"duration"`
+	WarmUp   float64   `json:"warm_up"`
+	Tail     float64   `json:"tail"`
+	// Ended is "done", or why the run ended early.
+	Ended string `json:"ended"`
+}
+
+// Workload is what was sent.
+type Workload struct {
+	Hash     string `json:"hash"`
+	Endpoint string `json:"endpoint"`
+	Model    string `json:"model,omitempty"`
+	Prompts  string `json:"prompts"`
+	workload.Settings
+}
+
+// Goodput is the share of requests that were due and met the objective.
+type Goodput struct {
+	Objective string  `json:"objective"`
+	Requests  int     `json:"requests"`
+	Share     float64 `json:"share"`
+	PerSecond float64 `json:"per_second"`
+}
+
+// tooLate is the lag of one request in a hundred above which the generator is
+// named as the bottleneck: it is then part of every latency that matters.
+const tooLate = 10 * time.Millisecond
+
+// NewReport makes the report of results.
+func NewReport(c *Config, r *Results, about About, w Workload) *Report {
+	p := &Report{Generator: generator(c, r), Run: about, Workload: w, Requests: r.Counts, Outside: r.Outside, Errors: r.Errors}
+	p.Latency.TTFT, p.Latency.TPOT, p.Latency.E2E, p.Latency.Lag = r.TTFT, r.TPOT, r.E2E, r.Lag
+	p.FromSend.TTFT, p.FromSend.E2E = r.TTFTFromSend, r.E2EFromSend
+	p.Server.Waiting, p.Server.Prompt, p.Server.Prediction = r.Waiting, r.Prompt, r.Prediction
+	p.Tokens.Tokens = r.Tokens
+	if rate, ok := r.Tokens.HitRate(); ok {
+		p.Tokens.CacheHitRate = &rate
+	}
+	if s := r.Span.Seconds(); s > 0 {
+		p.Rates.Seconds = s
+		p.Rates.Requests = float64(r.Counts.OK) / s
+		p.Rates.InputTokens = float64(r.Tokens.Input) / s
+		p.Rates.OutputTokens = float64(r.Tokens.Output) / s
+	}
+	if c.Objective != nil {
+		g := &Goodput{Objective: c.Objective.String(), Requests: r.Good}
+		g.Share, _ = share(r.Good, r.Counts.Due)
+		if p.Rates.Seconds > 0 {
+			g.PerSecond = float64(r.Good) / p.Rates.Seconds
+		}
+		p.Goodput = g
+	}
+	return p
+}
+
+func generator(c *Config, r *Results) Generator {
+	p99 := r.Lag.Percentile(99)
+	late := "99 % of requests were sent within " + short(p99) + " of when they were due"
+	var why []string
+	if n := r.Counts.Dropped; n > 0 {
+		why = append(why, fmt.Sprintf("%d of %d requests were dropped, since %d were in flight already", n, r.Counts.Due, c.MaxInFlight))
+	}
+	if p99 > tooLate {
+		why = append(why, late)
+	}
+	if len(why) > 0 {
+		return Generator{Limited: true, Note: "GENERATOR WAS THE BOTTLENECK: " + strings.Join(why, "; ")}
+	}
+	if r.Counts.Sent == 0 {
+		return Generator{Note: "no request was sent"}
+	}
+	return Generator{Note: "generator kept up: " + late}
+}
+
+// WriteJSON writes the report as indented JSON.
+func (p *Report) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false) // objectives have < in them
+	e.SetIndent("", "  ")
+	return e.Encode(p)
+}
+
+type row struct {
+	name, what string
+	h          *Histogram
+}
+
+func (p *Report) rows() []row {
+	return []row{
+		{"ttft", "time to first token", p.Latency.TTFT},
+		{"tpot", "time per output token", p.Latency.TPOT},
+		{"e2e", "end to end", p.Latency.E2E},
+		{"lag", "sent after due", p.Latency.Lag},
+		{"ttft_from_send", "first token, from send", p.FromSend.TTFT},
+		{"e2e_from_send", "end to end, from send", p.FromSend.E2E},
+		{"server_waiting", "server: queue, network", p.Server.Waiting},
+		{"server_prompt", "server: prompt", p.Server.Prompt},
+		{"server_prediction", "server: prediction", p.Server.Prediction},
+	}
+}
+
+// figures are p50, p95, p99, max and mean.
+func (h *Histogram) figures() []time.Duration {
+	return []time.Duration{h.Percentile(50), h.Percentile(95), h.Percentile(99), h.Max(), h.Mean()}
+}
+
+// WriteCSV writes one row for each latency, in seconds.
+func (p *Report) WriteCSV(w io.Writer) error {
+	c := csv.NewWriter(w)
+	rows := [][]string{{"metric", "count", "p50", "p95", "p99", "max", "mean"}}
+	for _, r := range p.rows() {
+		fields := []string{r.name, strconv.FormatInt(r.h.Count(), 10)}
+		for _, d := range r.h.figures() {
+			field := ""
+			if r.h.Count() > 0 {
+				field = strconv.FormatFloat(d.Seconds(), 'g', -1, 64)
+			}
+			fields = append(fields, field)
+		}
+		rows = append(rows, fields)
+	}
+	return c.WriteAll(rows)
+}
+
+// WriteMarkdown writes the report for an issue or a pull request.
+func (p *Report) WriteMarkdown(w io.Writer) error {
+	var b strings.Builder
+	for _, l := range p.lines() {
+		fmt.Fprintf(&b, "- %s: %s\n", l[0], strings.ReplaceAll(l[1], "|", `\|`))
+	}
+	b.WriteString("\n| latency | p50 | p95 | p99 | max | mean |\n| --- | ---: | ---: | ---: | ---: | ---: |\n")
+	for _, r := range p.rows() {
+		if r.h.Count() == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "| %s |", r.what)
+		for _, d := range r.h.figures() {
+			fmt.Fprintf(&b, " %s |", short(d))
+		}
+		b.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteText writes the report for people.
+func (p *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, l := range p.lines() {
+		fmt.Fprintf(t, "%s\t%s\n", l[0], l[1])
+	}
+	t.Flush()
+	b.WriteByte('\n')
+	t = tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "latency\tp50\tp95\tp99\tmax\tmean\t")
+	for _, r := range p.rows() {
+		if r.h.Count() == 0 {
+			continue
+		}
+		fmt.Fprint(t, r.what)
+		for _, d := range r.h.figures() {
+			fmt.Fprintf(t, "\t%s", short(d))
+		}
+		fmt.Fprintln(t, "\t")
+	}
+	t.Flush()
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// lines are a name and a sentence each. The first says whether the rest can be
+// believed.
+func (p *Report) lines() [][2]string {
+	r := p.Requests
+	lines := [][2]string{
+		{"honesty", p.Generator.Note},
+		{"run", fmt.Sprintf("%s, %s, ended: %s", p.Run.URL, p.Run.Schedule, p.Run.Ended)},
+		{"workload", fmt.Sprintf("%s, %s, hash %s, seed %d", p.Workload.Endpoint, p.Workload.Prompts, p.Workload.Hash, p.Workload.Seed)},
+		{"requests", fmt.Sprintf("%d due, %d sent, %d ok, %d error, %d cancelled, %d dropped", r.Due, r.Sent, r.OK, r.Failed, r.Cancelled, r.Dropped)},
+	}
+	if n := p.Outside.Due; n > 0 {
+		lines = append(lines, [2]string{"not counted", fmt.Sprintf("%d due in %s of warm-up and %s of tail", n, seconds(p.Run.WarmUp), seconds(p.Run.Tail))})
+	}
+	if len(p.Errors) > 0 {
+		var s []string
+		for _, class := range slices.Sorted(maps.Keys(p.Errors)) {
+			s = append(s, fmt.Sprintf("%d × %s", p.Errors[class], class))
+		}
+		lines = append(lines, [2]string{"errors", strings.Join(s, ", ")})
+	}
+	cache := "cache hit rate unknown: the server does not tell"
+	if rate := p.Tokens.CacheHitRate; rate != nil {
+		cache = fmt.Sprintf("cache hit rate %.1f %%", *rate*100)
+	}
+	lines = append(lines,
+		[2]string{"tokens", fmt.Sprintf("%d input, %d cached (%s), %d output", p.Tokens.Input, p.Tokens.Cached, cache, p.Tokens.Output)},
+		[2]string{"rates", fmt.Sprintf("%.2f requests/s, %.1f input tokens/s, %.1f output tokens/s over %s", p.Rates.Requests, p.Rates.InputTokens, p.Rates.OutputTokens, seconds(p.Rates.Seconds))},
+	)
+	if g := p.Goodput; g != nil {
+		lines = append(lines, [2]string{"goodput", fmt.Sprintf("%.1f %% of requests, %.2f/s met %s", g.Share*100, g.PerSecond, g.Objective)})
+	}
+	switch c := p.Reconciliation; {
+	case c != nil:
+		lines = append(lines, [2]string{"server says", fmt.Sprintf("%s (prompt %d here, %g there; predicted %d here, %g there)", c.Note, c.Prompt.Client, c.Prompt.Server, c.Predicted.Client, c.Predicted.Server)})
+	case p.NotReconciled != "":
+		lines = append(lines, [2]string{"server says", "nothing: " + p.NotReconciled})
+	}
+	return lines
+}
+
+func seconds(s float64) string { return short(time.Duration(s * float64(time.Second))) }
+
+// short is a duration to three digits or so.
+func short(d time.Duration) string {
+	switch {
+	case d >= 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d >= 10*time.Millisecond:
+		return d.Round(100 * time.Microsecond).String()
+	default:
+		return d.Round(time.Microsecond).String()
+	}
+}
