@@ -1,0 +1,82 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Command llamaload puts an inference server under a measured load.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes. They are a contract with scripts.
+const (
+	exitDone   = 0
+	exitFailed = 1 // the run failed or was interrupted
+	exitUsage  = 2
+	exitFailIf = 3 // a --fail-if came true
+)
+
+// usageError is a command line that is wrong.
+type usageError struct{ error }
+
+var (
+	errInterrupted = errors.New("interrupted")
+	errFailIf      = errors.New("a --fail-if came true")
+)
+
+func main() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		fmt.Fprintln(os.Stderr, "\nllamaload: interrupted: ending with a report; once more ends at once")
+		cancel(errInterrupted)
+		<-signals
+		os.Exit(exitFailed)
+	}()
+	os.Exit(execute(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// execute is the command from its arguments to its exit code.
+func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:           "llamaload",
+		Short:         "Put an inference server under a measured load",
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return usageError{fmt.Errorf("no command: want %s", "llamaload run; see llamaload --help")}
+		},
+	}
+	root.AddCommand(runCommand(stdout, stderr))
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
+	})
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(stderr, "llamaload:", err)
+	var usage usageError
+	switch {
+	case errors.As(err, &usage), !cmd.Flags().Parsed(): // cobra's own errors come before flags are parsed
+		return exitUsage
+	case errors.Is(err, errFailIf):
+		return exitFailIf
+	}
+	return exitFailed
+}

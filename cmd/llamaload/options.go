@@ -1,0 +1,389 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/arrival"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
+)
+
+// options are the flags of a run.
+type options struct {
+	url, endpoint, model, apiKey, caFile string
+	headers                              []string
+	insecure, noStream, noKeepAlive      bool
+	connectTimeout, firstToken, timeout  time.Duration
+	rate, burstiness, speed              float64
+	gaps, ramp, steps, sine, replay      string
+	users, maxInFlight                   int
+	count, seed                          uint64
+	think, duration, warmUp, tail        time.Duration
+	maxWait, drain                       time.Duration
+	maxErrors, cancelShare, sharedPrefix float64
+	prompts                              []string
+	promptFile, promptTokens             string
+	maxTokens, temperature               string
+	cancelAfter                          int
+	coldDepth, repeatPrompts, ignoreEOS  bool
+	objective                            string
+	failIf                               []string
+	json, csv, markdown, requests        string
+}
+
+// exclusive are flags of which one excludes the others.
+var exclusive = [][]string{
+	{"rate", "ramp", "steps", "sine", "replay", "users"},
+	{"gaps", "users"},
+	{"gaps", "replay"},
+	{"prompt", "prompts", "prompt-tokens"},
+	{"repeat-prompts", "prompt-tokens"},
+}
+
+func (o *options) flags(f *pflag.FlagSet) {
+	f.SortFlags = false
+	f.StringVar(&o.url, "url", "http://localhost:8080", "base `URL` of the server")
+	f.StringVar(&o.endpoint, "endpoint", "chat", "`API`: chat, completions, responses, messages, completion (llama.cpp's own) or embeddings")
+	f.StringVar(&o.model, "model", "", "`name` of the model, where the server has several")
+	f.StringVar(&o.apiKey, "api-key", os.Getenv("LLAMACPP_API_KEY"), "the server's `key`; by default that of LLAMACPP_API_KEY")
+	f.Lookup("api-key").DefValue = ""
+	f.StringArrayVar(&o.headers, "header", nil, "`'Name: value'` to send with each request; may be repeated")
+	f.StringVar(&o.caFile, "ca-file", "", "`file` of certificates to trust instead of the system's")
+	f.BoolVar(&o.insecure, "insecure", false, "do not verify the server's certificate")
+	f.BoolVar(&o.noStream, "no-stream", false, "ask for the whole answer at once; there is no time to first token then")
+	f.BoolVar(&o.noKeepAlive, "no-keep-alive", false, "open a connection for each request")
+	f.DurationVar(&o.connectTimeout, "connect-timeout", 10*time.Second, "longest time to connect; 0 is any")
+	f.DurationVar(&o.firstToken, "first-token-timeout", 0, "longest time to the first token; 0 is any")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "longest time of a whole request; 0 is any")
+
+	f.Float64Var(&o.rate, "rate", 2, "requests a second")
+	f.StringVar(&o.gaps, "gaps", "constant", "time between requests: constant, poisson or gamma")
+	f.Float64Var(&o.burstiness, "burstiness", 1, "shape of gamma gaps: less than 1 comes in bursts, 1 is poisson, more is more regular")
+	f.StringVar(&o.ramp, "ramp", "", "rate that goes linearly `FROM:TO:OVER`, such as 1:10:1m, and stays")
+	f.StringVar(&o.steps, "steps", "", "rates one after another, `RATE:FOR,…`, such as 2:30s,4:30s; the last stays")
+	f.StringVar(&o.sine, "sine", "", "rate that swings, `MEAN:AMPLITUDE:PERIOD`, such as 10:5:1m")
+	f.StringVar(&o.replay, "replay", "", "`file` of times at which requests are due, in seconds from the start, one a line")
+	f.Float64Var(&o.speed, "speed", 1, "how many times faster to replay")
+	f.IntVar(&o.users, "users", 0, "closed loop: `number` of users, each waiting for an answer before the next request")
+	f.DurationVar(&o.think, "think", 0, "how long a user waits after an answer")
+	f.DurationVar(&o.duration, "duration", 30*time.Second, "how long requests are sent; 0 is until --count")
+	f.Uint64Var(&o.count, "count", 0, "`number` of requests after which the run ends; 0 is any")
+	f.DurationVar(&o.warmUp, "warm-up", 0, "requests due in this time at the start are not counted")
+	f.DurationVar(&o.tail, "tail", 0, "requests due in this time at the end are not counted")
+	f.IntVar(&o.maxInFlight, "max-in-flight", 1000, "most requests in flight; those due beyond it are dropped and counted")
+	f.DurationVar(&o.maxWait, "max-wait", 0, "how long a request waits for its place in flight before it is dropped")
+	f.DurationVar(&o.drain, "drain", time.Minute, "how long to wait for answers at the end")
+	f.Float64Var(&o.maxErrors, "max-errors", 0.5, "share of errors among the last 100 requests that ends the run; 1 is never")
+
+	f.StringArrayVar(&o.prompts, "prompt", nil, "`text` to send instead of the ten built-in prompts; may be repeated")
+	f.StringVar(&o.promptFile, "prompts", "", "`file` of prompts, one JSON object a line: messages, prompt, or ShareGPT's conversations")
+	f.StringVar(&o.promptTokens, "prompt-tokens", "", "synthetic prompts of so many `tokens`, as llama-server counts: 512, 100-500, or 512@4096 after 4,096 in context")
+	f.Float64Var(&o.sharedPrefix, "shared-prefix", 0, "share of a synthetic prompt's new tokens with which all begin")
+	f.BoolVar(&o.coldDepth, "cold-depth", false, "make the tokens after @ new in each prompt as well, so that none is in the cache")
+	f.BoolVar(&o.repeatPrompts, "repeat-prompts", false, "send prompts as they are, again and again; by default each begins with a number of its own, so that the cache does not flatter")
+	f.StringVar(&o.maxTokens, "max-tokens", "50-150", "most tokens to generate, a number or a `range`")
+	f.StringVar(&o.temperature, "temperature", "0.5-0.9", "a number, a `range`, or server to leave it to the server")
+	f.BoolVar(&o.ignoreEOS, "ignore-eos", false, "generate --max-tokens tokens always (llama.cpp, vLLM)")
+	f.Float64Var(&o.cancelShare, "cancel-share", 0, "share of requests to leave before their end")
+	f.IntVar(&o.cancelAfter, "cancel-after", 10, "chunks of text after which those are left")
+	f.Uint64Var(&o.seed, "seed", 0, "`number` from which prompts, lengths and gaps are drawn: the same gives the same requests; by default another each time, since the server's cache knows those of the last")
+
+	f.StringVar(&o.objective, "objective", "", "what a good request meets, such as `'ttft<500ms && tpot<50ms'`")
+	f.StringArrayVar(&o.failIf, "fail-if", nil, "exit with 3 if this is true in the end, such as `'p95(ttft)>2s'`; may be repeated")
+	f.StringVar(&o.json, "json", "", "write the report as JSON to this `file`; - is standard output, also below")
+	f.StringVar(&o.csv, "csv", "", "write the latencies as CSV to this `file`")
+	f.StringVar(&o.markdown, "markdown", "", "write the report as Markdown to this `file`")
+	f.StringVar(&o.requests, "requests", "", "write one line of JSON for each request to this `file`")
+}
+
+func (o *options) conditions() ([]loadgen.Condition, error) {
+	var all []loadgen.Condition
+	for _, s := range o.failIf {
+		c, err := loadgen.ParseCondition(s)
+		if err != nil {
+			return nil, fmt.Errorf("--fail-if: %w", err)
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// config is how the run is paced, and that in words.
+func (o *options) config() (*loadgen.Config, string, error) {
+	c := &loadgen.Config{
+		Users: o.users, Think: o.think, Duration: o.duration, Requests: o.count, WarmUp: o.warmUp, Tail: o.tail,
+		MaxInFlight: o.maxInFlight, MaxWait: o.maxWait, Drain: o.drain, MaxErrors: o.maxErrors, Sleep: loadgen.PreciseSleep,
+	}
+	var words string
+	if o.users > 0 {
+		words = fmt.Sprintf("closed loop of %d users who think %s", o.users, o.think)
+	} else {
+		curve, rate, err := o.curve()
+		if err != nil {
+			return nil, "", err
+		}
+		gaps, err := o.gapsOf()
+		if err != nil {
+			return nil, "", err
+		}
+		c.Arrivals = arrival.Times(curve, gaps, o.seed)
+		words = "open loop, " + rate
+		if o.replay == "" {
+			words += ", gaps " + o.gaps
+			if o.gaps == "gamma" {
+				words += fmt.Sprintf(" of burstiness %g", o.burstiness)
+			}
+		}
+	}
+	if o.objective != "" {
+		var err error
+		if c.Objective, err = loadgen.ParseObjective(o.objective); err != nil {
+			return nil, "", err
+		}
+	}
+	if o.duration > 0 {
+		words += fmt.Sprintf(", for %s", o.duration)
+	}
+	if o.count > 0 {
+		words += fmt.Sprintf(", at most %d requests", o.count)
+	}
+	return c, words, c.Validate()
+}
+
+func (o *options) gapsOf() (arrival.Gaps, error) {
+	switch o.gaps {
+	case "constant":
+		return arrival.Regular, nil
+	case "poisson":
+		return arrival.Poisson, nil
+	case "gamma":
+		if !(o.burstiness > 0) {
+			return nil, fmt.Errorf("--burstiness %g: want a number greater than 0", o.burstiness)
+		}
+		return arrival.Gamma(o.burstiness), nil
+	}
+	return nil, fmt.Errorf("--gaps %s: want constant, poisson or gamma", o.gaps)
+}
+
+func (o *options) curve() (arrival.Curve, string, error) {
+	switch {
+	case o.ramp != "":
+		from, to, over, err := rates2(o.ramp)
+		if err != nil {
+			return nil, "", fmt.Errorf("--ramp %s: %w: want FROM:TO:OVER, such as 1:10:1m", o.ramp, err)
+		}
+		c, err := arrival.NewRamp(from, to, over)
+		return c, "ramp " + o.ramp, err
+	case o.sine != "":
+		mean, amplitude, period, err := rates2(o.sine)
+		if err != nil {
+			return nil, "", fmt.Errorf("--sine %s: %w: want MEAN:AMPLITUDE:PERIOD, such as 10:5:1m", o.sine, err)
+		}
+		c, err := arrival.NewSine(mean, amplitude, period)
+		return c, "sine " + o.sine, err
+	case o.steps != "":
+		var steps []arrival.Step
+		for s := range strings.SplitSeq(o.steps, ",") {
+			rate, lasts, _ := strings.Cut(s, ":")
+			v, err := strconv.ParseFloat(rate, 64)
+			d, err2 := time.ParseDuration(lasts)
+			if err = errors.Join(err, err2); err != nil {
+				return nil, "", fmt.Errorf("--steps %s: %w: want RATE:FOR,…, such as 2:30s,4:30s", o.steps, err)
+			}
+			steps = append(steps, arrival.Step{Rate: v, For: d})
+		}
+		c, err := arrival.NewSteps(steps)
+		return c, "steps " + o.steps, err
+	case o.replay != "":
+		c, err := readReplay(o.replay, o.speed)
+		return c, fmt.Sprintf("replay of %s %g times as fast", o.replay, o.speed), err
+	}
+	c, err := arrival.NewConstant(o.rate)
+	if err != nil {
+		err = fmt.Errorf("--rate: %w", err)
+	}
+	return c, fmt.Sprintf("%g requests/s", o.rate), err
+}
+
+// rates2 reads two rates and a time with colons between them.
+func rates2(s string) (a, b float64, d time.Duration, err error) {
+	parts := strings.Split(s, ":")
+	if len(parts) != 3 {
+		return 0, 0, 0, fmt.Errorf("%d values", len(parts))
+	}
+	if a, err = strconv.ParseFloat(parts[0], 64); err != nil {
+		return 0, 0, 0, err
+	}
+	if b, err = strconv.ParseFloat(parts[1], 64); err != nil {
+		return 0, 0, 0, err
+	}
+	d, err = time.ParseDuration(parts[2])
+	return a, b, d, err
+}
+
+func readReplay(path string, speed float64) (arrival.Replay, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("--replay: %w", err)
+	}
+	defer f.Close()
+	var offsets []time.Duration
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		text := strings.TrimSpace(lines.Text())
+		if text == "" {
+			continue
+		}
+		d, err := time.ParseDuration(text + "s")
+		if err != nil {
+			return nil, fmt.Errorf("--replay: %s:%d: %q is no number: want seconds from the start, such as 0.25", path, n, text)
+		}
+		offsets = append(offsets, d)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("--replay: read %s: %w", path, err)
+	}
+	if len(offsets) == 0 {
+		return nil, fmt.Errorf("--replay: %s has no times: want seconds from the start, one a line", path)
+	}
+	r, err := arrival.NewReplay(offsets, speed)
+	if err != nil {
+		return nil, fmt.Errorf("--replay: %s: %w", path, err)
+	}
+	return r, nil
+}
+
+// transport opens as many connections as there are requests in flight.
+func (o *options) transport() (*http.Transport, error) {
+	t := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{}).DialContext,
+		MaxIdleConnsPerHost: max(o.maxInFlight, o.users),
+		IdleConnTimeout:     time.Minute,
+		DisableKeepAlives:   o.noKeepAlive,
+		DisableCompression:  true,
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.insecure}, //nolint:gosec // Asked for.
+	}
+	if o.caFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(o.caFile)
+	if err != nil {
+		return nil, fmt.Errorf("--ca-file: %w", err)
+	}
+	t.TLSClientConfig.RootCAs = x509.NewCertPool()
+	if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--ca-file: %s has no certificate in PEM", o.caFile)
+	}
+	return t, nil
+}
+
+// clients send requests, and read what llama-server says of itself.
+func (o *options) clients(transport http.RoundTripper) (*completion.Client, *llamaserver.Client, error) {
+	header := http.Header{}
+	for _, h := range o.headers {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok || strings.TrimSpace(name) == "" {
+			return nil, nil, fmt.Errorf("--header %q: want 'Name: value'", name)
+		}
+		header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	h := &http.Client{Transport: transport}
+	client, err := completion.New(o.url, h, completion.Options{
+		APIKey: o.apiKey, Header: header,
+		ConnectTimeout: o.connectTimeout, FirstTokenTimeout: o.firstToken, Timeout: o.timeout,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("--url: %w", err)
+	}
+	const maxAnswer = 4 << 20
+	server, err := llamaserver.New(o.url, h, o.apiKey, maxAnswer)
+	return client, server, err
+}
+
+// workload is what is sent, and that in words.
+func (o *options) workload(ctx context.Context, transport http.RoundTripper) (*workload.Workload, string, error) {
+	s := workload.Settings{
+		Model: o.model, Seed: o.seed, Stream: !o.noStream, IgnoreEOS: o.ignoreEOS,
+		CancelShare: o.cancelShare, CancelAfter: o.cancelAfter, Repeat: o.repeatPrompts,
+	}
+	var err error
+	if s.Endpoint, err = completion.ParseEndpoint(o.endpoint); err != nil {
+		return nil, "", usageError{fmt.Errorf("--endpoint: %w", err)}
+	}
+	if s.Endpoint == completion.Embeddings {
+		s.Stream = false
+	}
+	if s.MaxTokens, err = workload.ParseRange(o.maxTokens); err != nil {
+		return nil, "", usageError{fmt.Errorf("--max-tokens: %w", err)}
+	}
+	if o.temperature != "server" {
+		t, err := workload.ParseInterval(o.temperature)
+		if err != nil {
+			return nil, "", usageError{fmt.Errorf("--temperature: %w", err)}
+		}
+		s.Temperature = &t
+	}
+	source, words, err := o.source(ctx, transport)
+	if err != nil {
+		return nil, "", err
+	}
+	w, err := workload.New(s, source)
+	if err != nil {
+		return nil, "", usageError{err}
+	}
+	return w, words, nil
+}
+
+func (o *options) source(ctx context.Context, transport http.RoundTripper) (workload.Source, string, error) {
+	switch {
+	case o.promptTokens != "":
+		l, err := workload.ParseLengths(o.promptTokens)
+		if err != nil {
+			return nil, "", usageError{fmt.Errorf("--prompt-tokens: %w", err)}
+		}
+		l.ColdDepth, l.Shared = o.coldDepth, o.sharedPrefix
+		s, err := workload.NewSynthetic(ctx, &workload.ServerTokenizer{
+			Base: strings.TrimRight(o.url, "/"), APIKey: o.apiKey, HTTP: &http.Client{Transport: transport},
+		}, l, o.seed)
+		return s, "synthetic prompts of " + o.promptTokens + " tokens", err
+	case o.coldDepth || o.sharedPrefix != 0:
+		return nil, "", usageError{errors.New("--cold-depth and --shared-prefix are of synthetic prompts: want --prompt-tokens with them")}
+	case o.promptFile != "":
+		f, err := os.Open(o.promptFile)
+		if err != nil {
+			return nil, "", usageError{fmt.Errorf("--prompts: %w", err)}
+		}
+		defer f.Close()
+		p, err := workload.Read(f, o.promptFile)
+		if err != nil {
+			return nil, "", usageError{fmt.Errorf("--prompts: %w", err)}
+		}
+		return p, "prompts of " + o.promptFile, nil
+	case len(o.prompts) > 0:
+		p, err := workload.Inline(o.prompts...)
+		if err != nil {
+			return nil, "", usageError{fmt.Errorf("--prompt: %w", err)}
+		}
+		return p, fmt.Sprintf("%d prompts of the command line", len(o.prompts)), nil
+	}
+	return workload.Builtin(), "10 built-in prompts", nil
+}
