@@ -55,25 +55,31 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return usageError{fmt.Errorf("no command: want %s", "llamaload run; see llamaload --help")}
+		RunE: func(*cobra.Command, []string) error {
+			return usageError{errors.New("no command: want llamaload run; see llamaload --help")}
 		},
 	}
-	root.AddCommand(runCommand(stdout, stderr))
+	run := runCommand(stdout, stderr)
+	begun, runE := false, run.RunE
+	run.RunE = func(c *cobra.Command, args []string) error {
+		begun = true // what cobra refuses before is wrong usage
+		return runE(c, args)
+	}
+	root.AddCommand(run)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
-	cmd, err := root.ExecuteContextC(ctx)
+	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone
 	}
 	fmt.Fprintln(stderr, "llamaload:", err)
 	var usage usageError
 	switch {
-	case errors.As(err, &usage), !cmd.Flags().Parsed(): // cobra's own errors come before flags are parsed
+	case errors.As(err, &usage), !begun:
 		return exitUsage
 	case errors.Is(err, errFailIf):
 		return exitFailIf

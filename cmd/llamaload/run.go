@@ -98,9 +98,9 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 		return err
 	}
 	if o.requests != "" {
-		lines, err := newLines(o.requests, stdout)
-		if err != nil {
-			return err
+		lines, opened := newLines(o.requests, stdout)
+		if opened != nil {
+			return opened
 		}
 		config.Record = lines.write
 		defer func() { err = errors.Join(err, lines.close()) }()
