@@ -45,17 +45,17 @@ func showProgress(r *loadgen.Run, c *loadgen.Config, w io.Writer) {
 	}
 }
 
-// meter knows the last line, from which the live rate counts.
+// meter has the live rate, of the last second or so.
 type meter struct {
-	at   time.Duration
-	sent int
+	at    time.Duration
+	ended int
+	rate  float64
 }
 
 func (m *meter) line(p loadgen.Progress, elapsed time.Duration, inFlight int, c *loadgen.Config) string {
-	n := p.Counts.Sent
-	rate := float64(n-m.sent) / max(elapsed-m.at, time.Millisecond).Seconds()
-	if elapsed-m.at >= time.Second || m.at == 0 {
-		m.at, m.sent = elapsed, n
+	if n := p.Counts.Sent; elapsed-m.at >= time.Second {
+		m.rate = float64(n-m.ended) / (elapsed - m.at).Seconds()
+		m.at, m.ended = elapsed, n
 	}
 	var b strings.Builder
 	if c.Duration > 0 {
@@ -65,7 +65,7 @@ func (m *meter) line(p loadgen.Progress, elapsed time.Duration, inFlight int, c 
 	} else {
 		fmt.Fprintf(&b, "%s, %d/%d requests", elapsed.Truncate(time.Second), p.Counts.Due, c.Requests)
 	}
-	fmt.Fprintf(&b, "  %.1f/s ended  %d in flight  %d ok  %d error", rate, inFlight, p.Counts.OK, p.Counts.Failed)
+	fmt.Fprintf(&b, "  %.1f/s ended  %d in flight  %d ok  %d error", m.rate, inFlight, p.Counts.OK, p.Counts.Failed)
 	if p.Counts.Dropped > 0 {
 		fmt.Fprintf(&b, "  %d dropped", p.Counts.Dropped)
 	}

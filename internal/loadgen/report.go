@@ -299,6 +299,8 @@ func short(d time.Duration) string {
 		return d.Round(10 * time.Millisecond).String()
 	case d >= 10*time.Millisecond:
 		return d.Round(100 * time.Microsecond).String()
+	case d >= time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
 	default:
 		return d.Round(time.Microsecond).String()
 	}
