@@ -56,16 +56,18 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("no command: want llamaload run; see llamaload --help")}
+			return usageError{errors.New("no command: want llamaload run or llamaload saturate; see llamaload --help")}
 		},
 	}
-	run := runCommand(stdout, stderr)
-	begun, runE := false, run.RunE
-	run.RunE = func(c *cobra.Command, args []string) error {
-		begun = true // what cobra refuses before is wrong usage
-		return runE(c, args)
+	begun := false // what cobra refuses before is wrong usage
+	for _, c := range []*cobra.Command{runCommand(stdout, stderr), saturateCommand(stdout, stderr)} {
+		run := c.RunE
+		c.RunE = func(c *cobra.Command, args []string) error {
+			begun = true
+			return run(c, args)
+		}
+		root.AddCommand(c)
 	}
-	root.AddCommand(run)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -296,6 +296,39 @@ func TestMain_SecondInterruptEndsAtOnce(t *testing.T) {
 	}
 }
 
+func TestSaturate_FindsTheLimitOfASimulatedServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	// Four slots at 200 tokens a second: answers of 40 take 0.2 s, so 20 a second.
+	_, url := simulator(t, llamasim.Options{TokensPerSecond: 200, PromptTokensPerSecond: 1e6})
+	file := filepath.Join(t.TempDir(), "found.json")
+	code, stdout, stderr := llamaload(t, "saturate", "--url", url, "--max-tokens", "40", "--trial", "3s", "--warm-up", "500ms",
+		"--gaps", "constant", "--objective", "ttft<300ms && tpot<50ms", "--precision", "0.2", "--json", file)
+	require.Equal(t, exitDone, code, stderr)
+	assert.Contains(t, stdout, "limit ")
+	found := readReport(t, file)
+	assert.InDelta(t, 19, number(t, found, "ceiling_requests_per_second"), 3)
+	assert.InDelta(t, 17, number(t, found, "limit_requests_per_second"), 4)
+	assert.GreaterOrEqual(t, number(t, found, "ceiling.users"), 4.0)
+
+	code, _, stderr = llamaload(t, "saturate", "--url", url, "--max-users", "1", "--max-tokens", "2", "--trial", "400ms", "--warm-up", "0s", "--objective", "ttft<1ns")
+	assert.Equal(t, exitFailed, code)
+	assert.Contains(t, stderr, "no rate met ttft<1ns")
+	for want, args := range map[string][]string{
+		"--share 2: want":                {"--share", "2"},
+		"--precision 0: want":            {"--precision", "0"},
+		"--max-users 0: want 1 or more":  {"--max-users", "0"},
+		"leaves nothing of --trial 30s":  {"--warm-up", "1m"},
+		"there is no first token to fin": {"--no-stream"},
+		"--gaps x: want constant":        {"--gaps", "x"},
+	} {
+		code, _, stderr := llamaload(t, append([]string{"saturate", "--url", url}, args...)...)
+		assert.Equal(t, exitUsage, code, stderr)
+		assert.Contains(t, stderr, want)
+	}
+}
+
 func TestReadReplay_SaysFileAndLine(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "times")
 	require.NoError(t, os.WriteFile(file, []byte("0\n0.5\n\n2\n"), 0o600))

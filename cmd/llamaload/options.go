@@ -10,13 +10,16 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
@@ -58,8 +61,32 @@ var exclusive = [][]string{
 	{"repeat-prompts", "prompt-tokens"},
 }
 
-func (o *options) flags(f *pflag.FlagSet) {
-	f.SortFlags = false
+// exclude makes the flags of each group that the command has exclude one another.
+func exclude(c *cobra.Command) {
+	for _, group := range exclusive {
+		has := slices.DeleteFunc(slices.Clone(group), func(name string) bool { return c.Flags().Lookup(name) == nil })
+		if len(has) > 1 {
+			c.MarkFlagsMutuallyExclusive(has...)
+		}
+	}
+}
+
+func flagsOnly(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("argument %q: want flags only; see %s --help", args[0], c.CommandPath())
+	}
+	return nil
+}
+
+// chooseSeed takes another seed each time, unless one is given.
+func (o *options) chooseSeed(f *pflag.FlagSet) {
+	if !f.Changed("seed") {
+		o.seed = rand.Uint64() >> 32 //nolint:gosec // Printed in the report.
+	}
+}
+
+// target are the flags of whom requests go to, and how.
+func (o *options) target(f *pflag.FlagSet) {
 	f.StringVar(&o.url, "url", "http://localhost:8080", "base `URL` of the server")
 	f.StringVar(&o.endpoint, "endpoint", "chat", "`API`: chat, completions, responses, messages, completion (llama.cpp's own) or embeddings")
 	f.StringVar(&o.model, "model", "", "`name` of the model, where the server has several")
@@ -73,10 +100,11 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.DurationVar(&o.connectTimeout, "connect-timeout", 10*time.Second, "longest time to connect; 0 is any")
 	f.DurationVar(&o.firstToken, "first-token-timeout", 0, "longest time to the first token; 0 is any")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "longest time of a whole request; 0 is any")
+}
 
+// pace are the flags of when requests of a run are sent.
+func (o *options) pace(f *pflag.FlagSet) {
 	f.Float64Var(&o.rate, "rate", 2, "requests a second")
-	f.StringVar(&o.gaps, "gaps", "constant", "time between requests: constant, poisson or gamma")
-	f.Float64Var(&o.burstiness, "burstiness", 1, "shape of gamma gaps: less than 1 comes in bursts, 1 is poisson, more is more regular")
 	f.StringVar(&o.ramp, "ramp", "", "rate that goes linearly `FROM:TO:OVER`, such as 1:10:1m, and stays")
 	f.StringVar(&o.steps, "steps", "", "rates one after another, `RATE:FOR,…`, such as 2:30s,4:30s; the last stays")
 	f.StringVar(&o.sine, "sine", "", "rate that swings, `MEAN:AMPLITUDE:PERIOD`, such as 10:5:1m")
@@ -88,11 +116,20 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.Uint64Var(&o.count, "count", 0, "`number` of requests after which the run ends; 0 is any")
 	f.DurationVar(&o.warmUp, "warm-up", 0, "requests due in this time at the start are not counted")
 	f.DurationVar(&o.tail, "tail", 0, "requests due in this time at the end are not counted")
-	f.IntVar(&o.maxInFlight, "max-in-flight", 1000, "most requests in flight; those due beyond it are dropped and counted")
 	f.DurationVar(&o.maxWait, "max-wait", 0, "how long a request waits for its place in flight before it is dropped")
-	f.DurationVar(&o.drain, "drain", time.Minute, "how long to wait for answers at the end")
-	f.Float64Var(&o.maxErrors, "max-errors", 0.5, "share of errors among the last 100 requests that ends the run; 1 is never")
+}
 
+// limits are the flags that bound every run, and what lies between its requests.
+func (o *options) limits(f *pflag.FlagSet, gaps string) {
+	f.StringVar(&o.gaps, "gaps", gaps, "time between requests: constant, poisson or gamma")
+	f.Float64Var(&o.burstiness, "burstiness", 1, "shape of gamma gaps: less than 1 comes in bursts, 1 is poisson, more is more regular")
+	f.IntVar(&o.maxInFlight, "max-in-flight", 1000, "most requests in flight; those due beyond it are dropped and counted")
+	f.DurationVar(&o.drain, "drain", time.Minute, "how long to wait for answers at the end")
+	f.Float64Var(&o.maxErrors, "max-errors", 0.5, "share of errors among the last 100 requests that ends a run; 1 is never")
+}
+
+// content are the flags of what is sent.
+func (o *options) content(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.prompts, "prompt", nil, "`text` to send instead of the ten built-in prompts; may be repeated")
 	f.StringVar(&o.promptFile, "prompts", "", "`file` of prompts, one JSON object a line: messages, prompt, or ShareGPT's conversations")
 	f.StringVar(&o.promptTokens, "prompt-tokens", "", "synthetic prompts of so many `tokens`, as llama-server counts: 512, 100-500, or 512@4096 after 4,096 in context")
@@ -105,7 +142,10 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.Float64Var(&o.cancelShare, "cancel-share", 0, "share of requests to leave before their end")
 	f.IntVar(&o.cancelAfter, "cancel-after", 10, "chunks of text after which those are left")
 	f.Uint64Var(&o.seed, "seed", 0, "`number` from which prompts, lengths and gaps are drawn: the same gives the same requests; by default another each time, since the server's cache knows those of the last")
+}
 
+// outputs are the flags of how a run is judged, and where to.
+func (o *options) outputs(f *pflag.FlagSet) {
 	f.StringVar(&o.objective, "objective", "", "what a good request meets, such as `'ttft<500ms && tpot<50ms'`")
 	f.StringArrayVar(&o.failIf, "fail-if", nil, "exit with 3 if this is true in the end, such as `'p95(ttft)>2s'`; may be repeated")
 	f.StringVar(&o.json, "json", "", "write the report as JSON to this `file`; - is standard output, also below")

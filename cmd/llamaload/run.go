@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -54,23 +53,20 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 		Short:   "Send requests and measure them",
 		Long:    runLong,
 		Example: runExamples,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("argument %q: want flags only; see llamaload run --help", args[0])}
-			}
-			return nil
-		},
+		Args:    flagsOnly,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if !c.Flags().Changed("seed") {
-				o.seed = rand.Uint64() >> 32 //nolint:gosec // Printed in the report.
-			}
+			o.chooseSeed(c.Flags())
 			return o.run(c.Context(), stdout, stderr)
 		},
 	}
-	o.flags(cmd.Flags())
-	for _, group := range exclusive {
-		cmd.MarkFlagsMutuallyExclusive(group...)
-	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	o.target(f)
+	o.pace(f)
+	o.limits(f, "constant")
+	o.content(f)
+	o.outputs(f)
+	exclude(cmd)
 	return cmd
 }
 

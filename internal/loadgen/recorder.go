@@ -126,6 +126,7 @@ func (r *recorder) add(s Sample) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.Measured = r.config.measured(s.Due)
+	s.Good = r.config.Objective != nil && r.config.Objective.met(s.Result)
 	r.count(s)
 	if r.config.Record != nil {
 		r.config.Record(s)
@@ -158,7 +159,7 @@ func (r *recorder) count(s Sample) {
 	}
 	r.lastIn = max(r.lastIn, s.Due+o.End.Sub(o.Due))
 	r.times(o)
-	if r.config.Objective != nil && r.config.Objective.met(o) {
+	if s.Good {
 		r.r.Good++
 	}
 }

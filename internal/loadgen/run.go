@@ -71,7 +71,9 @@ type Sample struct {
 	Due time.Duration
 	// Measured reports whether it was due between warm-up and tail.
 	Measured bool
-	Result   *completion.Result
+	// Good reports whether it met the objective.
+	Good   bool
+	Result *completion.Result
 }
 
 // Validate says what cannot be run.
