@@ -8,8 +8,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -85,7 +83,7 @@ func TestRun_JSONKeepsItsContract(t *testing.T) {
 
 	report := readReport(t, file)
 	for path, want := range map[string]int{"due": 20, "sent": 20, "ok": 20, "error": 0, "cancelled": 0, "dropped": 0} {
-		assert.EqualValues(t, want, number(t, report, "requests."+path), path)
+		assert.Equal(t, want, int(number(t, report, "requests."+path)), path)
 	}
 	for _, h := range []string{"latency.ttft", "latency.tpot", "latency.e2e", "latency.lag", "latency_from_send.ttft", "latency_from_send.e2e"} {
 		last := 0.0
@@ -97,8 +95,8 @@ func TestRun_JSONKeepsItsContract(t *testing.T) {
 		assert.Positive(t, number(t, report, h+".mean"))
 	}
 	assert.Less(t, number(t, report, "latency_from_send.e2e.mean"), number(t, report, "latency.e2e.mean"))
-	assert.EqualValues(t, sim.Predicted(), number(t, report, "tokens.output"))
-	assert.EqualValues(t, sim.PromptProcessed(), number(t, report, "tokens.input")-number(t, report, "tokens.cached"))
+	assert.Equal(t, sim.Predicted(), int64(number(t, report, "tokens.output")))
+	assert.Equal(t, sim.PromptProcessed(), int64(number(t, report, "tokens.input")-number(t, report, "tokens.cached")))
 	assert.Len(t, report["workload"].(map[string]any)["hash"], 32)
 }
 
@@ -140,7 +138,7 @@ func TestRun_ExitCodes(t *testing.T) {
 		{exitFailed, "no request succeeded", []string{"run", "--url", "http://127.0.0.1:1", "--count", "2"}},
 		{exitFailed, "stopped: too many requests failed", []string{"run", "--url", "http://127.0.0.1:1", "--rate", "1000"}},
 		{exitFailed, "/tokenize: dial tcp", []string{"run", "--url", "http://127.0.0.1:1", "--prompt-tokens", "5"}},
-		{exitUsage, "no command: want llamaload run", nil},
+		{exitUsage, "no command: want run, saturate or compare", nil},
 		{exitUsage, `unknown command "ran"`, []string{"ran"}},
 		{exitUsage, `argument "x": want flags only`, []string{"run", "x"}},
 		{exitUsage, "unknown flag: --rat: see llamaload run --help", quick("--rat", "1")},
@@ -267,7 +265,7 @@ func TestRun_InterruptEndsWithAReport(t *testing.T) {
 	assert.Contains(t, stdout.String(), "ended: interrupted")
 	report := readReport(t, file)
 	assert.Positive(t, number(t, report, "requests.cancelled"))
-	assert.Equal(t, number(t, report, "requests.due"), number(t, report, "requests.sent"))
+	assert.Equal(t, int(number(t, report, "requests.due")), int(number(t, report, "requests.sent")))
 }
 
 func TestMain_SecondInterruptEndsAtOnce(t *testing.T) {
@@ -286,7 +284,7 @@ func TestMain_SecondInterruptEndsAtOnce(t *testing.T) {
 			}
 			err := cmd.Wait()
 			var exit *exec.ExitError
-			require.True(t, errors.As(err, &exit), fmt.Sprint(err))
+			require.ErrorAs(t, err, &exit)
 			assert.Equal(t, exitFailed, exit.ExitCode())
 			assert.Contains(t, stderr.String(), "interrupted: ending with a report; once more ends at once")
 			if interrupts == 1 {
@@ -325,6 +323,43 @@ func TestSaturate_FindsTheLimitOfASimulatedServer(t *testing.T) {
 	} {
 		code, _, stderr := llamaload(t, append([]string{"saturate", "--url", url}, args...)...)
 		assert.Equal(t, exitUsage, code, stderr)
+		assert.Contains(t, stderr, want)
+	}
+}
+
+func TestCompare_SaysWhatDiffersAndRefusesUnequalWorkloads(t *testing.T) {
+	dir := t.TempDir()
+	report := func(name string, tokensPerSecond float64, seed string) string {
+		_, url := simulator(t, llamasim.Options{TokensPerSecond: tokensPerSecond, PromptTokensPerSecond: 1e6})
+		file := filepath.Join(dir, name)
+		code, _, stderr := llamaload(t, "run", "--url", url, "--rate", "50", "--duration", "2s", "--max-tokens", "5-9", "--seed", seed, "--json", file)
+		require.Equal(t, exitDone, code, stderr)
+		return file
+	}
+	fast, slow, other := report("fast", 1000, "1"), report("slow", 250, "1"), report("other", 1000, "2")
+
+	code, stdout, stderr := llamaload(t, "compare", fast, slow)
+	require.Equal(t, exitDone, code, stderr)
+	assert.Regexp(t, `tpot +p50 .* slower`, stdout)
+
+	code, stdout, stderr = llamaload(t, "compare", fast, fast)
+	require.Equal(t, exitDone, code, stderr)
+	assert.Equal(t, 9, strings.Count(stdout, "no difference shown"))
+
+	code, _, stderr = llamaload(t, "compare", fast, other)
+	assert.Equal(t, exitUsage, code)
+	assert.Contains(t, stderr, "different requests: hash ")
+	assert.Contains(t, stderr, "run both with the same settings and --seed")
+
+	broken := filepath.Join(dir, "broken")
+	require.NoError(t, os.WriteFile(broken, []byte("{}"), 0o600))
+	for want, args := range map[string][]string{
+		"want two reports":                    {fast},
+		"no such file or directory":           {fast, filepath.Join(dir, "none")},
+		"no report of llamaload run: want wh": {fast, broken},
+	} {
+		code, _, stderr := llamaload(t, append([]string{"compare"}, args...)...)
+		assert.Equal(t, exitUsage, code)
 		assert.Contains(t, stderr, want)
 	}
 }

@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -205,7 +204,8 @@ func (o *options) config() (*loadgen.Config, string, error) {
 	if o.count > 0 {
 		words += fmt.Sprintf(", at most %d requests", o.count)
 	}
-	return c, words, c.Validate()
+	err := c.Validate()
+	return c, words, err
 }
 
 func (o *options) gapsOf() (arrival.Gaps, error) {
@@ -280,16 +280,15 @@ func rates2(s string) (a, b float64, d time.Duration, err error) {
 }
 
 func readReplay(path string, speed float64) (arrival.Replay, error) {
-	f, err := os.Open(path)
+	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("--replay: %w", err)
 	}
-	defer f.Close()
 	var offsets []time.Duration
-	lines := bufio.NewScanner(f)
-	for n := 1; lines.Scan(); n++ {
-		text := strings.TrimSpace(lines.Text())
-		if text == "" {
+	n := 0
+	for text := range strings.Lines(string(content)) {
+		n++
+		if text = strings.TrimSpace(text); text == "" {
 			continue
 		}
 		d, err := time.ParseDuration(text + "s")
@@ -297,9 +296,6 @@ func readReplay(path string, speed float64) (arrival.Replay, error) {
 			return nil, fmt.Errorf("--replay: %s:%d: %q is no number: want seconds from the start, such as 0.25", path, n, text)
 		}
 		offsets = append(offsets, d)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("--replay: read %s: %w", path, err)
 	}
 	if len(offsets) == 0 {
 		return nil, fmt.Errorf("--replay: %s has no times: want seconds from the start, one a line", path)
@@ -408,12 +404,11 @@ func (o *options) source(ctx context.Context, transport http.RoundTripper) (work
 	case o.coldDepth || o.sharedPrefix != 0:
 		return nil, "", usageError{errors.New("--cold-depth and --shared-prefix are of synthetic prompts: want --prompt-tokens with them")}
 	case o.promptFile != "":
-		f, err := os.Open(o.promptFile)
+		content, err := os.ReadFile(o.promptFile)
 		if err != nil {
 			return nil, "", usageError{fmt.Errorf("--prompts: %w", err)}
 		}
-		defer f.Close()
-		p, err := workload.Read(f, o.promptFile)
+		p, err := workload.Parse(content, o.promptFile)
 		if err != nil {
 			return nil, "", usageError{fmt.Errorf("--prompts: %w", err)}
 		}

@@ -59,18 +59,20 @@ func (h *Histogram) Mean() time.Duration {
 	return 0
 }
 
+type histogramJSON struct {
+	Count int64    `json:"count"`
+	P50   *float64 `json:"p50"`
+	P95   *float64 `json:"p95"`
+	P99   *float64 `json:"p99"`
+	Max   *float64 `json:"max"`
+	Mean  *float64 `json:"mean"`
+	HDR   string   `json:"hdr,omitempty"`
+}
+
 // MarshalJSON gives seconds, which are null where there is no duration, and the
 // whole distribution in HdrHistogram's own format, in nanoseconds.
 func (h *Histogram) MarshalJSON() ([]byte, error) {
-	s := struct {
-		Count int64    `json:"count"`
-		P50   *float64 `json:"p50"`
-		P95   *float64 `json:"p95"`
-		P99   *float64 `json:"p99"`
-		Max   *float64 `json:"max"`
-		Mean  *float64 `json:"mean"`
-		HDR   string   `json:"hdr,omitempty"`
-	}{Count: h.Count()}
+	s := histogramJSON{Count: h.Count()}
 	if s.Count > 0 {
 		seconds := func(d time.Duration) *float64 { v := d.Seconds(); return &v }
 		s.P50, s.P95, s.P99 = seconds(h.Percentile(50)), seconds(h.Percentile(95)), seconds(h.Percentile(99))
@@ -82,4 +84,27 @@ func (h *Histogram) MarshalJSON() ([]byte, error) {
 		s.HDR = string(hdr)
 	}
 	return json.Marshal(s)
+}
+
+// UnmarshalJSON is the inverse of MarshalJSON.
+func (h *Histogram) UnmarshalJSON(b []byte) error {
+	var s histogramJSON
+	if err := json.Unmarshal(b, &s); err != nil {
+		return err
+	}
+	*h = *newHistogram()
+	if s.Count == 0 {
+		return nil
+	}
+	hdr, err := hdrhistogram.Decode([]byte(s.HDR))
+	switch {
+	case err != nil:
+		return fmt.Errorf("decode a histogram: %w", err)
+	case hdr.TotalCount() != s.Count || s.Max == nil || s.Mean == nil:
+		return fmt.Errorf("a histogram of %d has %d values", s.Count, hdr.TotalCount())
+	}
+	h.hdr = hdr
+	h.max = time.Duration(*s.Max * float64(time.Second))
+	h.sum = time.Duration(*s.Mean * float64(time.Second) * float64(s.Count))
+	return nil
 }

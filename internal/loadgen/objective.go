@@ -37,7 +37,7 @@ func ParseObjective(s string) (Objective, error) {
 	var o Objective
 	for part := range strings.SplitSeq(s, "&&") {
 		m := boundPattern.FindStringSubmatch(part)
-		if m == nil || latencies[m[1]] == nil {
+		if len(m) == 0 || latencies[m[1]] == nil {
 			return nil, fmt.Errorf("objective %q: want bounds on ttft, tpot or e2e, such as ttft<500ms && tpot<50ms", s)
 		}
 		d, err := time.ParseDuration(m[2])

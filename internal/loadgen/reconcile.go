@@ -5,6 +5,7 @@ package loadgen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -40,7 +41,7 @@ func ReadCounters(ctx context.Context, s Metrics, model string) (*Counters, erro
 	deferred, _ := m.Value("requests_deferred")
 	c.busy = processing + deferred
 	if !prompt || !predicted {
-		return nil, fmt.Errorf("/metrics has no prompt_tokens_total or tokens_predicted_total: is this a llama-server?")
+		return nil, errors.New("/metrics has no prompt_tokens_total or tokens_predicted_total: is this a llama-server?")
 	}
 	return c, nil
 }

@@ -6,6 +6,7 @@ package loadgen
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -229,7 +230,7 @@ func (p *Report) WriteText(w io.Writer) error {
 	for _, l := range p.lines() {
 		fmt.Fprintf(t, "%s\t%s\n", l[0], l[1])
 	}
-	t.Flush()
+	flush := t.Flush()
 	b.WriteByte('\n')
 	t = tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "latency\tp50\tp95\tp99\tmax\tmean\t")
@@ -243,7 +244,9 @@ func (p *Report) WriteText(w io.Writer) error {
 		}
 		fmt.Fprintln(t, "\t")
 	}
-	t.Flush()
+	if err := errors.Join(flush, t.Flush()); err != nil {
+		return err
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

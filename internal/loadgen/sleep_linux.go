@@ -32,6 +32,7 @@ func PreciseSleep(ctx context.Context, until time.Time) {
 		return
 	}
 	at := unix.NsecToTimespec(now.Nano() + int64(d))
-	for errors.Is(unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &at, nil), unix.EINTR) { //nolint:revive // A signal to the runtime, sleep on.
+	// The runtime's own signals interrupt it.
+	for errors.Is(unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &at, nil), unix.EINTR) {
 	}
 }

@@ -320,11 +320,13 @@ func NewReplay(offsets []time.Duration, speed float64) (Replay, error) {
 		return nil, err
 	}
 	r := make(Replay, len(offsets))
+	last := time.Duration(0)
 	for i, o := range offsets {
-		if o < 0 || i > 0 && o < offsets[i-1] {
+		if o < last {
 			return nil, fmt.Errorf("arrival %d at %s: want times from 0 on, in order", i+1, o)
 		}
 		r[i] = time.Duration(math.Round(float64(o) / speed))
+		last = o
 	}
 	return r, nil
 }

@@ -18,14 +18,14 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
-// slots serve so many requests at once, each for half a second, and queue the
-// others: 4 do 8 a second.
+// slots serve four requests at once, each for half a second, and queue the
+// others: they do 8 a second.
 type slots struct {
 	free    chan struct{}
 	outcome completion.Outcome
 }
 
-func newSlots(n int) *slots { return &slots{free: make(chan struct{}, n)} }
+func newSlots() *slots { return &slots{free: make(chan struct{}, 4)} }
 
 func (s *slots) Do(ctx context.Context, _ *completion.Request, due time.Time) completion.Result {
 	r := completion.Result{Due: due, Sent: time.Now(), Outcome: s.outcome, Status: 200, OutputTokens: 5}
@@ -75,7 +75,7 @@ func search(t *testing.T, s loadgen.Sender, objective string) (*Search, *[]Trial
 
 func TestFind_TheLimitOfAServerWithAKnownOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, trials := search(t, newSlots(4), "ttft<300ms && e2e<1s")
+		s, trials := search(t, newSlots(), "ttft<300ms && e2e<1s")
 		f, err := s.Find(t.Context())
 		require.NoError(t, err)
 		assert.InDelta(t, 8, f.Ceiling.Done, 0.1)
@@ -95,7 +95,7 @@ func TestFind_TheLimitOfAServerWithAKnownOne(t *testing.T) {
 
 func TestFind_AnObjectiveThatNoRateMeets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, trials := search(t, newSlots(4), "ttft<50ms")
+		s, trials := search(t, newSlots(), "ttft<50ms")
 		f, err := s.Find(t.Context())
 		require.NoError(t, err)
 		assert.Nil(t, f.Limit)
@@ -107,7 +107,7 @@ func TestFind_AnObjectiveThatNoRateMeets(t *testing.T) {
 
 func TestFind_AQueueThatGrowsIsNoLimitHoweverLaxTheObjective(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, trials := search(t, newSlots(4), "ttft<1h")
+		s, trials := search(t, newSlots(), "ttft<1h")
 		f, err := s.Find(t.Context())
 		require.NoError(t, err)
 		assert.InDelta(t, 8, f.Limit.Rate, 0.2)
@@ -124,7 +124,7 @@ func TestFind_AQueueThatGrowsIsNoLimitHoweverLaxTheObjective(t *testing.T) {
 
 func TestFind_EndsWhereRequestsFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		failing := newSlots(4)
+		failing := newSlots()
 		failing.outcome = completion.Failed
 		s, _ := search(t, failing, "ttft<1s")
 		_, err := s.Find(t.Context())
@@ -134,7 +134,7 @@ func TestFind_EndsWhereRequestsFail(t *testing.T) {
 
 func TestFind_EndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := search(t, newSlots(4), "ttft<1s")
+		s, _ := search(t, newSlots(), "ttft<1s")
 		interrupted := errors.New("interrupted")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(100*time.Second, func() { cancel(interrupted) })

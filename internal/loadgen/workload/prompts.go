@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -102,7 +101,7 @@ func Builtin() *Prompts {
 	return p
 }
 
-// Read reads a prompt file: JSON objects, one a line or in one array. Each has
+// Parse reads the content of a prompt file: JSON objects, one a line or in one array. Each has
 //
 //	messages       a conversation as OpenAI's chat completions take it, or
 //	conversations  one of ShareGPT, or
@@ -111,15 +110,11 @@ func Builtin() *Prompts {
 // and may have max_tokens, temperature, weight and further members of the body,
 // such as tools, which are sent as they are. What the assistant says at the end
 // is left out: that is for the server to say. name is for errors.
-func Read(r io.Reader, name string) (*Prompts, error) {
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
+func Parse(data []byte, name string) (*Prompts, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	var list []Prompt
 	add := func(line int, object []byte) error {
-		p, err := parse(object)
+		p, err := parseOne(object)
 		if err != nil {
 			return fmt.Errorf("%s:%d: %w", name, line, err)
 		}
@@ -127,6 +122,7 @@ func Read(r io.Reader, name string) (*Prompts, error) {
 		list = append(list, p)
 		return nil
 	}
+	var err error
 	if t := bytes.TrimLeft(data, " \t\r\n"); len(t) > 0 && t[0] == '[' {
 		err = eachOfArray(data, name, add)
 	} else {
@@ -185,7 +181,7 @@ var ours = []string{"model", "stream", "stream_options", "n", "seed", "ignore_eo
 
 const wantMember = `want one of "messages", "conversations" or "prompt"`
 
-func parse(object []byte) (Prompt, error) {
+func parseOne(object []byte) (Prompt, error) {
 	members := map[string]json.RawMessage{}
 	if err := json.Unmarshal(object, &members); err != nil {
 		return Prompt{}, fmt.Errorf("not a JSON object: %w: want one a line", err)
@@ -253,7 +249,8 @@ func parse(object []byte) (Prompt, error) {
 	if messages == nil {
 		return p, nil
 	}
-	return p, p.converse(messages)
+	err := p.converse(messages)
+	return p, err
 }
 
 // turn is one of a ShareGPT conversation.

@@ -170,6 +170,12 @@ func (r Range) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (r Range) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *Range) UnmarshalText(b []byte) (err error) {
+	*r, err = ParseRange(string(b))
+	return err
+}
+
 func (r Range) draw(rnd *rand.Rand) int { return r.Min + rnd.IntN(r.Max-r.Min+1) }
 
 // Interval are numbers from Min to Max.
@@ -199,6 +205,12 @@ func (i Interval) String() string {
 
 // MarshalText implements encoding.TextMarshaler.
 func (i Interval) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (i *Interval) UnmarshalText(b []byte) (err error) {
+	*i, err = ParseInterval(string(b))
+	return err
+}
 
 func (i *Interval) draw(r *rand.Rand) *float64 {
 	u := r.Float64()

@@ -28,7 +28,7 @@ func build(t *testing.T, s Settings, source Source) *Workload {
 
 func read(t *testing.T, content string) *Prompts {
 	t.Helper()
-	p, err := Read(strings.NewReader(content), "prompts.jsonl")
+	p, err := Parse([]byte(content), "prompts.jsonl")
 	require.NoError(t, err)
 	return p
 }
@@ -170,7 +170,7 @@ func TestWorkload_CancelsItsShare(t *testing.T) {
 	assert.InDelta(t, 2500, n, 4*43.3)
 }
 
-func TestRead_TakesWhatPromptFilesSay(t *testing.T) {
+func TestParse_TakesWhatPromptFilesSay(t *testing.T) {
 	p := read(t, "\ufeff"+`{"prompt":"one","max_tokens":7,"temperature":0,"model":"x","stream":false,"top_k":3}
 
 {"conversations":[{"from":"system","value":"be short"},{"from":"human","value":"hi"},{"from":"gpt","value":"hello"},{"from":"human","value":"bye"},{"from":"gpt","value":"see you"}]}
@@ -189,13 +189,13 @@ func TestRead_TakesWhatPromptFilesSay(t *testing.T) {
 	assert.JSONEq(t, `[{"role":"system","content":"be short"},{"role":"user","content":"hi"},{"role":"assistant","content":"hello"},{"role":"user","content":"bye"}]`, string(q.Messages))
 }
 
-func TestRead_AnArrayIsReadLikeLines(t *testing.T) {
+func TestParse_AnArrayIsReadLikeLines(t *testing.T) {
 	a := read(t, `{"prompt":"a"}`+"\n"+`{"prompt":"b"}`)
 	b := read(t, "[{\"prompt\":\"a\"},\n {\"prompt\":\"b\"}]\n")
 	assert.Equal(t, build(t, settings(1), a).Hash(), build(t, settings(1), b).Hash())
 }
 
-func TestRead_SaysFileLineCauseAndCure(t *testing.T) {
+func TestParse_SaysFileLineCauseAndCure(t *testing.T) {
 	for content, want := range map[string]string{
 		"":                               "f.jsonl: no prompts in it: want JSON objects, one a line",
 		"\n\n[]":                         "f.jsonl: no prompts in it",
@@ -212,7 +212,7 @@ func TestRead_SaysFileLineCauseAndCure(t *testing.T) {
 		"[{\"prompt\":\"a\"},\n\n!":                         "f.jsonl:3: not JSON",
 		`[{"prompt":"a"}`:                                   "f.jsonl:1: the array has no end",
 	} {
-		_, err := Read(strings.NewReader(content), "f.jsonl")
+		_, err := Parse([]byte(content), "f.jsonl")
 		assert.ErrorContains(t, err, want, content)
 	}
 }
@@ -244,7 +244,7 @@ func TestNew_RefusesWhatCannotBeSent(t *testing.T) {
 	}
 }
 
-func TestParse_RangesAndIntervals(t *testing.T) {
+func TestParseRange_AndItsLike(t *testing.T) {
 	for in, want := range map[string]Range{"100": {100, 100}, "50-150": {50, 150}} {
 		got, err := ParseRange(in)
 		require.NoError(t, err)
@@ -274,7 +274,7 @@ func TestParse_RangesAndIntervals(t *testing.T) {
 	}
 }
 
-func FuzzRead(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		`{"prompt":"a","weight":1e308}`,
 		`{"messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"t"}]}],"tools":[]}`,
@@ -284,7 +284,7 @@ func FuzzRead(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		p, err := Read(strings.NewReader(string(data)), "f")
+		p, err := Parse(data, "f")
 		if err != nil {
 			return
 		}
