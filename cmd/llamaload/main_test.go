@@ -268,6 +268,19 @@ func TestRun_InterruptEndsWithAReport(t *testing.T) {
 	assert.Equal(t, int(number(t, report, "requests.due")), int(number(t, report, "requests.sent")))
 }
 
+func TestRun_AServerThatHangsHoldsNothingUp(t *testing.T) {
+	sim, url := simulator(t, llamasim.Options{TokensPerSecond: 1000})
+	hang := time.AfterFunc(300*time.Millisecond, func() { sim.SetFault("", llamasim.HangConnect) })
+	defer hang.Stop()
+	began := time.Now()
+	code, stdout, stderr := llamaload(t, "run", "--url", url, "--rate", "20", "--duration", "1s", "--max-tokens", "2", "--drain", "500ms")
+	assert.Equal(t, exitDone, code, stderr)
+	assert.Less(t, time.Since(began), 15*time.Second)
+	assert.Contains(t, stdout, "20 due, 20 sent")
+	assert.Contains(t, stdout, "server says  nothing: GET "+url+"/metrics: no answer in time")
+	sim.ClearFault("")
+}
+
 func TestMain_SecondInterruptEndsAtOnce(t *testing.T) {
 	s := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.Script{End: scriptedserver.Never}))
 	for name, interrupts := range map[string]int{"once": 1, "twice": 2} {

@@ -226,14 +226,14 @@ func (o *options) gapsOf() (arrival.Gaps, error) {
 func (o *options) curve() (arrival.Curve, string, error) {
 	switch {
 	case o.ramp != "":
-		from, to, over, err := rates2(o.ramp)
+		from, to, over, err := twoRates(o.ramp)
 		if err != nil {
 			return nil, "", fmt.Errorf("--ramp %s: %w: want FROM:TO:OVER, such as 1:10:1m", o.ramp, err)
 		}
 		c, err := arrival.NewRamp(from, to, over)
 		return c, "ramp " + o.ramp, err
 	case o.sine != "":
-		mean, amplitude, period, err := rates2(o.sine)
+		mean, amplitude, period, err := twoRates(o.sine)
 		if err != nil {
 			return nil, "", fmt.Errorf("--sine %s: %w: want MEAN:AMPLITUDE:PERIOD, such as 10:5:1m", o.sine, err)
 		}
@@ -263,8 +263,8 @@ func (o *options) curve() (arrival.Curve, string, error) {
 	return c, fmt.Sprintf("%g requests/s", o.rate), err
 }
 
-// rates2 reads two rates and a time with colons between them.
-func rates2(s string) (a, b float64, d time.Duration, err error) {
+// twoRates reads two rates and a time with colons between them.
+func twoRates(s string) (a, b float64, d time.Duration, err error) {
 	parts := strings.Split(s, ":")
 	if len(parts) != 3 {
 		return 0, 0, 0, fmt.Errorf("%d values", len(parts))

@@ -34,7 +34,7 @@ true. Ctrl-C ends the run with a report, twice ends it at once.`
 const runExamples = `  # two requests a second for thirty seconds, ten built-in prompts
   llamaload run --url http://localhost:8080
 
-  # ten independent users' worth of arrivals a second, the first 10 s not counted
+  # ten a second from users who know nothing of one another, the first 10 s not counted
   llamaload run --rate 10 --gaps poisson --duration 2m --warm-up 10s
 
   # 512 new tokens after 4,096 that are in the cache, 128 tokens each
@@ -125,8 +125,10 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	})
 	report.NotReconciled = notReconciled
 	if before != nil {
-		// Also after an interrupt.
-		report.Reconciliation, err = loadgen.AwaitCounters(context.WithoutCancel(ctx), server, o.model, before, results)
+		// Also after an interrupt, but not for ever.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countersTimeout)
+		defer cancel()
+		report.Reconciliation, err = loadgen.AwaitCounters(ctx, server, o.model, before, results)
 		if err != nil {
 			report.NotReconciled = err.Error()
 		}
@@ -137,12 +139,15 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	return verdict(results, errors.Join(cause, o.files(report, stdout)), conditions)
 }
 
+// countersTimeout is how long the server may take to tell its counters.
+const countersTimeout = 5 * time.Second
+
 // before reads the server's counters, or says why that cannot be done.
 func (o *options) before(ctx context.Context, server *llamaserver.Client) (*loadgen.Counters, string) {
 	if o.endpoint == completion.Embeddings.String() {
 		return nil, "its counters have no embeddings"
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, countersTimeout)
 	defer cancel()
 	c, err := loadgen.ReadCounters(ctx, server, o.model)
 	if err != nil {

@@ -148,7 +148,7 @@ func (s *search) find(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	found, err := finder.Find(ctx)
 	if err != nil {
-		return err
+		return errors.Join(err, s.write(out, stdout)) // the trials so far
 	}
 	ceiling := found.Ceiling
 	out.Ceiling, out.Done, out.Beyond = ceiling.Pace, ceiling.Done, found.Beyond
