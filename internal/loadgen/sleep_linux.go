@@ -20,12 +20,13 @@ const handOver = 2 * time.Millisecond
 // tenths of a millisecond on an idle machine.
 func PreciseSleep(ctx context.Context, until time.Time) {
 	sleep(ctx, until.Add(-handOver))
+	// What this goroutine has started must run before it takes the processor into
+	// the kernel.
+	runtime.Gosched()
 	d := time.Until(until)
 	if d <= 0 || ctx.Err() != nil {
 		return
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	var now unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
 		sleep(ctx, until)
