@@ -334,3 +334,16 @@ func TestCondition_HoldsWhenItIsTrueOrUnknown(t *testing.T) {
 		assert.ErrorContains(t, err, "want p95(ttft)>2s", text)
 	}
 }
+
+func TestPreciseSleep_IsNeverEarlyAndEndsWithItsContext(t *testing.T) {
+	for _, d := range []time.Duration{-ms, 0, 100 * time.Microsecond, ms, 5 * ms} {
+		until := time.Now().Add(d)
+		PreciseSleep(t.Context(), until)
+		assert.False(t, time.Now().Before(until), d)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*ms, cancel)
+	began := time.Now()
+	PreciseSleep(ctx, began.Add(time.Hour))
+	assert.Less(t, time.Since(began), time.Minute)
+}
