@@ -4,6 +4,7 @@
 package simreal
 
 import (
+	"context"
 	"os"
 	"regexp"
 	"strings"
@@ -30,7 +31,9 @@ var masks = []struct {
 }
 
 // lines are those of a log without their numbers, and without those of a
-// child's command line, which test/llamatest gives more arguments.
+// child's command line, which test/llamatest gives more arguments. The line of
+// an HTTP thread that stops a request comes before the one in which the slot is
+// released: in the log it is chance which of the two threads is first.
 func lines(text string) []string {
 	var out []string
 	for line := range strings.Lines(text) {
@@ -40,7 +43,12 @@ func lines(text string) []string {
 		for _, m := range masks {
 			line = m.pattern.ReplaceAllString(line, m.with)
 		}
-		out = append(out, strings.TrimSpace(line))
+		line = strings.TrimSpace(line)
+		if n := len(out); n > 0 && strings.Contains(line, " stop: cancel task") && strings.Contains(out[n-1], " release: ") {
+			out = append(out[:n-1], line, out[n-1])
+			continue
+		}
+		out = append(out, line)
 	}
 	return out
 }
@@ -147,7 +155,10 @@ func TestSameLogOfProgress(t *testing.T) {
 	for _, c := range []*llamatest.Client{r.Client(), {BaseURL: sim}} {
 		go func() {
 			defer func() { done <- struct{}{} }()
-			_, err := c.Complete(within(t), llamatest.Request{PromptWords: 2500, MaxTokens: 1200})
+			// Several seconds each on an idle machine, minutes on a busy one.
+			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+			defer cancel()
+			_, err := c.Complete(ctx, llamatest.Request{PromptWords: 1600, MaxTokens: 800})
 			assert.NoError(t, err)
 		}()
 	}
