@@ -6,9 +6,9 @@ SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS     += --no-print-directory
 
-# How long the demo runs; 0 is until Ctrl-C.
+# How long the demo runs; 0: until Ctrl-C.
 DURATION ?= 0
-# How long each fuzz target runs, and how often each benchmark.
+# How long each fuzz target runs; which benchmarks run, and how often.
 FUZZTIME   ?= 10s
 BENCH      ?= .
 BENCHCOUNT ?= 6
@@ -16,8 +16,8 @@ BENCHCOUNT ?= 6
 FLEETTIME  ?= 1m
 
 BINARY := bin/otelcol-llamacpp
-# A tag vX.Y.Z on the commit is the version; any other commit is named after the version under way.
-# Twelve digits, so that every clone shortens a commit alike and builds the same bytes.
+# A tag vX.Y.Z on the commit is the version; any other commit has the next version and its hash, always with
+# twelve digits, so that every clone builds the same bytes.
 NEXT_VERSION := 0.1.0-dev
 VERSION      ?= $(shell tools/version $(NEXT_VERSION))
 
@@ -25,12 +25,12 @@ VERSION      ?= $(shell tools/version $(NEXT_VERSION))
 TOOL      := go tool -modfile=$(CURDIR)/tools/go.mod
 GOTESTSUM := $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
 
-# Says what begins when.
+# Prints what begins, and when.
 STEP = @printf -- '--- %s %s\n' "$$(date +%T)"
 
 # Modules of this repository, as folders; _build is generated.
 MODULES = $(shell git ls-files -co --exclude-standard -- go.mod '*/go.mod' | xargs -r -n1 dirname | sort -u)
-# Modules beside the product with tests or benchmarks of their own.
+# Modules besides the product's that have tests or benchmarks.
 SIDE_MODULES = $(filter-out . tools tools/%,$(MODULES))
 
 .PHONY: help
@@ -47,18 +47,18 @@ prerequisites:
 build: prerequisites ## Build bin/otelcol-llamacpp
 	@mkdir -p bin
 	$(STEP) "build $(BINARY) $(VERSION) (the first time takes minutes)"
-# The builder takes settings from variables named like its configuration's keys.
+# The builder reads settings from variables named like its configuration keys.
 	@env 'dist.version=$(VERSION)' $(TOOL) builder --config builder-config.yaml >bin/build.log 2>&1 || { cat bin/build.log >&2; exit 1; }
-# Renamed into place: a collector that is running keeps its file.
+# Renamed into place, so that a running collector keeps its file.
 	@cp _build/otelcol-llamacpp $(BINARY).new && mv $(BINARY).new $(BINARY)
 
 .PHONY: demo
-demo: build ## Watch a llama-server live: yours, one on PATH with MODEL=file.gguf, or the simulator (DURATION=20s)
+demo: build ## Watch a llama-server live: a running one, the one on PATH with MODEL=file.gguf, or the simulator (DURATION=20s)
 	$(STEP) "demo"
 	@go run ./cmd/llamademo -duration "$(DURATION)" $(DEMO_FLAGS)
 
 .PHONY: test
-test: build generate-check ## Install what tests need and run them all
+test: build generate-check ## Install what the tests need and run all of them
 	$(STEP) "install llama-server, journal tools and Prometheus (the first time takes minutes)"
 	@go run ./test/cmd/install-llama-server
 	@go run ./test/cmd/install-journal
@@ -81,7 +81,7 @@ e2e: build ## Run the end-to-end tests against the real llama-server and Prometh
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
 
 .PHONY: test-gpu
-test-gpu: prerequisites ## Compare the GPU metrics with nvidia-smi, and run a load, where there is an NVIDIA GPU
+test-gpu: prerequisites ## Compare the GPU metrics with nvidia-smi, and run a small load, if there is an NVIDIA GPU
 	@if nvidia-smi -L 2>/dev/null | grep '^GPU'; then \
 		go test -tags gpu -count=1 -v ./test/realgpu && \
 		go test -run '^$$' -bench Driver -benchmem -tags gpu ./receiver/llamacppreceiver/internal/gpu; \
@@ -98,7 +98,7 @@ fuzz: prerequisites ## Run every fuzz target (FUZZTIME=10s each)
 	done
 
 .PHONY: bench
-bench: build ## Run the benchmarks, and compare with others (BENCH=regexp, BENCHCOUNT=6, FLEETTIME=1m); docs/performance.md
+bench: build ## Run the benchmarks and comparisons of docs/performance.md (BENCH=regexp, BENCHCOUNT=6, FLEETTIME=1m)
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) ./... | grep -v 'no test files' | tee bin/bench.txt
 	@$(TOOL) benchstat bin/bench.txt
 	$(STEP) "one scrape, against a bare GET and the Prometheus receiver"
@@ -126,12 +126,12 @@ generate-check: prerequisites
 .PHONY: lint
 lint: prerequisites generate-check ## Check formatting, modules, generated files and code
 	$(STEP) "gofumpt"
-# Given folders, gofumpt leaves generated files alone.
+# Given directories, gofumpt skips generated files.
 	@unformatted=$$(git ls-files -co --exclude-standard -- '*/*.go' | cut -d/ -f1 | sort -u | xargs $(TOOL) gofumpt -l); \
 		[ -z "$$unformatted" ] || { printf 'not gofumpt-formatted, run make format:\n%s\n' "$$unformatted" >&2; exit 1; }
 	$(STEP) "go mod tidy"
 	@for module in $(MODULES); do (cd "$$module" && go mod tidy -diff) || { echo "run go mod tidy in $$module" >&2; exit 1; }; done
-# Sources are found through the machine's own settings, wherever that is.
+# Packages come from wherever the machine's own settings say.
 	$(STEP) "names of package registries"
 	@! git grep -nIE '(proxy|sum)[.]golang|registry[.]npmjs|(deb|ftp|snapshot)[.]debian' -- . ':!*go.sum' \
 		|| { echo "name no package registry's host: leave it to GOPROXY, sources.list and the like" >&2; exit 1; }
@@ -146,5 +146,5 @@ format: ## Format the Go code and order imports
 	@$(TOOL) golangci-lint fmt
 
 .PHONY: clean
-clean: ## Remove what make built
+clean: ## Remove everything that make has built
 	@rm -rf bin _build coverage.out
