@@ -124,7 +124,7 @@ type metricLlamacppContextShifts struct {
 // init fills llamacpp.context.shifts metric with initial data.
 func (m *metricLlamacppContextShifts) init() {
 	m.data.SetName("llamacpp.context.shifts")
-	m.data.SetDescription("How often the oldest tokens of a sequence were dropped, so that it could go on within the context.")
+	m.data.SetDescription("How often the oldest tokens of a sequence were dropped to make room in its context.")
 	m.data.SetUnit("{shift}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -231,7 +231,7 @@ type metricLlamacppModelLoadDuration struct {
 // init fills llamacpp.model.load.duration metric with initial data.
 func (m *metricLlamacppModelLoadDuration) init() {
 	m.data.SetName("llamacpp.model.load.duration")
-	m.data.SetDescription("How long the server took to load its model the last time, at its start or when it woke up.")
+	m.data.SetDescription("How long the model took to load the last time, at the server's start or when it woke up.")
 	m.data.SetUnit("s")
 	m.data.SetEmptyGauge()
 }
@@ -281,7 +281,7 @@ type metricLlamacppRequests struct {
 // init fills llamacpp.requests metric with initial data.
 func (m *metricLlamacppRequests) init() {
 	m.data.SetName("llamacpp.requests")
-	m.data.SetDescription("Requests that ended, by outcome; one for each choice or prompt where a request has several. Exact, but for those rejected, of which only some leave a line in the log.")
+	m.data.SetDescription("Requests that ended, by outcome. A request with several choices or prompts counts once for each. Exact, except for rejected requests, of which only some leave a line in the log.")
 	m.data.SetUnit("{request}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)

@@ -121,7 +121,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.context.shifts"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "How often the oldest tokens of a sequence were dropped, so that it could go on within the context.", mi.Description())
+					assert.Equal(t, "How often the oldest tokens of a sequence were dropped to make room in its context.", mi.Description())
 					assert.Equal(t, "{shift}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -155,7 +155,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.model.load.duration"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "How long the server took to load its model the last time, at its start or when it woke up.", mi.Description())
+					assert.Equal(t, "How long the model took to load the last time, at the server's start or when it woke up.", mi.Description())
 					assert.Equal(t, "s", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -167,7 +167,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.requests"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Requests that ended, by outcome; one for each choice or prompt where a request has several. Exact, but for those rejected, of which only some leave a line in the log.", mi.Description())
+					assert.Equal(t, "Requests that ended, by outcome. A request with several choices or prompts counts once for each. Exact, except for rejected requests, of which only some leave a line in the log.", mi.Description())
 					assert.Equal(t, "{request}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())

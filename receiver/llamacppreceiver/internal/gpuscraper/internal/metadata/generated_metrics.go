@@ -437,7 +437,7 @@ type metricHwEnergy struct {
 // init fills hw.energy metric with initial data.
 func (m *metricHwEnergy) init() {
 	m.data.SetName("hw.energy")
-	m.data.SetDescription("Energy that the GPU has used since the driver was loaded. It goes on where the driver is loaded again. Its rate is the true mean power.")
+	m.data.SetDescription("Energy that the GPU has used since the driver was loaded; it continues when the driver is reloaded. Its rate is the true mean power.")
 	m.data.SetUnit("J")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -607,7 +607,7 @@ type metricHwGpuIo struct {
 // init fills hw.gpu.io metric with initial data.
 func (m *metricHwGpuIo) init() {
 	m.data.SetName("hw.gpu.io")
-	m.data.SetDescription("Bytes over PCIe. The driver's counter has 32 bits, so that an interval during which more than 4 GiB pass in one direction shows too few.")
+	m.data.SetDescription("Bytes over PCIe. The driver's counter has 32 bits, so an interval with more than 4 GiB in one direction is counted too low.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -777,7 +777,7 @@ type metricHwGpuMemoryUsage struct {
 // init fills hw.gpu.memory.usage metric with initial data.
 func (m *metricHwGpuMemoryUsage) init() {
 	m.data.SetName("hw.gpu.memory.usage")
-	m.data.SetDescription("Memory of the GPU or MIG instance that is allocated, without what the driver reserves. A MIG instance has its GPU's UUID as hw.parent.")
+	m.data.SetDescription("Allocated memory of the GPU or MIG instance, without the driver's reserve. A MIG instance has its GPU's UUID as hw.parent.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1171,7 +1171,7 @@ type metricLlamacppGpuMemoryUsage struct {
 // init fills llamacpp.gpu.memory.usage metric with initial data.
 func (m *metricLlamacppGpuMemoryUsage) init() {
 	m.data.SetName("llamacpp.gpu.memory.usage")
-	m.data.SetDescription("Memory that the watched server holds on each GPU or MIG instance, a router's children included. A MIG instance has its GPU's UUID as hw.parent. Only where the server runs on this host and its process can be found.")
+	m.data.SetDescription("Memory that the watched server holds on each GPU or MIG instance, a router's children included. A MIG instance has its GPU's UUID as hw.parent. Only if the server runs on this host and its process can be found.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1337,7 +1337,7 @@ type metricNvidiaGpuDramUtilization struct {
 // init fills nvidia.gpu.dram.utilization metric with initial data.
 func (m *metricNvidiaGpuDramUtilization) init() {
 	m.data.SetName("nvidia.gpu.dram.utilization")
-	m.data.SetDescription("Share of the memory bandwidth of the GPU or MIG instance that was used since the reading before. Hopper and later.")
+	m.data.SetDescription("Share of the memory bandwidth of the GPU or MIG instance that was used since the previous reading. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1502,7 +1502,7 @@ type metricNvidiaGpuPowerMean struct {
 // init fills nvidia.gpu.power.mean metric with initial data.
 func (m *metricNvidiaGpuPowerMean) init() {
 	m.data.SetName("nvidia.gpu.power.mean")
-	m.data.SetDescription("Mean power since the scrape before, computed from the energy counter.")
+	m.data.SetDescription("Mean power since the previous scrape, computed from the energy counter.")
 	m.data.SetUnit("W")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1557,7 +1557,7 @@ type metricNvidiaGpuProcessMemoryUsage struct {
 // init fills nvidia.gpu.process.memory.usage metric with initial data.
 func (m *metricNvidiaGpuProcessMemoryUsage) init() {
 	m.data.SetName("nvidia.gpu.process.memory.usage")
-	m.data.SetDescription("Memory that a process which computes holds on the GPU or MIG instance. No point where the driver does not know, as in some containers.")
+	m.data.SetDescription("Memory of the GPU or MIG instance that a compute process holds. No point if the driver does not know it, as in some containers.")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1616,7 +1616,7 @@ type metricNvidiaGpuSmOccupancy struct {
 // init fills nvidia.gpu.sm.occupancy metric with initial data.
 func (m *metricNvidiaGpuSmOccupancy) init() {
 	m.data.SetName("nvidia.gpu.sm.occupancy")
-	m.data.SetDescription("Share of the warps which the multiprocessors of the GPU or MIG instance can hold that were active since the reading before. Hopper and later.")
+	m.data.SetDescription("Share of the warps that were active since the previous reading, of those that the multiprocessors of the GPU or MIG instance can hold. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1671,7 +1671,7 @@ type metricNvidiaGpuSmUtilization struct {
 // init fills nvidia.gpu.sm.utilization metric with initial data.
 func (m *metricNvidiaGpuSmUtilization) init() {
 	m.data.SetName("nvidia.gpu.sm.utilization")
-	m.data.SetDescription("Share of the multiprocessors of the GPU or MIG instance that were busy since the reading before. Hopper and later.")
+	m.data.SetDescription("Share of the multiprocessors of the GPU or MIG instance that were busy since the previous reading. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1726,7 +1726,7 @@ type metricNvidiaGpuTensorUtilization struct {
 // init fills nvidia.gpu.tensor.utilization metric with initial data.
 func (m *metricNvidiaGpuTensorUtilization) init() {
 	m.data.SetName("nvidia.gpu.tensor.utilization")
-	m.data.SetDescription("Share of time since the reading before during which the multiprocessors of the GPU or MIG instance used their tensor cores. Hopper and later.")
+	m.data.SetDescription("Share of the time since the previous reading during which the multiprocessors of the GPU or MIG instance used their tensor cores. Hopper and later.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1781,7 +1781,7 @@ type metricNvidiaGpuThrottle struct {
 // init fills nvidia.gpu.throttle metric with initial data.
 func (m *metricNvidiaGpuThrottle) init() {
 	m.data.SetName("nvidia.gpu.throttle")
-	m.data.SetDescription("1 for each reason that holds the clocks down at present, 0 for the others.")
+	m.data.SetDescription("1 for each reason that currently holds the clocks down, 0 for the others.")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)

@@ -169,7 +169,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.energy"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Energy that the GPU has used since the driver was loaded. It goes on where the driver is loaded again. Its rate is the true mean power.", mi.Description())
+					assert.Equal(t, "Energy that the GPU has used since the driver was loaded; it continues when the driver is reloaded. Its rate is the true mean power.", mi.Description())
 					assert.Equal(t, "J", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -248,7 +248,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.io"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Bytes over PCIe. The driver's counter has 32 bits, so that an interval during which more than 4 GiB pass in one direction shows too few.", mi.Description())
+					assert.Equal(t, "Bytes over PCIe. The driver's counter has 32 bits, so an interval with more than 4 GiB in one direction is counted too low.", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -327,7 +327,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.memory.usage"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Memory of the GPU or MIG instance that is allocated, without what the driver reserves. A MIG instance has its GPU's UUID as hw.parent.", mi.Description())
+					assert.Equal(t, "Allocated memory of the GPU or MIG instance, without the driver's reserve. A MIG instance has its GPU's UUID as hw.parent.", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -514,7 +514,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.gpu.memory.usage"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Memory that the watched server holds on each GPU or MIG instance, a router's children included. A MIG instance has its GPU's UUID as hw.parent. Only where the server runs on this host and its process can be found.", mi.Description())
+					assert.Equal(t, "Memory that the watched server holds on each GPU or MIG instance, a router's children included. A MIG instance has its GPU's UUID as hw.parent. Only if the server runs on this host and its process can be found.", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -585,7 +585,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.dram.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the memory bandwidth of the GPU or MIG instance that was used since the reading before. Hopper and later.", mi.Description())
+					assert.Equal(t, "Share of the memory bandwidth of the GPU or MIG instance that was used since the previous reading. Hopper and later.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -657,7 +657,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.power.mean"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Mean power since the scrape before, computed from the energy counter.", mi.Description())
+					assert.Equal(t, "Mean power since the previous scrape, computed from the energy counter.", mi.Description())
 					assert.Equal(t, "W", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -681,7 +681,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.process.memory.usage"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Memory that a process which computes holds on the GPU or MIG instance. No point where the driver does not know, as in some containers.", mi.Description())
+					assert.Equal(t, "Memory of the GPU or MIG instance that a compute process holds. No point if the driver does not know it, as in some containers.", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -713,7 +713,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.sm.occupancy"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the warps which the multiprocessors of the GPU or MIG instance can hold that were active since the reading before. Hopper and later.", mi.Description())
+					assert.Equal(t, "Share of the warps that were active since the previous reading, of those that the multiprocessors of the GPU or MIG instance can hold. Hopper and later.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -737,7 +737,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.sm.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the multiprocessors of the GPU or MIG instance that were busy since the reading before. Hopper and later.", mi.Description())
+					assert.Equal(t, "Share of the multiprocessors of the GPU or MIG instance that were busy since the previous reading. Hopper and later.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -761,7 +761,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.tensor.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of time since the reading before during which the multiprocessors of the GPU or MIG instance used their tensor cores. Hopper and later.", mi.Description())
+					assert.Equal(t, "Share of the time since the previous reading during which the multiprocessors of the GPU or MIG instance used their tensor cores. Hopper and later.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -785,7 +785,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["nvidia.gpu.throttle"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 for each reason that holds the clocks down at present, 0 for the others.", mi.Description())
+					assert.Equal(t, "1 for each reason that currently holds the clocks down, 0 for the others.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())

@@ -159,7 +159,7 @@ type metricLlamacppContextUtilization struct {
 // init fills llamacpp.context.utilization metric with initial data.
 func (m *metricLlamacppContextUtilization) init() {
 	m.data.SetName("llamacpp.context.utilization")
-	m.data.SetDescription("Share of the context of all slots that the tokens of busy slots take.")
+	m.data.SetDescription("Share of the context of all slots that holds tokens of busy slots.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 }

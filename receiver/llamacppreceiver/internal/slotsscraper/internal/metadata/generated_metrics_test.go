@@ -132,7 +132,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["llamacpp.context.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the context of all slots that the tokens of busy slots take.", mi.Description())
+					assert.Equal(t, "Share of the context of all slots that holds tokens of busy slots.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
