@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package configcheck explains what is wrong with a section of a configuration,
-// in the terms of the YAML file: the path of each setting that is unknown or
-// of the wrong type, and what to write instead. The decoder's own errors name
-// Go types, stop at the first unknown key, and let those pass that stand beside
-// an embedded configuration which unmarshals itself.
+// in the terms of the YAML file: the path of each setting that is unknown or of
+// the wrong type, and what to write instead. The decoder's own errors name Go
+// types and stop at the first unknown key, and it accepts unknown keys beside an
+// embedded configuration that unmarshals itself.
 package configcheck // import "github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 
 import (
@@ -22,13 +22,13 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 )
 
-// Wanter is implemented by the type of a setting that says itself what it wants.
+// Wanter is implemented by types of settings that describe what they take.
 type Wanter interface {
 	// Want completes the sentence "want …".
 	Want() string
 }
 
-// Section compares conf with the settings that the struct cfg points to has. It
+// Section checks conf against the settings of the struct that cfg points to. It
 // returns every setting that is unknown or of the wrong type, joined, and never
 // repeats a value that may be a secret. It leaves cfg alone.
 func Section(conf *confmap.Conf, cfg any) error {
@@ -48,7 +48,7 @@ func (c *checker) report(path []string, format string, args ...any) {
 
 func join(path []string) string { return strings.Join(path, confmap.KeyDelimiter) }
 
-// section checks what stands in conf, which is to be decoded into a struct.
+// section checks conf, which is to be decoded into a struct of type t.
 func (c *checker) section(path []string, conf *confmap.Conf, t reflect.Type) {
 	known, open := fieldsOf(t)
 	values := conf.ToStringMap()
@@ -62,7 +62,7 @@ func (c *checker) section(path []string, conf *confmap.Conf, t reflect.Type) {
 		case !isSection(want):
 			c.value(at, conf, want, value)
 		case value != nil:
-			// Sub keeps what a value was in the environment, a text or a number.
+			// With Sub, a value from the environment stays both text and number.
 			sub, err := conf.Sub(name)
 			if err != nil {
 				c.report(at, "is %s: want %s", kind(value), wantedSection(want, value))

@@ -13,12 +13,12 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 )
 
-// fewNames is how many settings of a section are listed where one is unknown
-// and none is called alike.
+// fewNames is the most settings of a section that are listed where one is
+// unknown and none has a similar name.
 const fewNames = 8
 
-// fieldsOf returns the settings of a section by name. It is open where it takes
-// any others besides.
+// fieldsOf returns the settings of a section by name. open reports whether it
+// takes any others besides.
 func fieldsOf(t reflect.Type) (known map[string]reflect.Type, open bool) {
 	known = map[string]reflect.Type{}
 	t, optional := contentOf(t)
@@ -47,8 +47,9 @@ func fieldsOf(t reflect.Type) (known map[string]reflect.Type, open bool) {
 	return known, open
 }
 
-// contentOf returns what pointers and configoptional.Optional hold. A section
-// of an Optional can be switched off by a setting enabled.
+// contentOf returns the type inside pointers and a configoptional.Optional, and
+// reports whether there is an Optional: its section has a setting enabled, which
+// can switch it off.
 func contentOf(t reflect.Type) (content reflect.Type, optional bool) {
 	t = deref(t)
 	if _, ok := t.MethodByName("HasValue"); !ok {
@@ -74,10 +75,11 @@ func isSection(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// instead says what an unknown setting was probably meant to be: one of that
-// very name which belongs elsewhere, one of the same section that is spelt
-// alike, one that has it, or its last word, in its own, or where there are few,
-// any of them.
+// instead suggests what an unknown setting was meant to be. It tries, in this
+// order: a setting of the same name in another section; one of this section with
+// a similar name; one of this section that has the given name, or its last word,
+// in its own; one of another section that has this word. Where nothing fits it
+// lists the settings of the section, if they are few.
 func (c *checker) instead(path []string, name string, known map[string]reflect.Type) string {
 	siblings := slices.Sorted(maps.Keys(known))
 	last := name[strings.LastIndexAny(name, "._")+1:]
@@ -86,8 +88,8 @@ func (c *checker) instead(path []string, name string, known map[string]reflect.T
 	for _, meant := range [][]string{
 		closest(path, places(nil, c.root, func(n string) bool { return n == name })),
 		nearest(name, siblings),
-		such(siblings, hasAll),
-		such(siblings, hasLast),
+		matching(siblings, hasAll),
+		matching(siblings, hasLast),
 		closest(path, places(nil, c.root, hasLast)),
 	} {
 		if 0 < len(meant) && len(meant) <= 4 {
@@ -97,10 +99,10 @@ func (c *checker) instead(path []string, name string, known map[string]reflect.T
 	if len(known) <= fewNames {
 		return ": want " + enumerate(siblings)
 	}
-	return ": none is called alike, the README lists them"
+	return ": no name is similar, the README lists them"
 }
 
-func such(names []string, is func(name string) bool) (found []string) {
+func matching(names []string, is func(name string) bool) (found []string) {
 	for _, n := range names {
 		if is(n) {
 			found = append(found, n)
@@ -109,7 +111,7 @@ func such(names []string, is func(name string) bool) (found []string) {
 	return found
 }
 
-// places are the paths in a section of all settings that have such a name.
+// places returns the paths of all settings below a section whose names match.
 func places(path []string, t reflect.Type, is func(name string) bool) (found [][]string) {
 	known, _ := fieldsOf(t)
 	for _, name := range slices.Sorted(maps.Keys(known)) {
@@ -124,7 +126,8 @@ func places(path []string, t reflect.Type, is func(name string) bool) (found [][
 	return found
 }
 
-// closest are those of the places that share most of a path, joined.
+// closest returns those of the places that have the longest beginning in common
+// with a path, joined.
 func closest(path []string, places [][]string) (joined []string) {
 	most := 0
 	for _, place := range places {
@@ -139,7 +142,7 @@ func closest(path []string, places [][]string) (joined []string) {
 	return joined
 }
 
-// shared is how many names two paths have in common at their beginning.
+// shared returns how many names two paths have in common at their beginning.
 func shared(a, b []string) int {
 	n := 0
 	for n < min(len(a), len(b)) && a[n] == b[n] {
@@ -156,8 +159,8 @@ func enumerate(names []string) string {
 	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
-// nearest are the names that take the fewest edits to become the one given, at
-// most three, and no more than a third of its letters.
+// nearest returns the names that the fewest edits turn into the one given: at
+// most three edits, and at most a third of its letters.
 func nearest(name string, names []string) (near []string) {
 	least := min(max(len(name)/3, 1), 3)
 	for _, n := range names {

@@ -1,8 +1,8 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package endpoint says which server a base URL means, so that all components
-// call one server by the same name.
+// Package endpoint reads the base URL of a server and names the server after it,
+// so that all components call one server by the same name.
 package endpoint // import "github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 
 import (
@@ -26,8 +26,9 @@ type Endpoint struct {
 	Instance string
 }
 
-// page is the end of a path that OpenAI's clients want, or that is copied from
-// a request. None is likely to be a prefix (--api-prefix), as is /models.
+// page matches the end of a path that is no base URL's: what OpenAI's clients
+// want, or a path copied from a request. /models is left out, as it may well be
+// a prefix (--api-prefix).
 var page = regexp.MustCompile(`(/v1)?/(v1|metrics|slots|health|props|v1/models|(chat/)?completions?|embeddings?|responses|messages|infill|tokenize|rerank)$`)
 
 // Parse reads the base URL of a server. Its errors say what a right one looks

@@ -31,8 +31,8 @@ func NewExplicit(bounds []float64) *Explicit {
 	return &Explicit{bounds: bounds, counts: make([]uint64, len(bounds)+1)}
 }
 
-// Add counts a value, which is not NaN. It returns the index of its bucket: a
-// histogram of this kind keeps one exemplar a bucket.
+// Add counts a value, which must not be NaN. It returns the index of its bucket,
+// and so of the exemplar that it replaces: one is kept for each bucket.
 func (h *Explicit) Add(value float64) (exemplar int) {
 	h.values.add(value)
 	i := sort.SearchFloat64s(h.bounds, value)
@@ -40,7 +40,7 @@ func (h *Explicit) Add(value float64) (exemplar int) {
 	return i
 }
 
-// Emit appends a point to a metric, which has only points of this kind.
+// Emit appends a point to a metric that has no points of another kind.
 func (h *Explicit) Emit(to pmetric.Metric, start, now pcommon.Timestamp) Point {
 	if to.Type() == pmetric.MetricTypeEmpty {
 		to.SetEmptyHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)

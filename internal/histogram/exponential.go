@@ -12,7 +12,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// exemplars is how many a histogram of this kind keeps.
+// exemplars is how many exemplars an Exponential keeps.
 const exemplars = 10
 
 // Exponential counts values in buckets that grow by a constant factor, as small
@@ -28,15 +28,15 @@ func NewExponential(size int32) *Exponential {
 	return &Exponential{size: size, buckets: structure.NewFloat64(structure.NewConfig(structure.WithMaxSize(size)))}
 }
 
-// Add counts a value, which is not negative. It returns which exemplar it
-// replaces: a histogram of this kind keeps ten, the latest ones.
+// Add counts a value, which must not be negative. It returns the index of the
+// exemplar that the value replaces: the ten latest are kept.
 func (h *Exponential) Add(value float64) (exemplar int) {
 	h.values.add(value)
 	h.buckets.Update(value)
 	return int(h.values.Count % exemplars)
 }
 
-// Emit appends a point to a metric, which has only points of this kind.
+// Emit appends a point to a metric that has no points of another kind.
 func (h *Exponential) Emit(to pmetric.Metric, start, now pcommon.Timestamp) Point {
 	if to.Type() == pmetric.MetricTypeEmpty {
 		to.SetEmptyExponentialHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
@@ -85,9 +85,9 @@ func (h *Exponential) UnmarshalJSON(b []byte) error {
 	h.values = s.values
 	h.buckets.UpdateByIncr(0, s.Zero)
 	for i, n := range s.Counts {
-		// A value within the bucket, at the scale of the stored buckets. Those for
-		// the first and the last bucket lie further out, so that a finer scale, which
-		// backends would take for a reset, fits no better than it did.
+		// A value within the bucket, at the scale of the stored buckets. Those
+		// for the first and the last bucket lie further out, so that the values
+		// do not fit into a finer scale, which backends would take for a reset.
 		within := 0.5
 		if i == 0 {
 			within = 0.25

@@ -13,17 +13,17 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// Point is the point that was emitted, for its attributes and exemplars.
+// Point is a point that was emitted, to be given attributes and exemplars.
 type Point interface {
 	Attributes() pcommon.Map
 	Exemplars() pmetric.ExemplarSlice
 }
 
 // errOtherBuckets is returned where stored counts do not fit the histogram that
-// is to go on with them.
+// is to continue from them.
 var errOtherBuckets = errors.New("the stored buckets are not the configured ones")
 
-// values is what a histogram says of its values besides their buckets.
+// values summarizes the values of a histogram, apart from their buckets.
 type values struct {
 	Count uint64  `json:"count"`
 	Sum   float64 `json:"sum"`
@@ -65,10 +65,10 @@ func (v *values) emit(to dataPoint, start, now pcommon.Timestamp) {
 type stored struct {
 	values
 	Counts []uint64 `json:"counts"`
-	// Of exponential buckets, the first of which is that of Offset.
+	// Of exponential buckets: Counts begin with the bucket at Offset.
 	Exponential bool   `json:"exponential,omitempty"`
 	Scale       int32  `json:"scale,omitempty"`
 	Offset      int32  `json:"offset,omitempty"`
 	Zero        uint64 `json:"zero,omitempty"`
-	Size        int32  `json:"size,omitempty"` // how many there may be
+	Size        int32  `json:"size,omitempty"` // the most buckets that there may be
 }

@@ -35,7 +35,8 @@ type Client struct {
 	key     string
 	maxBody int64
 	dials   atomic.Uint64
-	// answered says that something at base has spoken HTTP as it is expected to.
+	// answered is true once something at base has answered in the scheme of
+	// base.
 	answered atomic.Bool
 	trace    *httptrace.ClientTrace
 	parser   metricsParser

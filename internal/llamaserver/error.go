@@ -112,9 +112,9 @@ func (c *Client) refused(shown string, resp *http.Response, body []byte) error {
 	return e
 }
 
-// errorMessage returns what llama-server says is wrong, "" where it was
-// somebody else who answered. The message is the server's own text, never a
-// prompt; it is cut all the same, as it goes to the log.
+// errorMessage returns what llama-server says is wrong, "" where the answer is
+// not one of llama-server. The message is the server's own text, never a prompt;
+// it is cut all the same, as it goes to the log.
 func errorMessage(body []byte) string {
 	if !gjson.ValidBytes(body) {
 		return ""

@@ -12,9 +12,9 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// metricsParser reads the bodies of one server's /metrics. They differ from
-// one to the next in nothing but their values, so that once one has been
-// parsed, the next ones are compared with its text and only their values read.
+// metricsParser reads the bodies of one server's /metrics. They differ in
+// nothing but their values: once one has been parsed, the next ones are compared
+// with its text, and only their values are read.
 type metricsParser struct{ last atomic.Pointer[layout] }
 
 func (p *metricsParser) parse(body []byte) (*Metrics, error) {
@@ -37,18 +37,18 @@ func (p *metricsParser) parse(body []byte) (*Metrics, error) {
 	return m, err
 }
 
-// lastLearned is the layout learned last, of whichever server: those of one
-// build share theirs.
+// lastLearned is the layout that was learned last, from any server: servers of
+// one build share it.
 var lastLearned atomic.Pointer[layout]
 
-// layout is a body without its values. nil is one that no body has.
+// layout is the text of a body without its values. No body has the layout nil.
 type layout struct {
 	text     []string // before each value, and after the last one
 	families []*dto.MetricFamily
 	samples  []sampleOf // by value
 }
 
-// sampleOf says which value of which family a value is.
+// sampleOf says which sample of which family a value is.
 type sampleOf struct{ family, index int }
 
 // learn returns the layout of a body; nil where it holds more than plain

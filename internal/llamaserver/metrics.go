@@ -27,8 +27,8 @@ type Metrics struct {
 	Families map[string]*dto.MetricFamily
 }
 
-// Value returns the sample without labels of the family
-// MetricPrefix + name; false if there is none, or it is not a number, as an
+// Value returns the value of the sample without labels in the family
+// MetricPrefix + name. It returns false if there is none, or if it is NaN, as an
 // average over nothing is.
 func (m *Metrics) Value(name string) (float64, bool) {
 	f := m.Families[MetricPrefix+name]

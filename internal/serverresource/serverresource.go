@@ -17,7 +17,8 @@ import (
 // Key says which server, by service.name and service.instance.id.
 type Key struct{ Service, Instance string }
 
-// publication is what one publisher says; its address tells it from the others.
+// publication is the resource from one publisher. Its address tells it from
+// those of others.
 type publication struct{ resource pcommon.Resource }
 
 var (
@@ -25,7 +26,7 @@ var (
 	published = map[Key][]*publication{} // the latest last
 )
 
-// Publish says what the server's resource is, until it is withdrawn. The
+// Publish makes a resource known as the server's, until withdraw is called. The
 // resource must not be changed afterwards. Where several components publish the
 // resource of one server, the latest counts.
 func Publish(k Key, r pcommon.Resource) (withdraw func()) {

@@ -10,9 +10,9 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// MetricsOf returns the metrics of what a builder emitted for one resource, to
-// add to. Where every declared metric is off the builder has emitted nothing,
-// and the resource is added.
+// MetricsOf returns the metrics in md, which a builder emitted for one resource,
+// so that others can be appended. Where every declared metric is off the builder
+// has emitted nothing: then the resource and the scope are added to md.
 func MetricsOf(md pmetric.Metrics, resource pcommon.Resource, scope pcommon.InstrumentationScope) pmetric.MetricSlice {
 	if md.ResourceMetrics().Len() == 0 {
 		rm := md.ResourceMetrics().AppendEmpty()
