@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// call is one endpoint. At most one read of it is under way, however many ask
+// call reads one endpoint. At most one read of it is under way, however many ask
 // for one, so that reads of a server that hangs do not pile up.
 type call[T any] struct {
 	conn  *connection
 	fetch func(context.Context) (T, error)
-	take  func(*reading[T]) // takes an answer in before anybody sees it; may be nil
+	take  func(*reading[T]) // gets each answer before anybody else sees it; may be nil
 
 	slow atomic.Bool // the last answer did not come at once
 
-	mu    sync.Mutex
-	under *reading[T] // the read under way, or the last one
+	mu     sync.Mutex
+	latest *reading[T] // under way, or the last one
 }
 
 // reading is one read of an endpoint. All but asked is set when done is closed.
@@ -36,17 +36,17 @@ type reading[T any] struct {
 }
 
 const (
-	// missed is how long a read stays of use that ended between two looks.
+	// missed is how long an answer stays usable that came between two looks.
 	missed = time.Second
-	// hurry is how long a server that has been answering at once is waited for
-	// in the asker's own goroutine. Waking another one costs as much as all that
+	// hurry is how long the asker's own goroutine waits for a server that has
+	// been answering at once. Waking another goroutine costs as much as all that
 	// is done with the answer.
 	hurry = 200 * time.Millisecond
 )
 
-// ask returns the read that is under way, or that ended when nobody waited; a
-// new one if there is neither. It reports whether the answer came before the
-// context's deadline.
+// ask returns the read that is under way, or one that nobody has waited for
+// until its end, or else a new one. It reports whether the answer came before
+// the context's deadline.
 func (c *call[T]) ask(ctx context.Context) (r *reading[T], answered bool) {
 	r, isNew := c.begin()
 	if isNew && (c.slow.Load() || !c.readAtOnce(ctx, r)) {
@@ -63,16 +63,17 @@ func (c *call[T]) ask(ctx context.Context) (r *reading[T], answered bool) {
 func (c *call[T]) begin() (r *reading[T], isNew bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.under; r != nil && (!r.isDone() || !r.seen.Load() && time.Since(r.ended) < missed) {
+	if r := c.latest; r != nil && (!r.isDone() || !r.seen.Load() && time.Since(r.ended) < missed) {
 		return r, false
 	}
-	c.under = &reading[T]{asked: time.Now(), done: make(chan struct{})}
-	return c.under, true
+	c.latest = &reading[T]{asked: time.Now(), done: make(chan struct{})}
+	return c.latest, true
 }
 
-// readAtOnce reads in the asker's goroutine. When that is false the server was
-// not as quick as before: the read is to be begun again with the time that it
-// needs. The server may have been about to answer, but that happens once.
+// readAtOnce reads in the asker's goroutine, and reports whether the server was
+// as quick as before. If not, the read has to be begun again with all the time
+// that it needs. The server may have been about to answer, but that is lost only
+// once.
 func (c *call[T]) readAtOnce(ctx context.Context, r *reading[T]) bool {
 	until := time.Now().Add(hurry)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
