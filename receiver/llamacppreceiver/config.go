@@ -135,7 +135,7 @@ func (s *ScrapersConfig) onlyGPU() bool {
 func (cfg *Config) Validate() error {
 	var errs []error
 	if cfg.ClientConfig.Endpoint == "" {
-		if !cfg.Scrapers.onlyGPU() { // which are those of this host
+		if !cfg.Scrapers.onlyGPU() { // the GPUs are this host's own
 			errs = append(errs, fmt.Errorf("endpoint is empty: set it to llama-server's address, e.g. %s", defaultEndpoint))
 		}
 	} else if _, err := endpoint.Parse(cfg.ClientConfig.Endpoint); err != nil {
@@ -204,7 +204,7 @@ func checkDurations(c scraperhelper.ControllerConfig) (errs []error) {
 	return errs
 }
 
-// checkKey never repeats the key.
+// checkKey returns what is wrong with an API key, without repeating it.
 func checkKey(key string) error {
 	word, _, _ := strings.Cut(strings.TrimSpace(key), " ")
 	switch {

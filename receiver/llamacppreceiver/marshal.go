@@ -22,9 +22,9 @@ var defaults = sync.OnceValue(func() map[string]any {
 	return c.ToStringMap()
 })
 
-// Marshal implements confmap.Marshaler: it leaves out what is as by default.
-// The Collector keeps the marshalled configuration as long as it runs, which
-// for a fleet of a thousand receivers is most of what they hold.
+// Marshal implements confmap.Marshaler: it leaves out what has its default
+// value. The Collector keeps the marshalled configuration as long as it runs,
+// which for a fleet of a thousand receivers is most of what they hold.
 func (cfg Config) Marshal(conf *confmap.Conf) error {
 	all := confmap.New()
 	if err := all.Marshal(settings(cfg)); err != nil {
@@ -33,7 +33,7 @@ func (cfg Config) Marshal(conf *confmap.Conf) error {
 	return conf.Merge(confmap.NewFromStringMap(without(all.ToStringMap(), defaults())))
 }
 
-// without is m without the entries that are the same in defaults.
+// without returns m less the entries that are the same in defaults.
 func without(m, defaults map[string]any) map[string]any {
 	out := map[string]any{}
 	for k, v := range m {

@@ -142,7 +142,7 @@ func (r *llamacppReceiver) addControllers() error {
 	}
 	if cfg := r.cfg.Scrapers.Slots.Get(); cfg != nil {
 		c := cfg.ControllerConfig
-		between := 2 * c.CollectionInterval // what it reads /metrics at when nobody else does
+		between := 2 * c.CollectionInterval // how often it reads /metrics itself when nobody else does
 		if server := r.cfg.Scrapers.Server.Get(); server != nil {
 			between = min(between, server.ControllerConfig.CollectionInterval)
 		}
@@ -163,8 +163,8 @@ func (r *llamacppReceiver) addControllers() error {
 	return nil
 }
 
-// newGPUScraper joins the session with the driver. where is the server, zero
-// without one.
+// newGPUScraper opens a handle on the session with the driver. where is the
+// server's endpoint, zero without one.
 func (r *llamacppReceiver) newGPUScraper(cfg *gpuscraper.Config, where endpoint.Endpoint) *gpuscraper.Scraper {
 	r.gpus = gpu.Open(r.set.Logger, cfg.Want(r.set.ID.String(), r.identity != nil), gpu.Options{})
 	host := identity.Host(r.cfg.ResourceAttributes)

@@ -30,8 +30,8 @@ const (
 	trustFor = time.Minute
 	// lookupPatience is how long the endpoint's name may take to resolve.
 	lookupPatience = time.Second
-	// maxProxies is how many proxies are followed: Docker may run in a container of
-	// Docker's, and a command line can say anything.
+	// maxProxies bounds how many proxies are followed. There can be several, as
+	// Docker runs in Docker too, and a command line can say anything.
 	maxProxies = 3
 )
 

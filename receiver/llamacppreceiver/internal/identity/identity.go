@@ -17,7 +17,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/metadata"
 )
 
-// Server is who one server is. It is safe for concurrent use.
+// Server holds the resources of one server and its models. It is safe for
+// concurrent use.
 type Server struct {
 	attributes metadata.ResourceAttributesConfig
 	service    string
@@ -27,7 +28,7 @@ type Server struct {
 	instances map[string]instance // by model, "" for the server itself
 }
 
-// instance is the resource that was made of some properties.
+// instance is a resource, and the properties that it was made of.
 type instance struct {
 	props    *llamaserver.Props
 	resource pcommon.Resource
@@ -40,9 +41,9 @@ func New(attributes metadata.ResourceAttributesConfig, service string, e endpoin
 	return &Server{attributes: attributes, service: service, endpoint: e, instances: map[string]instance{}}
 }
 
-// Resource is that of the server ("") or of one of its models; it must not be
-// changed. props is nil when nothing is known of the server yet. As long as the
-// attributes are the same it returns the same resource.
+// Resource returns the resource of one of the models, or with "" of the server;
+// it must not be changed. props is nil when nothing is known of the server yet.
+// As long as the attributes are the same it returns the same resource.
 func (s *Server) Resource(model string, props *llamaserver.Props) pcommon.Resource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,9 +123,9 @@ func setUnlessEmpty(set func(string), value string) {
 // receiver that reports it.
 const gpuServiceName = "nvidia-gpu"
 
-// Host is the resource of the GPUs, which are no part of any server. Prometheus
-// makes job and instance of service.name and service.instance.id, without which
-// it could not tell the GPUs of one host from those of another.
+// Host returns the resource of the GPUs, which are no part of any server.
+// Prometheus makes job and instance of service.name and service.instance.id,
+// without which it could not tell the GPUs of one host from those of another.
 func Host(attributes metadata.ResourceAttributesConfig) pcommon.Resource {
 	rb := metadata.NewResourceBuilder(attributes)
 	rb.SetServiceName(gpuServiceName)

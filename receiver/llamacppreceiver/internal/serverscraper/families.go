@@ -37,7 +37,7 @@ var families = map[string]record{
 	"spec_decode_num_accepted_tokens_total": func(mb *metadata.MetricsBuilder, now pcommon.Timestamp, v float64) {
 		mb.RecordLlamacppSpeculativeTokensDataPoint(now, int64(v), metadata.AttributeLlamacppSpeculativeOutcomeAccepted)
 	},
-	// With the accepted ones, gives the rejected.
+	// Less the accepted ones, these are the rejected.
 	"spec_decode_num_draft_tokens_total": nil,
 	// Speeds since the last read: whoever reads them resets them for everybody
 	// else.
@@ -67,7 +67,8 @@ func (s *Scraper) recordFamilies(now pcommon.Timestamp, snapshot *watch.Snapshot
 }
 
 // heldCounter keeps a difference of two counters from going back in the life of
-// a process: from 10^6 on they are printed with six digits, so that it can.
+// a process. Rounding could make it: from 10^6 on they are printed with six
+// digits.
 type heldCounter struct {
 	process int
 	value   int64

@@ -39,7 +39,7 @@ type Scraper struct {
 type instance struct {
 	stream   watch.Stream
 	rejected heldCounter // speculative tokens
-	shown    report      // whose values hold
+	shown    report      // the last one that was not late
 }
 
 // report is what a scrape says of one instance.
@@ -119,7 +119,8 @@ func (s *Scraper) dropUnloaded(now time.Time, o watch.Observation, out pmetric.M
 	}
 }
 
-// emit adds all metrics of one instance, and ends the series that hold no more.
+// emit adds all metrics of one instance, and ends the series that are true no
+// longer.
 func (s *Scraper) emit(now time.Time, r report, out pmetric.Metrics) {
 	in := s.instances[r.view.Model]
 	if in == nil {
@@ -137,7 +138,7 @@ func (s *Scraper) emit(now time.Time, r report, out pmetric.Metrics) {
 	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
 }
 
-// end ends what was shown of an instance, as far as md does not show it, too.
+// end ends the series that were shown of an instance and that md lacks.
 func (s *Scraper) end(in *instance, now time.Time, md, out pmetric.Metrics) {
 	copied := *in // what is recorded again must not count again
 	stale.Mark(s.record(&copied, now, now, in.shown), md, now, out)
@@ -149,7 +150,7 @@ func (r *report) late() bool {
 	return r.view.State == watch.OK && r.view.Err == nil && r.view.Snapshot == nil && r.models == nil
 }
 
-// mayHoldMoreThan reports whether the next report may lack a series.
+// mayHoldMoreThan reports whether r may have a series that next lacks.
 func (r *report) mayHoldMoreThan(next report) bool {
 	was, is := r.view.Snapshot, next.view.Snapshot
 	return r.view.State != next.view.State || r.resource != next.resource ||

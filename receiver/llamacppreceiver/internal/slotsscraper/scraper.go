@@ -34,7 +34,7 @@ type Scraper struct {
 	log       *zap.Logger
 	mb        *metadata.MetricsBuilder
 	scope     pcommon.InstrumentationScope
-	gap       time.Duration        // over a longer time between two looks durations are not estimated
+	gap       time.Duration        // the longest time between two looks over which durations are estimated
 	instances map[string]*instance // by model, "" for the server itself
 	warned    bool
 }
@@ -53,14 +53,14 @@ type instance struct {
 	shown     *shown // nil where nothing is
 }
 
-// shown is what the last scrape emitted of what the slots hold.
+// shown is what the slots held in the last scrape that knew it.
 type shown struct {
 	slots    []llamaserver.Slot
 	resource pcommon.Resource
 }
 
-// mayHoldMoreThan reports whether the next scrape may lack a series: nothing is
-// known, or a request is gone.
+// mayHoldMoreThan reports whether s may have a series that next lacks: a request
+// is gone, or nothing is known of the slots any more.
 func (s *shown) mayHoldMoreThan(next *shown) bool {
 	if s == nil || next == nil || s.resource != next.resource {
 		return s != nil
@@ -71,7 +71,8 @@ func (s *shown) mayHoldMoreThan(next *shown) bool {
 }
 
 // New returns a scraper of the server's slots. between is the time between two
-// reads of /metrics by either scraper; each of them tells whether a slot is busy.
+// reads of /metrics by either scraper; each of them shows whether a slot is
+// busy.
 func New(cfg *Config, set receiver.Settings, server Server, identity *identity.Server, between time.Duration) *Scraper {
 	scope := pcommon.NewInstrumentationScope()
 	scope.SetName(metadata.ScopeName)
@@ -182,8 +183,8 @@ func (in *instance) takeIn(now time.Time, v watch.SlotsView, gap time.Duration) 
 		in.context += int64(s.Context)
 	}
 	in.requests.update(r.Ended, r.Slots, gap)
-	// The total takes a request's tokens in at its end, and its prompt at the
-	// first token.
+	// /metrics counts the tokens of a request at its end, and those of its
+	// prompt at the first token.
 	in.buffer = in.buffer[:0]
 	for _, s := range r.Slots {
 		if s.Busy && s.Decoded >= 0 {
@@ -214,7 +215,8 @@ func total(c *livecount.Counter, s *watch.Snapshot, name string) {
 	}
 }
 
-// emit adds all metrics of one instance, and ends the series that hold no more.
+// emit adds all metrics of one instance, and ends the series that are true no
+// longer.
 func (s *Scraper) emit(at time.Time, in *instance, v watch.SlotsView, out pmetric.Metrics) {
 	now := pcommon.NewTimestampFromTime(at)
 	start := pcommon.NewTimestampFromTime(in.stream.At(at, in.snapshot))
@@ -249,7 +251,7 @@ func (s *Scraper) emit(at time.Time, in *instance, v watch.SlotsView, out pmetri
 	md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
 }
 
-// end ends what was shown of the slots, as far as md does not show it, too.
+// end ends the series of the slots that were shown and that md lacks.
 func (s *Scraper) end(in *instance, now time.Time, md, out pmetric.Metrics) {
 	if in.shown == nil {
 		return

@@ -17,12 +17,12 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// Mark adds to out a point that ends each series of before that now does not
-// have, if it speaks of a moment: gauges, and sums that can fall. Counters and
-// histograms stay, as what they have counted remains true.
+// Mark adds to out a point that ends each series that is in before and not in
+// now, if it says what is true at a moment, as gauges do and sums that can fall.
+// Counters and histograms stay, as what they have counted remains true.
 func Mark(before, now pmetric.Metrics, at time.Time, out pmetric.Metrics) {
-	// Just before, as a series that begins under another resource can be the
-	// same one to a backend that knows only its instance.
+	// A moment earlier: a series that begins now under another resource can be
+	// the same one to a backend that knows only its instance.
 	ended := pcommon.NewTimestampFromTime(at.Add(-time.Millisecond))
 	going := seriesOf(now)
 	for _, rm := range before.ResourceMetrics().All() {
@@ -49,7 +49,7 @@ func Mark(before, now pmetric.Metrics, at time.Time, out pmetric.Metrics) {
 	}
 }
 
-// end makes m the metric that ends the series of a point.
+// end makes m a metric with one point, which ends the series of p.
 func end(of pmetric.Metric, p pmetric.NumberDataPoint, at pcommon.Timestamp, m pmetric.Metric) {
 	m.SetName(of.Name())
 	m.SetDescription(of.Description())
@@ -90,7 +90,8 @@ func seriesOf(md pmetric.Metrics) map[series]bool {
 	return all
 }
 
-// momentary returns the points of a metric that speak of a moment.
+// momentary returns the points of a metric that says what is true at a moment,
+// and none of any other.
 func momentary(m pmetric.Metric) pmetric.NumberDataPointSlice {
 	switch {
 	case m.Type() == pmetric.MetricTypeGauge:

@@ -29,7 +29,7 @@ func newConnection(client *llamaserver.Client, timeout time.Duration) *connectio
 	return c
 }
 
-// close waits for the reads that end has ended.
+// close waits until the reads that end has cut off are over.
 func (c *connection) close() {
 	c.wg.Wait()
 	c.client.CloseIdle()

@@ -52,7 +52,7 @@ type instance struct {
 	misses     int       // reads of /slots in a row that got no answer
 	propsValue *llamaserver.Props
 	propsRead  time.Time
-	propsFor   int // the process whose they are
+	propsFor   int // the process that they are of
 }
 
 func newInstance(conn *connection, news *news, model string, absent time.Time) *instance {
@@ -182,7 +182,7 @@ func (in *instance) readProps(ctx context.Context, v *View) {
 }
 
 // refresh asks one model of a router, and reports whether it is still loaded.
-// Where metricsWake, /metrics would wake it if it sleeps.
+// metricsWake says that /metrics would wake it if it sleeps.
 func (in *instance) refresh(ctx context.Context, metricsWake bool) (there bool) {
 	v := in.begin()
 	defer func() { in.show(v) }()
@@ -221,7 +221,7 @@ func (in *instance) begin() View {
 	return View{Model: in.model, State: in.view.State, Props: in.propsValue}
 }
 
-// show ends a refresh.
+// show ends a refresh, whose view is what looks see from now on.
 func (in *instance) show(v View) {
 	in.mu.Lock()
 	defer in.mu.Unlock()

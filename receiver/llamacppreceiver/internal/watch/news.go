@@ -27,7 +27,7 @@ func newNews(life context.Context, log *zap.Logger) *news {
 	return &news{life: life, log: log, failing: map[string]llamaserver.Reason{}}
 }
 
-// state logs the server's state when it is another one than before.
+// state logs the server's state when it has changed.
 func (n *news) state(v View) {
 	n.mu.Lock()
 	first, before := !n.known, n.last

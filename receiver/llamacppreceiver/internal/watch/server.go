@@ -114,9 +114,9 @@ type Observation struct {
 	Children []View
 }
 
-// Look asks the server how it is. It returns within patience, also when the
-// server does not answer: what is still under way then, the next look may find
-// done. After End it is false, and the observation worth nothing.
+// Look asks the server how it is. It returns within patience, even if the server
+// does not answer; what is still under way then, a later look finds done. After
+// End it returns false, and the observation means nothing.
 func (s *Server) Look(ctx context.Context, patience time.Duration) (Observation, bool) {
 	s.refreshing.Lock()
 	defer s.refreshing.Unlock()

@@ -21,8 +21,8 @@ type SlotsReading struct {
 // model of a router.
 type SlotsView struct {
 	Model string // "" for the server itself
-	// Down reports whether it is neither ok nor asleep. It is not asked then, and
-	// nothing of what it held is known to hold.
+	// Down reports whether the server, or the model, is neither ok nor asleep.
+	// It is not asked then, and what its slots held may no longer be true.
 	Down  bool
 	Props *llamaserver.Props
 	// Snapshot is the last answer of /metrics; nil when there has been none.
@@ -35,10 +35,10 @@ type SlotsView struct {
 }
 
 // LookAtSlots looks at the slots of the server, or of each model that a router
-// has loaded. It asks for those of a server that is up and awake: while
-// /metrics shows activity or, if always, in any case. It returns within
-// patience. interval is the time between two such looks; /metrics
-// may be two intervals old; when it is older, it is read here.
+// has loaded. It reads /slots of what is up and awake while /metrics shows
+// activity or, if always is set, at every look. It returns within patience.
+// interval is the time between two such looks: an answer of /metrics may be two
+// intervals old, else it is read first.
 //
 // A reading of /slots belongs to the same process as the view's snapshot.
 func (s *Server) LookAtSlots(ctx context.Context, always bool, interval, patience time.Duration) []SlotsView {
@@ -74,7 +74,8 @@ func (s *Server) refreshUnlessFresh(ctx context.Context, interval, patience time
 	s.refresh(ctx, patience)
 }
 
-// instances returns what has slots.
+// instances returns what has slots: the server, or the models that a router has
+// loaded.
 func (s *Server) instances() []*instance {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,8 +114,8 @@ func (in *instance) lookAtSlots(ctx context.Context, always bool) SlotsView {
 }
 
 // count counts the reads of /slots in a row that get no answer, and reports
-// whether the outcome is news of /slots: when no answer comes, the server may
-// have gone, which the next refresh finds out.
+// whether the outcome is to be logged as one of /slots. The first missing
+// answers are not: the server may have gone, which the next refresh finds out.
 func (in *instance) count(err error) (isNews bool) {
 	const patience = 3 // reads
 	in.mu.Lock()
@@ -129,10 +130,9 @@ func (in *instance) count(err error) (isNews bool) {
 }
 
 // join brings the view's snapshot up to date, and adds the reading if it is
-// known to be of the snapshot's process. It is known when the connection that
-// it came over is no younger than the snapshot before it, as a connection does
-// not outlive the process behind it. Otherwise /metrics, read once more, has to
-// name the same process.
+// known to be of the snapshot's process. It is known when no connection was
+// opened since the snapshot, as a connection does not outlive the process behind
+// it. Otherwise /metrics, read once more, has to name the same process.
 func (in *instance) join(ctx context.Context, r *reading[[]llamaserver.Slot], v *SlotsView) {
 	before := v.Snapshot
 	if before != nil && r.dials != before.dials {

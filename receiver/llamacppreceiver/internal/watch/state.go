@@ -52,9 +52,10 @@ func judge[T any](ctx context.Context, s *Server, c *call[T], path string, v *Vi
 	return r, answered
 }
 
-// askHealth writes the server's state into the view when its main answer was
-// err, or is late (nil), with the error that says most. It is false when /health
-// is late as well: one stall is noise, and nothing is known to have changed.
+// askHealth finds out the server's state where the main answer was err, or is
+// late (nil), and writes it into the view with the error that says most. sure is
+// false when /health is late as well: one stall is noise, and nothing is known
+// to have changed.
 func (s *Server) askHealth(ctx context.Context, err error, v *View) (sure bool) {
 	v.Err = err
 	switch llamaserver.ReasonOf(err) {

@@ -5,10 +5,10 @@ package watch // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/lla
 
 import "time"
 
-// Stream gives the points that a scraper emits of one server, or one model,
-// their start time. It stays the same in the life of a process, is never after a
-// point, and never before a point of the process before. The zero value is
-// ready.
+// Stream gives the start time of the points that a scraper emits of one server,
+// or one model. The start time stays the same in the life of a process, and lies
+// neither after one of its points nor before one of the process before. The zero
+// value is ready.
 type Stream struct {
 	process     int
 	start, last time.Time
