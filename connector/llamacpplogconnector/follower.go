@@ -25,12 +25,12 @@ import (
 const (
 	// maxSources bounds the servers that are remembered.
 	maxSources = 1000
-	// strangeRecords is after how many records, none of them a line of a
-	// llama-server, a warning is logged.
+	// strangeRecords is the number of records without any line of a llama-server
+	// after which a warning is logged.
 	strangeRecords = 100
-	// manyFiles is how often records of a source may come from another file than
-	// those before, each time within turnTime, before a warning is logged:
-	// rotations are rarer.
+	// manyFiles is how often a source's records may change from one file to
+	// another, each time within turnTime of the last, before a warning is
+	// logged: rotations are rarer.
 	manyFiles = 50
 	turnTime  = time.Minute
 )
@@ -51,8 +51,8 @@ type follower struct {
 	sources  map[string]*source // by resource
 	changed  map[string]*source // since they were stored
 	gone     map[string]bool    // to be deleted from storage
-	unsent   map[string]int     // how many batches of spans of a source are not handed on yet
-	unlisted bool               // storage lists other sources
+	unsent   map[string]int     // batches of spans of a source that are not handed on yet
+	unlisted bool               // the list of sources in storage is out of date
 	unstored bool               // storing has failed, and that was logged
 	heard    bool               // a record has arrived
 }
@@ -122,7 +122,7 @@ func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
 		}
 	}
 	for _, s := range batch {
-		f.question(s)
+		f.warn(s)
 		s.tracker.Settle(s.written)
 		for _, p := range s.tracker.Processes {
 			s.instance(p) // also one that has nothing to count yet
@@ -144,8 +144,8 @@ func unit(body pcommon.Value) string {
 	return ""
 }
 
-// source returns the log of one server: a resource's records, and in a journal a
-// unit's.
+// source returns the log of one server: the records of a resource or, in a
+// journal, of a unit.
 func (f *follower) source(key string, resource pcommon.Resource, now time.Time) *source {
 	s := f.sources[key]
 	if s == nil {
@@ -162,8 +162,8 @@ func (f *follower) source(key string, resource pcommon.Resource, now time.Time) 
 	return s
 }
 
-// question logs, once, what seems to be wrong with a source.
-func (f *follower) question(s *source) {
+// warn logs, once, what seems to be wrong with a source.
+func (f *follower) warn(s *source) {
 	if !s.strange && s.events == 0 && s.records >= strangeRecords {
 		s.strange = true
 		f.log.Warn("no line of these logs is one of llama-server's: check which receiver is connected, and that its operators leave the line as it is",
@@ -180,7 +180,8 @@ func (f *follower) question(s *source) {
 	}
 }
 
-// compare logs that a log seems to be that of another server.
+// compare logs that a log seems to belong to another server than it is named
+// after.
 func (f *follower) compare(s *source) {
 	e, err := endpoint.Parse(s.url)
 	id := f.configured.with(s.resource.Attributes(), "")

@@ -15,8 +15,9 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 )
 
-// exemplarLife is how long an exemplar is sent: where Prometheus scrapes what
-// was sent last, it has to find those since its last scrape.
+// exemplarLife is how long an exemplar is sent. Prometheus, which sees only what
+// was sent last before its scrape, has to find all those since the scrape
+// before.
 const exemplarLife = time.Minute
 
 // distribution is a metric that is a histogram.
@@ -110,7 +111,8 @@ type exemplar struct {
 	slot, task int
 }
 
-// newSeries has the distribution's buckets, unless it is to have exponential ones.
+// newSeries returns an empty series with the distribution's buckets or, if
+// exponential is not nil, with exponential ones.
 func newSeries(d *distribution, exponential *ExponentialConfig) *series {
 	if exponential != nil {
 		return &series{buckets: histogram.NewExponential(exponential.MaxSize)}
@@ -118,7 +120,7 @@ func newSeries(d *distribution, exponential *ExponentialConfig) *series {
 	return &series{buckets: histogram.NewExplicit(d.bounds)}
 }
 
-// record counts a value, of the request that e is made from unless it is nil.
+// record counts a value. e becomes its exemplar, unless it is nil.
 func (s *series) record(value float64, e *exemplar) {
 	place := s.Add(value)
 	if e == nil {

@@ -38,8 +38,8 @@ func (id identity) key() serverresource.Key {
 	return serverresource.Key{Service: id.service, Instance: id.instance}
 }
 
-// identityOf returns who an instance is: what the log's resource says goes
-// before what is configured.
+// identityOf returns the identity of an instance. What the log's resource says
+// goes before what is configured.
 func (f *follower) identityOf(s *source, i *instance) identity {
 	if i.identity == (identity{}) {
 		i.identity = f.configured.with(s.resource.Attributes(), i.model)
@@ -47,8 +47,8 @@ func (f *follower) identityOf(s *source, i *instance) identity {
 	return i.identity
 }
 
-// with returns the identity after what a resource says, of a model of a router
-// unless that is empty.
+// with returns the identity with what a resource says in place of what is
+// configured. model is the model of a router, or empty.
 func (id identity) with(resource pcommon.Map, model string) identity {
 	if v, ok := resource.Get(string(conventions.ServiceNameKey)); ok {
 		id.service = v.AsString()
@@ -98,8 +98,8 @@ func (f *follower) modelName(s *source, i *instance) string {
 	return ""
 }
 
-// resourceOf returns the resource of an instance: its identity, what the
-// receiver that asks the server knows besides, and what the log's resource does.
+// resourceOf returns the resource of an instance: its identity, what else the
+// receiver that asks the server knows, and what else the log's resource says.
 func (f *follower) resourceOf(s *source, i *instance) pcommon.Resource {
 	id := f.identityOf(s, i)
 	rb := metadata.NewResourceBuilder(f.cfg.ResourceAttributes)

@@ -26,9 +26,9 @@ import (
 const (
 	// provider is the value of gen_ai.provider.name.
 	provider = "llamacpp"
-	// lastSend is how long points that are being sent may take at the end.
+	// lastSend is how long Shutdown waits for points that are being sent.
 	lastSend = 2 * time.Second
-	// silence is after what time without any record that is logged.
+	// silence is the time without any record after which that is logged.
 	silence = 30 * time.Second
 )
 
@@ -39,11 +39,11 @@ type metricsConnector struct {
 	to      consumer.Metrics
 	scope   pcommon.InstrumentationScope
 	quit    chan struct{}
-	stop    context.CancelFunc // ends the points that are being sent too
+	stop    context.CancelFunc // also cancels the points that are being sent
 	done    sync.WaitGroup
 	refused bool // the last points were
 	started time.Time
-	silent  bool // that no record has arrived was logged
+	silent  bool // the line that no record has arrived was logged
 }
 
 func newMetricsConnector(cfg *Config, set connector.Settings, next consumer.Metrics) (*metricsConnector, error) {
@@ -217,7 +217,7 @@ func (*metricsConnector) emitCounts(mb *metadata.MetricsBuilder, st *statistics,
 	}
 }
 
-// describe adds what the conventions want on each point.
+// describe adds the attributes that the conventions want on each point.
 func (c *metricsConnector) describe(a pcommon.Map, model string) {
 	a.PutStr(string(conventions.GenAIOperationNameKey), c.cfg.Operation)
 	a.PutStr(string(conventions.GenAIProviderNameKey), provider)

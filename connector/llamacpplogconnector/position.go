@@ -47,11 +47,11 @@ type file struct {
 	size     int64
 	modified time.Time
 	ok       bool // it is a file of this machine that can be looked at
-	// last is what the processes' clocks, by child, show at the end of the file.
-	// nil as long as nobody had to know.
+	// last is what the processes' clocks, by child, show at the end of the file;
+	// nil until it is needed.
 	last map[int]time.Duration
-	// repeats says whether the file still has the record of its position. nil as
-	// long as nobody had to know.
+	// repeats reports whether the file still has the record of its position; nil
+	// until it is needed.
 	repeats *bool
 }
 
@@ -96,8 +96,8 @@ func (p *positions) seen(f *file, path string, offset int64, record string) bool
 	return false
 }
 
-// maxLead bounds what a line has in front of its record: white space that the
-// source trimmed, or what a container's runtime puts there.
+// maxLead bounds, in bytes, what a line has in front of its record: white space
+// that the source trimmed, or what a container's runtime puts there.
 const maxLead = 256
 
 // holds reports whether the record is still in the line that begins at its offset.

@@ -39,13 +39,13 @@ type source struct {
 
 	inBatch         bool      // has records in the batch at hand
 	records, events int       // to find out whether this is a llama-server's log
-	strange         bool      // that it is not was logged
+	strange         bool      // the warning that it is not was logged
 	path            string    // of the file of the last record
-	turns           int       // how often that was another one
-	turned          time.Time // when it last was
-	mixed           bool      // that several servers write here was logged
+	turns           int       // how often that file changed
+	turned          time.Time // when it last changed
+	mixed           bool      // the warning that several servers write here was logged
 	url             string    // at which the server says that it listens
-	compared        bool      // with what the server is named after
+	compared        bool      // url was compared with what the server is named after
 }
 
 // instance is what has a service.instance.id: a server, or one model of a router.
@@ -112,7 +112,7 @@ func (s *source) add(r plog.LogRecord, looked files, now time.Time) {
 		switch {
 		case r.Timestamp() != 0:
 		case !e.HasClock:
-			at = observed // the order of lines is all there is, and it is that of reading
+			at = observed // only the order of lines is known, by the times of reading
 		case f != nil && f.ok:
 			if last := f.written(e.Child, e.Clock); last.Before(at) {
 				at = last
@@ -140,7 +140,7 @@ func body(v pcommon.Value) string {
 	return ""
 }
 
-// instance returns the one that a process serves.
+// instance returns the instance that a process serves.
 func (s *source) instance(p *requests.Process) *instance {
 	model := ""
 	if p.Child != 0 {

@@ -89,7 +89,8 @@ func (s *statistics) logged(severity serverlog.Severity, area string) {
 	}
 }
 
-// ended counts a request that has ended. e is what links it to its trace, or nil.
+// ended counts a request that has ended. e links it to its trace, unless it is
+// nil.
 func (s *statistics) ended(r *requests.Request, e *exemplar) {
 	s.Requests[r.Outcome]++
 	if r.Truncated {
@@ -127,7 +128,7 @@ func (s *statistics) ended(r *requests.Request, e *exemplar) {
 	}
 }
 
-// restore goes on from stored statistics. s is new.
+// restore reads stored statistics into s, which is new.
 func (s *statistics) restore(b []byte) error {
 	type plain statistics
 	old := struct {

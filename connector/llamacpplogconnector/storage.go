@@ -60,11 +60,11 @@ func (f *follower) openStorage(ctx context.Context, host component.Host) error {
 	return nil
 }
 
-// store writes the sources that changed, before those who deliver their logs
-// can note that they have handed them on. A source whose spans are not handed on
-// yet is left out: after a kill its logs have to be read again. Where storing
-// fails nothing is lost as long as the collector runs, which is no reason to
-// refuse logs. The caller holds mu.
+// store writes the sources that changed. The caller does so before it returns
+// from ConsumeLogs, and so before the receiver can note that it has handed the
+// logs on. A source whose spans are not handed on yet is left out: after a kill
+// its logs have to be read again. A failure to store is no reason to refuse
+// logs, as nothing is lost while the collector runs. The caller holds mu.
 func (f *follower) store(ctx context.Context) {
 	if f.storage == nil {
 		return
@@ -80,7 +80,7 @@ func (f *follower) store(ctx context.Context) {
 	}
 	err := f.write(ctx, ready)
 	if err != nil && !f.unstored {
-		f.log.Error("counts cannot be stored, and begin anew if the collector ends before they can", zap.Error(err))
+		f.log.Error("counts cannot be stored: they begin anew if the collector ends before that works again", zap.Error(err))
 	}
 	f.unstored = err != nil
 }

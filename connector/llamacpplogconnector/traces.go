@@ -33,8 +33,8 @@ type tracesConnector struct {
 	pending spans // refused; they go with the next ones of their source
 }
 
-// spans by the key of their source. While a source has some that are not handed
-// on yet it is in unsent, and is not stored.
+// spans are spans by the key of their source. A source with spans that are not
+// handed on yet is in unsent, and is not stored.
 type spans map[string]ptrace.Traces
 
 func (all spans) count() (n int) {
@@ -116,7 +116,8 @@ func (c *tracesConnector) send(ctx context.Context, batch spans) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	// Copies: who refuses spans may have changed them before, or made them read-only.
+	// Copies: a consumer that refuses spans may have changed them, or made them
+	// read-only.
 	sent := ptrace.NewTraces()
 	for _, td := range batch {
 		for _, rs := range td.ResourceSpans().All() {
@@ -171,8 +172,8 @@ type spanIDs struct {
 
 // newSpanIDs derives them from what tells a request from all others, so that
 // metrics and traces agree on them, and a span that is made again after a
-// restart replaces the first one. The name of the server would not be enough:
-// by default that of all hosts is the same.
+// restart replaces the first one. The name of the server would not be enough: by
+// default it is the same on all hosts.
 func newSpanIDs(s *source, r *requests.Request) spanIDs {
 	b := append(make([]byte, 0, 256), s.key...)
 	for _, n := range []int64{int64(r.Process.Child), int64(r.Process.Began), int64(r.Task), int64(r.Launched), int64(r.Ended)} {

@@ -85,7 +85,8 @@ type Request struct {
 	// Shifted that its oldest tokens were dropped to go on.
 	Truncated bool `json:"truncated,omitempty"`
 	Shifted   bool `json:"shifted,omitempty"`
-	// Waits says that it left its slot, but that the line that says how is missing yet.
+	// Waits says that it has left its slot, but that the line that says how has
+	// not come yet.
 	Waits bool `json:"waits,omitempty"`
 	// Replaced is when another request got the slot before this one was seen to
 	// leave it, 0 while none did.
@@ -171,8 +172,9 @@ func (r *Request) settle() {
 		r.Launched = min(r.Launched, r.Reported-r.PromptTime-r.GenerationTime)
 	}
 	r.Launched = min(r.Launched, r.Ended)
-	// Where they are known, these are surer than the line, which older builds
-	// repeat for each batch: of the repeated ones the first may be missing.
+	// What follows from other counts is surer than the line about the cache:
+	// older builds repeat that line for each batch, only the first one counts,
+	// and that may be missing.
 	if r.Processed != Unknown {
 		switch {
 		case r.Prompt >= r.Processed:

@@ -19,8 +19,8 @@ const (
 	// maxFinished is how many requests are remembered after their end, so that
 	// a line that comes late or twice does not make a new one of them.
 	maxFinished = 256
-	// maxProgress bounds what is kept of one request; beyond it every second
-	// one is dropped.
+	// maxProgress bounds the lines about progress that are kept of one request;
+	// beyond it every second one is dropped.
 	maxProgress = 128
 	// maxOpen bounds the requests under way in one process, against a log that
 	// only ever begins some.
@@ -30,8 +30,8 @@ const (
 	// maxProcesses bounds a router's children, against a log without the lines
 	// that say when they end.
 	maxProcesses = 256
-	// lateness is how long after the next request of its slot began, on the
-	// server's clock, a request's last lines may be read around a rotation.
+	// lateness is how late a request's last lines may be read around a rotation:
+	// the time, on the server's clock, since the next request got its slot.
 	lateness = 10 * time.Second
 	// patience is how long the last lines of a request may come after it left
 	// its slot.
@@ -314,10 +314,10 @@ func (t *Tracker) process(e *serverlog.Event, wall time.Time) *Process {
 	return p
 }
 
-// isOver reports whether e belongs to another process than p: it says again, at
-// another time, what a process says once, or it says something of a request
-// before that got its slot. A clock that goes back proves nothing else: around a rotation
-// lines come in another order.
+// isOver reports whether e belongs to another process than p: it says at another
+// time what a process says only once, or it says something of a request before
+// that got its slot. A clock that goes back proves nothing by itself: around a
+// rotation lines come in another order.
 func (p *Process) isOver(e *serverlog.Event) bool {
 	switch e.Kind {
 	case serverlog.Start:
@@ -454,7 +454,7 @@ func (r *Request) add(e *serverlog.Event, clock time.Duration, keepProgress bool
 // failed notes why the request ends. One that never had a slot ends with it.
 func (p *Process) failed(e *serverlog.Event, clock time.Duration, o Outcome, reason string) {
 	if e.Task < 0 && e.Slot >= 0 {
-		return // a fault told to a slot that had no request
+		return // an error of a slot that had no request
 	}
 	if e.Task >= 0 {
 		if r := p.Open[e.Task]; r != nil {

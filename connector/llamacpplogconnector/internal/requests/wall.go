@@ -27,8 +27,8 @@ type Wall struct {
 	restored bool
 }
 
-// Observe takes in that it was at, or before that, when the process's clock
-// showed clock.
+// Observe takes in that the process's clock showed clock at a time, or before
+// it.
 func (w *Wall) Observe(at time.Time, clock time.Duration) {
 	now := at.UnixNano()
 	bound := now - int64(clock)

@@ -27,19 +27,29 @@ type Event struct {
 	// Slot and Task are -1 where the line does not say them.
 	Slot, Task int
 
-	// Tokens: PromptProgress: prompt tokens processed so far, in builds before 2026 with cached ones. GenerationProgress: tokens generated so far.
-	// PromptDone: prompt tokens processed, without cached ones. GenerationDone: tokens generated.
-	// Release: tokens the slot's sequence holds. NewPrompt: the whole prompt. Draft: tokens accepted.
+	// Tokens is, by Kind:
+	//   - PromptProgress: prompt tokens processed so far; in builds before 2026
+	//     with cached ones
+	//   - GenerationProgress: tokens generated so far
+	//   - PromptDone: prompt tokens processed, without cached ones
+	//   - GenerationDone: tokens generated
+	//   - Release: tokens that the slot's sequence holds
+	//   - NewPrompt: tokens of the whole prompt
+	//   - Draft: drafted tokens that were accepted
 	Tokens int
 	// Drafted is how many tokens were drafted (Draft).
 	Drafted int
-	// Cached is how many tokens of the prompt came from the cache (PromptCached), -1 where not said.
+	// Cached is how many tokens of the prompt came from the cache (PromptCached);
+	// -1 where the line does not say.
 	Cached int
-	// Duration: PromptProgress: since the prompt began, 0 where not said. PromptDone and GenerationDone: as measured by the server.
+	// Duration is the time since the prompt began (PromptProgress; 0 where the line
+	// does not say), or what the server measured (PromptDone, GenerationDone).
 	Duration time.Duration
-	// Progress is the part of the prompt that is processed, 0 to 1, cached tokens included (PromptProgress).
+	// Progress is the part of the prompt that is processed, 0 to 1, cached tokens
+	// included (PromptProgress).
 	Progress float64
-	// Speed in tokens per second since the prompt or the answer began (PromptProgress, GenerationProgress), 0 where not said.
+	// Speed is in tokens per second since the prompt or the answer began
+	// (PromptProgress, GenerationProgress); 0 where the line does not say.
 	Speed float64
 	// Truncated says that the sequence came to the end of its context: its oldest
 	// tokens were dropped, or the answer was ended there (Release).
@@ -47,11 +57,13 @@ type Event struct {
 	// Early says that the build is one that may write the timings of a request,
 	// or its error, right after its Release.
 	Early bool
-	// Reason says what went wrong as a short constant of this package, fit for error.type (RequestError).
+	// Reason says what went wrong, as a short constant of this package that is fit
+	// for error.type (RequestError).
 	Reason string
-	// Text: Loading: path of the model. Listening: URL. Spawn, ChildExit: name of the model.
+	// Text is the path of the model (Loading), the URL (Listening) or the name of
+	// the model (Spawn, ChildExit).
 	Text string
-	// Port of the child (Spawn).
+	// Port is that of the child (Spawn).
 	Port int
 }
 
@@ -74,9 +86,9 @@ const (
 	Launch
 	// NewPrompt says how long the prompt of a request is (older builds, or raised verbosity).
 	NewPrompt
-	// PromptCached says how many tokens of a prompt were in the cache (as NewPrompt).
-	// Older builds repeat it for each batch, then with those of the batches before:
-	// only the first of a request says it.
+	// PromptCached says how many tokens of a prompt were in the cache (where
+	// NewPrompt is written). Older builds repeat it for each batch and add the
+	// batches before: only the first of a request counts the cache alone.
 	PromptCached
 	// PromptProgress says how far a prompt is.
 	PromptProgress

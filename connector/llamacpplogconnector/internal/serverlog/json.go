@@ -94,8 +94,8 @@ func cutMicros(s string) (d time.Duration, rest string, ok bool) {
 	return d * time.Microsecond, rest, i > 0 && rest != "" && !isDigit(rest[0])
 }
 
-// cutString takes off a string in quotes. escaped says that it holds more than
-// the newline at its end, which is left out, that would have to be unescaped.
+// cutString takes off a string in quotes. A newline at its end is left out.
+// escaped reports whether the rest has to be unescaped.
 func cutString(s string) (value string, escaped bool, rest string, ok bool) {
 	if !strings.HasPrefix(s, `"`) {
 		return "", false, "", false
@@ -122,7 +122,7 @@ func cutString(s string) (value string, escaped bool, rest string, ok bool) {
 	return value, escaped, rest, true
 }
 
-// quoted reports whether what follows s stands behind a backslash.
+// quoted reports whether what follows s is escaped by a backslash.
 func quoted(s string) bool {
 	i := len(s)
 	for i > 0 && s[i-1] == '\\' {
@@ -131,8 +131,8 @@ func quoted(s string) bool {
 	return (len(s)-i)%2 == 1
 }
 
-// unescape allocates, once a message. It is needed for what a router writes of
-// its children, which is JSON in JSON.
+// unescape allocates, once for each message. It is needed where a router passes
+// on its children's lines, which are JSON in JSON.
 func unescape(s string) string {
 	out := make([]byte, 0, len(s))
 	for {

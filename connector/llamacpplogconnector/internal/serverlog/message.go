@@ -13,7 +13,7 @@ const (
 	textBuildInfo = "build_info: "
 	textException = "got exception: "
 	// textUnended is written without an end of line, at raised verbosity: the
-	// next line follows in the same one.
+	// next message follows on the same line.
 	textUnended = "No parser definition detected, assuming pure content parser."
 )
 
@@ -67,8 +67,8 @@ var serverMessages = []message{
 	{"instance name=", ChildExit, (*Event).readChildExit},
 }
 
-// read reads the message of a line. header says that it is empty but for the
-// slot and the task, which are then those of lines to follow.
+// read reads the message of a line. header reports whether it names a slot and a
+// task and no more: then the lines that follow are of these.
 func (e *Event) read(text string) (header bool) {
 	if e.Area != areaSlot {
 		e.find(serverMessages, text)

@@ -52,8 +52,8 @@ func (p *Parser) line(s string, child int, yield func(*Event)) {
 	p.message(text, ok, yield)
 }
 
-// object reads a line of --log-jsonl. Of a message of several lines only the
-// first is the server's own beginning: the others may be text of users.
+// object reads a line of --log-jsonl. Only the first line of a message is sure
+// to begin with the server's own words: the others may be text of users.
 func (p *Parser) object(s string, child int, yield func(*Event)) {
 	o, ok := readObject(s)
 	if !ok {

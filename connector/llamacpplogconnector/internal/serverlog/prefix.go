@@ -15,7 +15,7 @@ var areas = [...]string{areaSlot, "srv", "que", "res", "cmn", "spec"}
 
 const colorReset = "\x1b[0m"
 
-// trimEnd takes off the end of a line that is not of its message.
+// trimEnd takes off what follows the message at the end of a line.
 func trimEnd(s string) string {
 	s = strings.TrimSuffix(s, "\r")
 	return strings.TrimSuffix(s, colorReset)
@@ -148,8 +148,8 @@ func cutFunction(s string) (text string, ok bool) {
 	return strings.TrimPrefix(text, " "), text == "" || text[0] == ' '
 }
 
-// isBare reports whether a line is one of those, among the ones that say
-// something, that older builds wrote without any prefix.
+// isBare reports whether a line is one of those with a Kind that older builds
+// wrote without any prefix.
 func isBare(s string) bool {
 	if rest, ok := strings.CutPrefix(s, textBuild); ok {
 		_, _, ok = cutInt(rest)
