@@ -74,7 +74,7 @@ func main() {
 	}
 }
 
-// check says what is wrong with the command line.
+// check returns what is wrong with the command line.
 func (o options) check(args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("%s: takes flags only", args[0])

@@ -64,7 +64,7 @@ func (c chooser) choose(ctx context.Context, simulator bool) (*server, error) {
 	return c.startSimulator()
 }
 
-// running is the server that the user runs already, or nil.
+// running returns the server that the user runs already, or nil.
 func (c chooser) running(ctx context.Context) (*server, error) {
 	endpoint := c.getenv("LLAMACPP_ENDPOINT")
 	named := endpoint != ""

@@ -77,13 +77,13 @@ func recorded(t *testing.T, name string) string {
 	return string(b)
 }
 
-// settings with a logger that keeps what it is told.
+// settings with a logger that keeps what is logged.
 func settings() (connector.Settings, *observer.ObservedLogs) {
 	set := connectortest.NewNopSettings(metadata.Type)
 	set.ID = component.NewID(metadata.Type)
-	core, told := observer.New(zapcore.InfoLevel)
+	core, logged := observer.New(zapcore.InfoLevel)
 	set.Logger = zap.New(core)
-	return set, told
+	return set, logged
 }
 
 func startMetrics(t *testing.T, cfg *Config, set connector.Settings, next consumer.Metrics) *metricsConnector {
@@ -442,7 +442,7 @@ func TestConnector_PointsComeAtTheInterval(t *testing.T) {
 	})
 }
 
-// refusing refuses what it is told to.
+// refusing refuses what it is given, as long as it is set to.
 type refusing struct {
 	consumertest.MetricsSink
 	spans consumertest.TracesSink
@@ -452,7 +452,7 @@ type refusing struct {
 	err error
 }
 
-// refuse says with what from now on, nil for nothing.
+// refuse sets the error to refuse with from now on, nil for none.
 func (r *refusing) refuse(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -571,13 +571,13 @@ func TestTraces_RefusedSpansOfOneSourceDoNotHoldUpAnother(t *testing.T) {
 
 func TestConnector_RefusedMetricsAreMadeUpForByTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		set, told := settings()
+		set, logged := settings()
 		next := &refusing{err: errors.New("full")}
 		c := startMetrics(t, newDefaultConfig(), set, next)
 		require.NoError(t, c.ConsumeLogs(t.Context(), logs(oneRequest, nil)))
 		time.Sleep(5500 * time.Millisecond)
 		synctest.Wait()
-		assert.Equal(t, 1, told.Len(), "told once")
+		assert.Equal(t, 1, logged.Len(), "logged once")
 		next.refuse(nil)
 		time.Sleep(time.Second)
 		synctest.Wait()
@@ -588,7 +588,7 @@ func TestConnector_RefusedMetricsAreMadeUpForByTheNext(t *testing.T) {
 }
 
 func TestConnector_RefusedSpansGoWithTheNext(t *testing.T) {
-	set, told := settings()
+	set, logged := settings()
 	next := &refusing{err: errors.New("full"), taint: true}
 	c := startTraces(t, newDefaultConfig(), set, next)
 	require.ErrorIs(t, c.ConsumeLogs(t.Context(), logs(oneRequest, nil)), next.err)
@@ -604,7 +604,7 @@ func TestConnector_RefusedSpansGoWithTheNext(t *testing.T) {
 
 	next.refuse(consumererror.NewPermanent(errors.New("not for me")))
 	require.NoError(t, c.ConsumeLogs(t.Context(), logs(strings.ReplaceAll(otherRequest, "task 7", "task 17"), nil)))
-	assert.Equal(t, 1, told.FilterMessageSnippet("for good").Len())
+	assert.Equal(t, 1, logged.FilterMessageSnippet("for good").Len())
 	next.refuse(nil)
 	require.NoError(t, c.ConsumeLogs(t.Context(), logs(strings.ReplaceAll(otherRequest, "task 7", "task 27"), nil)))
 	assert.Equal(t, 9, next.spans.SpanCount(), "those refused for good are gone")
@@ -617,7 +617,7 @@ func TestConnector_RefusedSpansGoWithTheNext(t *testing.T) {
 }
 
 func TestConnector_SpansThatWaitAreBounded(t *testing.T) {
-	set, told := settings()
+	set, logged := settings()
 	next := &refusing{err: errors.New("full")}
 	c := startTraces(t, newDefaultConfig(), set, next)
 	var b strings.Builder
@@ -626,7 +626,7 @@ func TestConnector_SpansThatWaitAreBounded(t *testing.T) {
 	}
 	require.Error(t, c.ConsumeLogs(t.Context(), logs(b.String(), nil)))
 	assert.Zero(t, c.pending.count())
-	assert.Equal(t, 1, told.FilterMessageSnippet("too long").Len())
+	assert.Equal(t, 1, logged.FilterMessageSnippet("too long").Len())
 	require.NoError(t, c.Shutdown(t.Context()))
 }
 
@@ -726,8 +726,8 @@ func TestConnector_SilentServersExpire(t *testing.T) {
 	})
 }
 
-func TestConnector_WhatIsStrangeIsToldOnce(t *testing.T) {
-	set, told := settings()
+func TestConnector_WhatIsStrangeIsLoggedOnce(t *testing.T) {
+	set, logged := settings()
 	c := startMetrics(t, newDefaultConfig(), set, consumertest.NewNop())
 	for range 5 {
 		require.NoError(t, c.ConsumeLogs(t.Context(), logs(strings.Repeat("GET / 200\n", strangeRecords), map[string]any{"host.name": "web"})))
@@ -735,9 +735,9 @@ func TestConnector_WhatIsStrangeIsToldOnce(t *testing.T) {
 		require.NoError(t, c.ConsumeLogs(t.Context(), logs("0.00.022.571 I srv  llama_server: listening on http://127.0.0.1:8080\n", map[string]any{"host.name": "same"})))
 		require.NoError(t, c.ConsumeLogs(t.Context(), logs("0.00.022.571 I srv  llama_server: listening on http://127.0.0.1:8080\n", map[string]any{"service.instance.id": "pod"})))
 	}
-	assert.Equal(t, 1, told.FilterMessageSnippet("no line of these logs").Len())
-	assert.Equal(t, 1, told.FilterMessageSnippet("another port").Len())
-	assert.Equal(t, 2, told.Len())
+	assert.Equal(t, 1, logged.FilterMessageSnippet("no line of these logs").Len())
+	assert.Equal(t, 1, logged.FilterMessageSnippet("another port").Len())
+	assert.Equal(t, 2, logged.Len())
 
 	for i := range 2 * manyFiles {
 		ld := logs(oneRequest, map[string]any{"host.name": "two"})
@@ -746,7 +746,7 @@ func TestConnector_WhatIsStrangeIsToldOnce(t *testing.T) {
 		}
 		require.NoError(t, c.ConsumeLogs(t.Context(), ld))
 	}
-	assert.Equal(t, 1, told.FilterMessageSnippet("several files").Len())
+	assert.Equal(t, 1, logged.FilterMessageSnippet("several files").Len())
 	require.NoError(t, c.Shutdown(t.Context()))
 }
 
@@ -776,7 +776,7 @@ func TestConnector_TakesLogsFromSeveralGoroutines(t *testing.T) {
 
 func TestConnector_RotationsAreNotSeveralFilesInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		set, told := settings()
+		set, logged := settings()
 		cfg := newDefaultConfig()
 		cfg.MetricsFlushInterval = time.Hour
 		c := startMetrics(t, cfg, set, consumertest.NewNop())
@@ -788,7 +788,7 @@ func TestConnector_RotationsAreNotSeveralFilesInTurn(t *testing.T) {
 			}
 			require.NoError(t, c.ConsumeLogs(t.Context(), ld))
 		}
-		assert.Zero(t, told.Len())
+		assert.Zero(t, logged.Len())
 		require.NoError(t, c.Shutdown(t.Context()))
 	})
 }

@@ -99,7 +99,7 @@ func storedConfig() *Config {
 // with its storage closed, but without the connectors knowing, as in a kill.
 func session(t *testing.T, cfg *Config, h component.Host, texts ...string) (pmetric.Metrics, int) {
 	t.Helper()
-	set, told := settings()
+	set, logged := settings()
 	metrics, spans := new(consumertest.MetricsSink), new(consumertest.TracesSink)
 	m, err := newMetricsConnector(cfg, set, metrics)
 	require.NoError(t, err)
@@ -118,7 +118,7 @@ func session(t *testing.T, cfg *Config, h component.Host, texts ...string) (pmet
 	for _, f := range []*follower{m.follower, tr.follower} {
 		require.NoError(t, f.storage.Close(t.Context()))
 	}
-	assert.Zero(t, told.Len(), told.All())
+	assert.Zero(t, logged.Len(), logged.All())
 	require.NotEmpty(t, metrics.AllMetrics())
 	return metrics.AllMetrics()[0], spans.SpanCount()
 }
@@ -180,7 +180,7 @@ func TestStorage_NoExtensionIsAnError(t *testing.T) {
 	}
 }
 
-func TestStorage_ForeignStateIsToldAndBegunAnew(t *testing.T) {
+func TestStorage_ForeignStateIsLoggedAndBegunAnew(t *testing.T) {
 	for name, held := range map[string]map[string]string{
 		"list":         {listKey: `{}`},
 		"source":       {listKey: `["k"]`, keyPrefix + "k": `[]`},
@@ -195,12 +195,12 @@ func TestStorage_ForeignStateIsToldAndBegunAnew(t *testing.T) {
 			for k, v := range held {
 				mem.held[k] = []byte(v)
 			}
-			set, told := settings()
+			set, logged := settings()
 			sink := new(consumertest.MetricsSink)
 			m, err := newMetricsConnector(storedConfig(), set, sink)
 			require.NoError(t, err)
 			require.NoError(t, m.Start(t.Context(), host{storageID: mem}))
-			assert.Equal(t, 1, told.FilterMessageSnippet("anew").Len(), told.All())
+			assert.Equal(t, 1, logged.FilterMessageSnippet("anew").Len(), logged.All())
 			require.NoError(t, m.ConsumeLogs(t.Context(), logs(oneRequest, nil)))
 			require.NoError(t, m.Shutdown(t.Context()))
 			assert.EqualValues(t, 1, completed(sink.AllMetrics()[0]))
@@ -208,18 +208,18 @@ func TestStorage_ForeignStateIsToldAndBegunAnew(t *testing.T) {
 	}
 	t.Run("a source that is gone", func(t *testing.T) {
 		mem := &memory{held: map[string][]byte{listKey: []byte(`["k"]`)}}
-		set, told := settings()
+		set, logged := settings()
 		m, err := newMetricsConnector(storedConfig(), set, consumertest.NewNop())
 		require.NoError(t, err)
 		require.NoError(t, m.Start(t.Context(), host{storageID: mem}))
-		assert.Zero(t, told.Len())
+		assert.Zero(t, logged.Len())
 		require.NoError(t, m.Shutdown(t.Context()))
 	})
 }
 
 func TestStorage_OtherBucketsBeginTheCountsAnewButNotTheLog(t *testing.T) {
 	mem := &memory{held: map[string][]byte{}}
-	set, told := settings()
+	set, logged := settings()
 	m, err := newMetricsConnector(storedConfig(), set, consumertest.NewNop())
 	require.NoError(t, err)
 	require.NoError(t, m.Start(t.Context(), host{storageID: mem}))
@@ -233,8 +233,8 @@ func TestStorage_OtherBucketsBeginTheCountsAnewButNotTheLog(t *testing.T) {
 		m, err = newMetricsConnector(cfg, set, sink)
 		require.NoError(t, err)
 		require.NoError(t, m.Start(t.Context(), host{storageID: mem}))
-		assert.Equal(t, 1, told.FilterMessageSnippet("begin anew").Len())
-		told.TakeAll()
+		assert.Equal(t, 1, logged.FilterMessageSnippet("begin anew").Len())
+		logged.TakeAll()
 		require.NoError(t, m.ConsumeLogs(t.Context(), logs(oneRequest, nil)))
 		require.NoError(t, m.Shutdown(t.Context()))
 		assert.Zero(t, completed(sink.AllMetrics()[0]), "it was counted before")
@@ -275,14 +275,14 @@ func TestStorage_ForgottenSourcesAreDeleted(t *testing.T) {
 
 func TestStorage_ThatFailsForAWhileRefusesNoLogs(t *testing.T) {
 	mem := &memory{held: map[string][]byte{}}
-	set, told := settings()
+	set, logged := settings()
 	m, err := newMetricsConnector(storedConfig(), set, consumertest.NewNop())
 	require.NoError(t, err)
 	require.NoError(t, m.Start(t.Context(), host{storageID: mem}))
 	mem.err = storage.ErrStorageFull
 	require.NoError(t, m.ConsumeLogs(t.Context(), logs(oneRequest, nil)))
 	require.NoError(t, m.ConsumeLogs(t.Context(), logs(otherRequest, nil)))
-	assert.Equal(t, 1, told.FilterMessageSnippet("cannot be stored").Len())
+	assert.Equal(t, 1, logged.FilterMessageSnippet("cannot be stored").Len())
 	mem.err = nil
 	require.NoError(t, m.ConsumeLogs(t.Context(), logs("", nil)))
 	require.NoError(t, m.Shutdown(t.Context()))
@@ -291,7 +291,7 @@ func TestStorage_ThatFailsForAWhileRefusesNoLogs(t *testing.T) {
 
 func TestStorage_SpansThatAreRefusedAreNotNotedAsDone(t *testing.T) {
 	mem := &memory{held: map[string][]byte{}}
-	set, told := settings()
+	set, logged := settings()
 	next := &refusing{err: errors.New("full")}
 	start := func() *tracesConnector {
 		c, err := newTracesConnector(storedConfig(), set, next)
@@ -303,7 +303,7 @@ func TestStorage_SpansThatAreRefusedAreNotNotedAsDone(t *testing.T) {
 	require.Error(t, c.ConsumeLogs(t.Context(), logs(oneRequest, nil)))
 	require.NoError(t, c.Shutdown(t.Context()))
 	assert.Empty(t, mem.held)
-	assert.Equal(t, 1, told.FilterMessageSnippet("unless their logs are read again").Len())
+	assert.Equal(t, 1, logged.FilterMessageSnippet("unless their logs are read again").Len())
 
 	next.refuse(nil)
 	c = start()
@@ -328,7 +328,7 @@ func TestStorage_WhatEarlierVersionsStoredIsReadable(t *testing.T) {
 			for k, v := range held {
 				mem.held[k] = v
 			}
-			set, told := settings()
+			set, logged := settings()
 			sink := new(consumertest.MetricsSink)
 			m, err := newMetricsConnector(cfg, set, sink)
 			require.NoError(t, err)
@@ -343,7 +343,7 @@ func TestStorage_WhatEarlierVersionsStoredIsReadable(t *testing.T) {
 			rest := strings.Join(strings.Split(otherRequest, "\n")[2:], "\n")
 			require.NoError(t, m.ConsumeLogs(t.Context(), logs(rest, map[string]any{"host.name": "h", "n": 5})))
 			require.NoError(t, m.Shutdown(t.Context()))
-			assert.Zero(t, told.Len(), told.All())
+			assert.Zero(t, logged.Len(), logged.All())
 			require.NotEmpty(t, sink.AllMetrics())
 			md := sink.AllMetrics()[0]
 			assert.EqualValues(t, 4, completed(md))

@@ -93,7 +93,7 @@ func TestClient_ReadsWhatTheRealServerAnswers(t *testing.T) {
 
 	ms, err = client("idle/models").Models(ctx)
 	require.NoError(t, err)
-	assert.Equal(t, []Model{{ID: "/models/tiny.gguf"}}, ms, "a server that is no router tells no state")
+	assert.Equal(t, []Model{{ID: "/models/tiny.gguf"}}, ms, "a server that is no router reports no state")
 
 	assert.NoError(t, client("idle/health").Health(ctx))
 }

@@ -266,7 +266,7 @@ func TestReceiver_KeyPrefixAndTLS(t *testing.T) {
 	}
 }
 
-func TestReceiver_WrongKeyIsUnauthorizedAndSaidOnce(t *testing.T) {
+func TestReceiver_WrongKeyIsUnauthorizedAndLoggedOnce(t *testing.T) {
 	sim := start(t, llamasim.Options{APIKey: "right"})
 	s := newSink(t)
 	instance, logs := run(t, s, func(c *Config) {

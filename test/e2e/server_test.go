@@ -117,7 +117,7 @@ func TestAPIKey_WrongOrMissingIsUnauthorized(t *testing.T) {
 			c.awaitScrapes(4)
 			assert.Equal(t, "unauthorized", c.state())
 			assert.Equal(t, []string{"unauthorized"}, c.states("llamacpp"))
-			assert.Len(t, c.complaints("llamacpp"), 1, "said once")
+			assert.Len(t, c.complaints("llamacpp"), 1, "logged once")
 			assert.Len(t, c.lines("llamacpp", "api_key", "--api-key"), 1, "with its cure")
 			assert.Empty(t, c.Points(otlpsink.Metric("llamacpp.tokens.predicted")))
 			assert.False(t, c.Holds("battery-staple"))
@@ -126,7 +126,7 @@ func TestAPIKey_WrongOrMissingIsUnauthorized(t *testing.T) {
 	}
 }
 
-func TestNoMetrics_SaysSoOnce(t *testing.T) {
+func TestNoMetrics_IsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	s := llamatest.Start(t, llamatest.Options{NoMetrics: true})
 	c := watch(t, s.URL())

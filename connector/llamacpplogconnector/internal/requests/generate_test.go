@@ -16,7 +16,7 @@ import (
 // began is a wall time at which logs of these tests begin.
 var began = time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 
-// found keeps what a tracker tells.
+// found keeps what a tracker reports.
 type found struct {
 	requests []*Request
 	loads    []time.Duration
@@ -36,7 +36,7 @@ func event(kind serverlog.Kind, clock time.Duration) serverlog.Event {
 	return serverlog.Event{Kind: kind, Clock: clock, HasClock: true, Slot: -1, Task: -1, Cached: -1, Severity: serverlog.Info}
 }
 
-// of puts an event to a slot and a task.
+// of gives an event a slot and a task.
 func of(e serverlog.Event, slot, task int) serverlog.Event {
 	e.Slot, e.Task = slot, task
 	return e

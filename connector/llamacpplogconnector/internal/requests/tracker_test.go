@@ -244,7 +244,7 @@ func TestTracker_RequestBegunBeforeTheLogFollowsFromItsTimings(t *testing.T) {
 	assert.False(t, ok, "nothing says when it began")
 }
 
-func TestTracker_ShiftsAndTruncationAreTold(t *testing.T) {
+func TestTracker_ShiftsAndTruncationAreReported(t *testing.T) {
 	f := follow(launch(1*ms, 0, 0), of(event(serverlog.ContextShift, 2*ms), 0, 0), release(3*ms, 0, 1))
 	assert.Equal(t, 1, f.shifts)
 	assert.True(t, f.requests[0].Truncated)
@@ -438,7 +438,7 @@ func TestTracker_ProgressIsThinnedOut(t *testing.T) {
 	assert.Empty(t, f.requests[0].Progress)
 }
 
-func TestTracker_WarningsAndErrorsAreTold(t *testing.T) {
+func TestTracker_WarningsAndErrorsAreReported(t *testing.T) {
 	w, e := event(serverlog.Other, ms), event(serverlog.Other, ms)
 	w.Severity, e.Severity = serverlog.Warning, serverlog.Error
 	f := follow(start(0), w, e)

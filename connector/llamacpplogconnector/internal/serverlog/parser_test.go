@@ -105,7 +105,7 @@ func TestParser_ErrorsHaveReasons(t *testing.T) {
 }
 
 // What only repeats an error of another line is none.
-func TestParser_ErrorsAreToldOnce(t *testing.T) {
+func TestParser_ErrorsAreReportedOnce(t *testing.T) {
 	for _, text := range []string{
 		"failed to launch slot with task, id_task = 19",
 		"decode() failed: Context size has been exceeded.",

@@ -280,7 +280,7 @@ func TestScrape_HistogramsCanBeSwitchedOffAndStandAlone(t *testing.T) {
 	assert.Equal(t, "m", model.Str())
 }
 
-func TestScrape_WithoutMetricsSaysOnceThatNothingIsRead(t *testing.T) {
+func TestScrape_WithoutMetricsLogsOnceThatNothingIsRead(t *testing.T) {
 	f := newFixture(t, NewDefaultConfig())
 	for range 3 {
 		md := f.scrape(t, watch.SlotsView{NoMetrics: true})

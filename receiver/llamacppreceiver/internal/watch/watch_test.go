@@ -75,8 +75,8 @@ func (f *fixture) until(t *testing.T, want State) Observation {
 	return o
 }
 
-// said returns the log lines that hold a text.
-func (f *fixture) said(text string) (lines []string) {
+// logged returns the log lines that hold a text.
+func (f *fixture) logged(text string) (lines []string) {
 	for _, e := range f.logs.All() {
 		line := e.Message
 		for k, v := range e.ContextMap() {
@@ -120,7 +120,7 @@ func TestLook_IdleServer(t *testing.T) {
 	assert.False(t, o.Server.Snapshot.Active)
 	assert.Nil(t, o.Models)
 	f.lookOnce(t)
-	assert.Len(t, f.said("state=ok"), 1)
+	assert.Len(t, f.logged("state=ok"), 1)
 	assert.Zero(t, f.sim.Hits("/health"), "an answer of /metrics is proof of life")
 	assert.Equal(t, 1, f.sim.Hits("/props"))
 }
@@ -164,13 +164,13 @@ func TestLook_FaultsHaveAStateAndOneLogLine(t *testing.T) {
 			f.sim.SetFault(tt.path, tt.fault)
 			require.Eventually(t, func() bool {
 				o, _ := f.Look(t.Context(), timeout/2)
-				return o.Server.State == tt.state && len(f.said(tt.log)) > 0
-			}, 20*time.Second, time.Millisecond, "log: %v", f.said(""))
+				return o.Server.State == tt.state && len(f.logged(tt.log)) > 0
+			}, 20*time.Second, time.Millisecond, "log: %v", f.logged(""))
 			for range 5 {
 				o, _ := f.Look(t.Context(), timeout/2)
 				assert.Equal(t, tt.state, o.Server.State)
 			}
-			assert.Len(t, f.said(tt.log), 1, "said once, not at every look")
+			assert.Len(t, f.logged(tt.log), 1, "once, not at every look")
 			open, _ := f.sim.Conns()
 			assert.LessOrEqual(t, open, 3, "calls do not pile up")
 
@@ -180,11 +180,11 @@ func TestLook_FaultsHaveAStateAndOneLogLine(t *testing.T) {
 				o, _ := f.Look(t.Context(), patience)
 				return o.Server.Snapshot != nil
 			}, 20*time.Second, time.Millisecond)
-			recovered := f.said("before=")
+			recovered := f.logged("before=")
 			if tt.state == OK {
-				recovered = f.said("again")
+				recovered = f.logged("again")
 			}
-			assert.NotEmpty(t, recovered, "says that it is over")
+			assert.NotEmpty(t, recovered, "logs that it is over")
 		})
 	}
 }
@@ -205,7 +205,7 @@ func TestLook_SlowIsNotDown(t *testing.T) {
 		return o.Server.Snapshot != nil
 	}, 20*time.Second, time.Millisecond, "a later look finds the answer")
 	assert.Equal(t, before+2, f.sim.Hits("/metrics"), "and it is the answer to one call, after the one made in a hurry")
-	assert.Empty(t, f.said("level=warn"))
+	assert.Empty(t, f.logged("level=warn"))
 }
 
 func TestLook_OneStallOfEverythingIsNoise(t *testing.T) {
@@ -218,15 +218,15 @@ func TestLook_OneStallOfEverythingIsNoise(t *testing.T) {
 	}
 	f.sim.ClearFault("")
 	f.until(t, OK)
-	assert.Len(t, f.said("llama-server is"), 1, "the line of the start")
+	assert.Len(t, f.logged("llama-server is"), 1, "the line of the start")
 }
 
 func TestLook_LoadingThenOK(t *testing.T) {
 	f := watched(t, llamasim.Options{LoadTime: 500 * time.Millisecond}, patience)
 	assert.Equal(t, Loading, f.lookOnce(t).Server.State)
 	f.until(t, OK)
-	assert.Len(t, f.said("state=loading"), 1)
-	assert.Len(t, f.said("state=ok"), 1)
+	assert.Len(t, f.logged("state=loading"), 1)
+	assert.Len(t, f.logged("state=ok"), 1)
 }
 
 func TestLook_MetricsSwitchedOff(t *testing.T) {
@@ -238,7 +238,7 @@ func TestLook_MetricsSwitchedOff(t *testing.T) {
 		assert.ErrorContains(t, o.Server.Err, "501: start llama-server with --metrics")
 		assert.Equal(t, 4, o.Server.Props.Slots, "the rest is read")
 	}
-	assert.Len(t, f.said("start llama-server with --metrics"), 1)
+	assert.Len(t, f.logged("start llama-server with --metrics"), 1)
 }
 
 func TestLook_RestartStartsNewCounters(t *testing.T) {
@@ -279,7 +279,7 @@ func TestLook_SleepingServerIsLeftAsleep(t *testing.T) {
 
 			f.sim.Wake()
 			f.until(t, OK)
-			assert.Len(t, f.said("state=sleeping"), 1)
+			assert.Len(t, f.logged("state=sleeping"), 1)
 		})
 	}
 }
@@ -438,5 +438,5 @@ func TestEnd_CutsOffWhatHangs(t *testing.T) {
 	_, ok := f.Look(context.Background(), time.Minute)
 	assert.False(t, ok)
 	assert.Less(t, time.Since(began), 20*time.Second)
-	assert.Empty(t, f.said("unreachable"), "ending is no outage")
+	assert.Empty(t, f.logged("unreachable"), "ending is no outage")
 }
