@@ -25,7 +25,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
-// reader starts to read each of the servers once a second, and counts.
+// reader starts to read each of the servers once a second, and counts the
+// scrapes.
 type reader func(urls []string, scrapes *atomic.Int64) (stop func() error, err error)
 
 var readers = map[string]reader{
@@ -119,10 +120,11 @@ func getOne(ctx context.Context, client *http.Client, url string) error {
 	return err
 }
 
-// llamacpp runs a receiver for each server, with these scrapers.
-func llamacpp(scrapers map[string]any, each int64) reader {
+// llamacpp runs a receiver for each server, with these scrapers, which send
+// perScrape batches together.
+func llamacpp(scrapers map[string]any, perScrape int64) reader {
 	return func(urls []string, scrapes *atomic.Int64) (func() error, error) {
-		next, err := count("llamacpp.server.status", "llamacpp.slots", each, scrapes)
+		next, err := count("llamacpp.server.status", "llamacpp.slots", perScrape, scrapes)
 		if err != nil {
 			return nil, err
 		}
@@ -176,13 +178,13 @@ func start(factory receiver.Factory, conf map[string]any, next consumer.Metrics)
 	return r, r.Start(context.Background(), componenttest.NewNopHost())
 }
 
-// count is a consumer that drops what it gets, and counts a scrape for each
-// batch that has one of two metrics, each being as many batches.
-func count(metric, orMetric string, each int64, scrapes *atomic.Int64) (consumer.Metrics, error) {
+// count returns a consumer that drops what it gets and counts the batches that
+// have one of two metrics. A scrape is perScrape of them.
+func count(metric, orMetric string, perScrape int64, scrapes *atomic.Int64) (consumer.Metrics, error) {
 	var batches atomic.Int64
 	return consumer.NewMetrics(func(_ context.Context, md pmetric.Metrics) error {
 		if has(md, metric) || has(md, orMetric) {
-			scrapes.Store(batches.Add(1) / each)
+			scrapes.Store(batches.Add(1) / perScrape)
 		}
 		return nil
 	})

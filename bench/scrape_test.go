@@ -81,8 +81,8 @@ func BenchmarkScrape(b *testing.B) {
 	b.ReportMetric(0, "ns/op") // would be the windows
 }
 
-// measure has a process of this program read the servers in the way of that
-// name.
+// measure runs this program as another process, which reads the servers in the
+// way of that name.
 func measure(b *testing.B, name string, urls []string) cost {
 	b.Helper()
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)

@@ -45,8 +45,8 @@ func (l *Log) flush() {
 	l.buf = l.buf[:0]
 }
 
-// Initializing is the first that a process writes. Where it has no API key, it
-// warns.
+// Initializing writes the first lines of a process, with a warning where it has
+// no API key.
 func (l *Log) Initializing(at time.Duration, key bool) {
 	l.initializing(at)
 	l.keyless(at, key)
@@ -133,14 +133,13 @@ func (l *Log) Refuse(at time.Duration, task int64, message string) {
 	l.flush()
 }
 
-// Exception is what the answer to a request is that never became a task; body
-// is the answer's.
+// Exception says that a request never became a task; body is that of the answer.
 func (l *Log) Exception(at time.Duration, body string) {
 	l.line(at, "W srv    operator(): got exception: %s", body)
 	l.flush()
 }
 
-// Unauthorized is a request that lacks the API key.
+// Unauthorized says that a request lacks the API key.
 func (l *Log) Unauthorized(at time.Duration) {
 	l.line(at, "W srv    operator(): unauthorized: Invalid API Key")
 	l.flush()

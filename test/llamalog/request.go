@@ -16,13 +16,13 @@ func (l *Log) slot(at time.Duration, r Request, level, function, format string, 
 	l.line(at, "%s slot %12s: id %2d | task %d | "+format, append([]any{level, function, r.Slot, r.Task}, args...)...)
 }
 
-// Slot is what a slot was when a request got it.
+// Slot is the state of a slot when a request gets it.
 type Slot struct {
-	// Prompt is the length of the request's prompt, of which Common tokens are
-	// how the Held tokens of the slot begin.
+	// Prompt is the length of the request's prompt, and Held that of what the
+	// slot holds, of which the first Common tokens are the same.
 	Prompt, Common, Held int
-	// Best says that the slot was chosen for what it held. Otherwise it was not
-	// used for longer than the others: since LastUsed, negative for never.
+	// Best says that the slot was chosen for what it held. Otherwise it is the
+	// one that was not used for longest: since LastUsed, negative for never.
 	Best     bool
 	LastUsed time.Duration
 }
@@ -75,7 +75,7 @@ type Timings struct {
 	Truncated              bool
 }
 
-// Finish says what a request took that has come to its end.
+// Finish says that a request has come to its end, and what it took.
 func (l *Log) Finish(at time.Duration, r Request, t Timings) {
 	prompt, generation := milliseconds(t.Prompt), milliseconds(t.Generation)
 	l.timing(at, r, "prompt eval time", prompt, t.PromptTokens, t.PromptTokens)

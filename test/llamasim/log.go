@@ -14,7 +14,7 @@ import (
 // progressEvery is how often a long prompt or answer has a line in the log.
 const progressEvery = int64(3 * time.Second)
 
-// logLatency is how late a line may come, at most, that nobody else waits for.
+// logLatency is how late a line comes at most while nobody asks the server.
 const logLatency = 50 * time.Millisecond
 
 // sharedWriter is one log of several processes: a router and its children.
@@ -36,7 +36,7 @@ type engineLog struct {
 	url       string // where it listens, once that is known
 	child     bool
 	broken    bool // its model will not load
-	loaded    bool // it has said so
+	loaded    bool // the line that it is was written
 	listening bool
 }
 
@@ -54,8 +54,8 @@ func (s *Server) newLog(o *Options, port int, url string, broken bool) *engineLo
 
 func modelPath(o *Options) string { return "/models/" + o.ModelName + ".gguf" }
 
-// started says that the model is loaded and that the server listens, where that
-// is so and has not been said.
+// started writes, once each, that the model is loaded and that the server
+// listens, when that is so.
 func (l *engineLog) started(e *engine, now int64) {
 	if l == nil || l.broken || l.listening || now < int64(e.o.LoadTime) {
 		return
@@ -96,7 +96,7 @@ func (l *engineLog) woken(e *engine) {
 
 func (t *task) inLog() llamalog.Request { return llamalog.Request{Slot: t.slot, Task: t.id} }
 
-// launch is written before the slot forgets what it held.
+// launch has to be called before the slot forgets what it held.
 func (l *engineLog) launch(e *engine, t *task, common int, best bool) {
 	if l != nil {
 		s := &e.slots[t.slot]
@@ -130,7 +130,7 @@ func (l *engineLog) progress(e *engine, t *task) {
 	t.loggedT, t.loggedN = e.t, t.decoded
 }
 
-// cancel is written at once, before the step has ended that runs.
+// cancel is written at once, before the running step has ended.
 func (l *engineLog) cancel(e *engine, t *task) {
 	if l != nil {
 		l.Cancel(time.Duration(e.now()), t.id)
@@ -179,7 +179,7 @@ func (s *Server) unauthorized(e *engine, rt *router) {
 	}
 }
 
-// stop writes the end of a process that ends in order.
+// stop writes the last lines of a process that ends in order.
 func (e *engine) stop() {
 	if e.log == nil {
 		return

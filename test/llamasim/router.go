@@ -105,7 +105,8 @@ func (rt *router) engines() []*engine {
 	return es
 }
 
-// settle lets loads that were bound to fail have failed. It needs the lock.
+// settle ends the loads of broken models that have had their time. It needs the
+// lock.
 func (rt *router) settle() {
 	for _, c := range rt.list {
 		if c.e != nil && c.broken && !c.e.loading() {

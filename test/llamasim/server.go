@@ -117,7 +117,7 @@ func (s *Server) Start(addr string) (string, error) {
 	return "http://" + s.addr + s.o.Prefix, nil
 }
 
-// announce says in the log where the server listens. It needs the lock.
+// announce writes to the log where the server listens. It needs the lock.
 func (s *Server) announce() {
 	if s.router != nil {
 		s.router.listening(s.url())

@@ -58,7 +58,7 @@ type Result struct {
 	// TTFT is the time to the first token, or to the whole answer where it
 	// was not streamed.
 	TTFT, Duration time.Duration
-	// Ended is when the end of the answer had come.
+	// Ended is when the answer had come to its end.
 	Ended     time.Time
 	Cancelled bool
 	// Timings are what the server says that it measured; zero where it did not

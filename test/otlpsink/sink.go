@@ -133,8 +133,8 @@ func (s *Sink) Holds(text string) bool {
 	return slices.ContainsFunc(s.bodies, func(b []byte) bool { return bytes.Contains(b, []byte(text)) })
 }
 
-// Eventually waits until the condition holds, and ends the test where it does
-// not within the time.
+// Eventually waits until the condition holds, and ends the test if it does not
+// within the time.
 func Eventually(tb testing.TB, within time.Duration, holds func() bool, what string, args ...any) {
 	tb.Helper()
 	for end := time.Now().Add(within); !holds(); time.Sleep(20 * time.Millisecond) {
