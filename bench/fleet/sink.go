@@ -17,6 +17,8 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 // sink is an OTLP backend that keeps what it gets, and looks into it only when
@@ -117,19 +119,12 @@ func (k scraper) scrape(metrics pmetric.MetricSlice) (x scrape) {
 	for _, m := range metrics.All() {
 		switch m.Name() {
 		case k.always:
-			x.at = points(m).At(0).Timestamp().AsTime()
+			x.at = points.Numbers(m).At(0).Timestamp().AsTime()
 		case k.answer:
 			x.answered = true
 		}
 	}
 	return x
-}
-
-func points(m pmetric.Metric) pmetric.NumberDataPointSlice {
-	if m.Type() == pmetric.MetricTypeSum {
-		return m.Sum().DataPoints()
-	}
-	return m.Gauge().DataPoints()
 }
 
 // timing is how well the clocks of one kind were kept.
