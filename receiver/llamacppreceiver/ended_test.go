@@ -102,7 +102,7 @@ func TestReceiver_WhatIsTrueNowEndsWhenTheServerDoes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			sim := start(t, llamasim.Options{})
+			sim := llamasim.Start(t, llamasim.Options{})
 			sim.AddLoad(llamasim.Load{Concurrency: 2, PromptTokens: 10, MaxTokens: 1000})
 			b := newBackend()
 			instance, _ := run(t, b, func(c *Config) {
@@ -135,7 +135,7 @@ func TestReceiver_WhatIsTrueNowEndsWhenTheServerDoes(t *testing.T) {
 }
 
 func TestReceiver_LoadingServerHoldsNothing(t *testing.T) {
-	sim := start(t, llamasim.Options{LoadTime: time.Hour})
+	sim := llamasim.Start(t, llamasim.Options{LoadTime: time.Hour})
 	b := newBackend()
 	instance, _ := run(t, b, func(c *Config) { c.ClientConfig.Endpoint = sim.URL() })
 	eventually(t, func() bool { return b.goesOn(instance + " llamacpp.server.status loading") }, "loading")
@@ -145,7 +145,7 @@ func TestReceiver_LoadingServerHoldsNothing(t *testing.T) {
 }
 
 func TestReceiver_SleepingServerOfAnOlderBuildHoldsNothing(t *testing.T) {
-	sim := start(t, llamasim.Options{Build: llamasim.Old, SleepAfter: time.Hour})
+	sim := llamasim.Start(t, llamasim.Options{Build: llamasim.Old, SleepAfter: time.Hour})
 	b := newBackend()
 	instance, _ := run(t, b, func(c *Config) { c.ClientConfig.Endpoint = sim.URL() })
 	eventually(t, func() bool { return b.goesOn(instance + " llamacpp.requests.processing") }, "ok")
@@ -155,7 +155,7 @@ func TestReceiver_SleepingServerOfAnOlderBuildHoldsNothing(t *testing.T) {
 }
 
 func TestReceiver_NothingIsLeftOfAnUnloadedModel(t *testing.T) {
-	sim := start(t, llamasim.Options{Router: &llamasim.RouterOptions{Models: []string{"a"}, LoadTime: time.Millisecond}})
+	sim := llamasim.Start(t, llamasim.Options{Router: &llamasim.RouterOptions{Models: []string{"a"}, LoadTime: time.Millisecond}})
 	b := newBackend()
 	instance, _ := run(t, b, func(c *Config) { c.ClientConfig.Endpoint = sim.URL() })
 	ask := func(what string) {
@@ -183,7 +183,7 @@ func TestReceiver_NothingIsLeftOfAnUnloadedModel(t *testing.T) {
 }
 
 func TestReceiver_SlotsGaugesEndWithItsRequest(t *testing.T) {
-	sim := start(t, llamasim.Options{TokensPerSecond: 100})
+	sim := llamasim.Start(t, llamasim.Options{TokensPerSecond: 100})
 	b := newBackend()
 	instance, _ := run(t, b, func(c *Config) {
 		c.ClientConfig.Endpoint = sim.URL()
@@ -201,7 +201,7 @@ func TestReceiver_SlotsGaugesEndWithItsRequest(t *testing.T) {
 }
 
 func TestReceiver_NothingGoesOnWhenItIsWatchedNoLonger(t *testing.T) {
-	sim := start(t, llamasim.Options{})
+	sim := llamasim.Start(t, llamasim.Options{})
 	b := newBackend()
 	cfg := newDefaultConfig()
 	cfg.ClientConfig.Endpoint = sim.URL()

@@ -126,15 +126,6 @@ func (s *sink) count(key string) int {
 	return s.counts[key]
 }
 
-func start(t *testing.T, o llamasim.Options) *llamasim.Server {
-	t.Helper()
-	sim := llamasim.New(o)
-	_, err := sim.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(sim.Close)
-	return sim
-}
-
 // run starts a receiver with clocks ten times as fast as the default ones.
 func run(t *testing.T, to consumer.Metrics, change func(*Config)) (instance string, logs *observer.ObservedLogs) {
 	t.Helper()
@@ -173,7 +164,7 @@ const (
 func TestReceiver_LiveCountersAreTrue(t *testing.T) {
 	for _, build := range []llamasim.Build{llamasim.Current, llamasim.Old, llamasim.Future} {
 		t.Run(build.String(), func(t *testing.T) {
-			sim := start(t, llamasim.Options{Build: build, TokensPerSecond: 500, PromptTokensPerSecond: 20000, BatchTokens: 64})
+			sim := llamasim.Start(t, llamasim.Options{Build: build, TokensPerSecond: 500, PromptTokensPerSecond: 20000, BatchTokens: 64})
 			s := newSink(t)
 			s.check = func(name string, total int64) {
 				switch name {
@@ -207,7 +198,7 @@ func TestReceiver_LiveCountersAreTrue(t *testing.T) {
 }
 
 func TestReceiver_OneConnectionServesBothClocks(t *testing.T) {
-	sim := start(t, llamasim.Options{})
+	sim := llamasim.Start(t, llamasim.Options{})
 	s := newSink(t)
 	instance, _ := run(t, s, func(c *Config) {
 		c.ClientConfig.Endpoint = sim.URL()
@@ -221,7 +212,7 @@ func TestReceiver_OneConnectionServesBothClocks(t *testing.T) {
 }
 
 func TestReceiver_AnotherServersTroubleIsNotNoticed(t *testing.T) {
-	sick, well := start(t, llamasim.Options{}), start(t, llamasim.Options{})
+	sick, well := llamasim.Start(t, llamasim.Options{}), llamasim.Start(t, llamasim.Options{})
 	s := newSink(t)
 	run(t, newSink(t), func(c *Config) { c.ClientConfig.Endpoint = sick.URL() })
 	instance, logs := run(t, s, func(c *Config) { c.ClientConfig.Endpoint = well.URL() })
@@ -236,7 +227,7 @@ func TestReceiver_AnotherServersTroubleIsNotNoticed(t *testing.T) {
 }
 
 func TestReceiver_HangingMetricsDoNotDelayTheSlots(t *testing.T) {
-	sim := start(t, llamasim.Options{})
+	sim := llamasim.Start(t, llamasim.Options{})
 	sim.AddLoad(llamasim.Load{Concurrency: 2, PromptTokens: 10, MaxTokens: 100})
 	s := newSink(t)
 	instance, _ := run(t, s, func(c *Config) { c.ClientConfig.Endpoint = sim.URL() })
@@ -267,7 +258,7 @@ func TestReceiver_KeyPrefixAndTLS(t *testing.T) {
 }
 
 func TestReceiver_WrongKeyIsUnauthorizedAndLoggedOnce(t *testing.T) {
-	sim := start(t, llamasim.Options{APIKey: "right"})
+	sim := llamasim.Start(t, llamasim.Options{APIKey: "right"})
 	s := newSink(t)
 	instance, logs := run(t, s, func(c *Config) {
 		c.ClientConfig.Endpoint = sim.URL()
@@ -281,7 +272,7 @@ func TestReceiver_WrongKeyIsUnauthorizedAndLoggedOnce(t *testing.T) {
 }
 
 func TestReceiver_UsersTextIsNeverEmitted(t *testing.T) {
-	sim := start(t, llamasim.Options{SlotsDebug: true})
+	sim := llamasim.Start(t, llamasim.Options{SlotsDebug: true})
 	s := newSink(t)
 	instance, logs := run(t, s, func(c *Config) {
 		c.ClientConfig.Endpoint = sim.URL()
@@ -306,7 +297,7 @@ func TestReceiver_UsersTextIsNeverEmitted(t *testing.T) {
 }
 
 func TestReceiver_ShutdownIsNoOutage(t *testing.T) {
-	sim := start(t, llamasim.Options{})
+	sim := llamasim.Start(t, llamasim.Options{})
 	s := newSink(t)
 	cfg := newDefaultConfig()
 	cfg.ClientConfig.Endpoint = sim.URL()

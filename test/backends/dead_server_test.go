@@ -18,7 +18,7 @@ func TestDeadServer_DoesNotLookBusy(t *testing.T) {
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
-			server := simulate(t, llamasim.Options{})
+			server := llamasim.Start(t, llamasim.Options{})
 			server.AddLoad(llamasim.Load{Concurrency: 12, MaxTokens: 1000})
 			prometheus, _ := startWay(t, w, "1s", "", "LLAMACPP_ENDPOINT="+server.URL())
 			of := fmt.Sprintf(`{job="llama-server", instance=%q}`, instance(server.URL()))

@@ -19,7 +19,7 @@ import (
 // comes after the queue, so that what it got, the queue has.
 func TestPush_LosesNothingInAnOutage(t *testing.T) {
 	t.Parallel()
-	server := simulate(t, llamasim.Options{})
+	server := llamasim.Start(t, llamasim.Options{})
 	server.AddLoad(llamasim.Load{Concurrency: 6})
 	sink := otlpsink.Start(t)
 	prometheus, collector := startWay(t, ways[1], "15s", fmt.Sprintf(`

@@ -14,7 +14,6 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
-	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/promtest"
 )
 
@@ -105,16 +104,6 @@ func startCollector(t *testing.T, w way, prometheus *promtest.Server, p ports, o
 		fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(t)), "LLAMACPP_LOG=" + filepath.Join(t.TempDir(), "llama-server.log"),
 	}, env...)
 	return collectortest.Start(t, env, args...)
-}
-
-// simulate runs a simulated server.
-func simulate(t *testing.T, o llamasim.Options) *llamasim.Server {
-	t.Helper()
-	s := llamasim.New(o)
-	_, err := s.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
-	return s
 }
 
 // instance is the label of a server at a URL.

@@ -17,12 +17,9 @@ import (
 )
 
 func TestPrometheus_ServesNoGaugesOfADeadServer(t *testing.T) {
-	sim := llamasim.New(llamasim.Options{})
-	server, err := sim.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	defer sim.Close()
+	sim := llamasim.Start(t, llamasim.Options{})
 	sim.AddLoad(llamasim.Load{Concurrency: 6, PromptTokens: 10, MaxTokens: 1000})
-	url := start(t, []string{"LLAMACPP_ENDPOINT=" + server}, "collector-config.yaml")
+	url := start(t, []string{"LLAMACPP_ENDPOINT=" + sim.URL()}, "collector-config.yaml")
 	gauges := []string{
 		"llamacpp_requests_processing", "llamacpp_requests_deferred", "llamacpp_slots", "llamacpp_context_usage", "llamacpp_context_utilization_ratio",
 		"llamacpp_decode_busy_slots", "llamacpp_slots_limit", "llamacpp_context_limit",

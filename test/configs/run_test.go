@@ -95,11 +95,7 @@ func eventuallyServes(tb testing.TB, url string, parts ...string) {
 
 func simulator(tb testing.TB) string {
 	tb.Helper()
-	sim := llamasim.New(llamasim.Options{})
-	address, err := sim.Start("127.0.0.1:0")
-	require.NoError(tb, err)
-	tb.Cleanup(sim.Close)
-	return address
+	return llamasim.Start(tb, llamasim.Options{}).URL()
 }
 
 func TestCollectorConfig_ServesPrometheus(t *testing.T) {
@@ -190,14 +186,11 @@ func TestCollectorConfig_ReadsTheSimulatorsLog(t *testing.T) {
 	file, err := os.Create(path)
 	require.NoError(t, err)
 	defer file.Close()
-	sim := llamasim.New(llamasim.Options{Log: file})
-	address, err := sim.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(sim.Close)
-	metrics, c := startLogged(t, []string{"LLAMACPP_ENDPOINT=" + address, "LLAMACPP_LOG=" + path}, "collector-config.yaml")
+	sim := llamasim.Start(t, llamasim.Options{Log: file})
+	metrics, c := startLogged(t, []string{"LLAMACPP_ENDPOINT=" + sim.URL(), "LLAMACPP_LOG=" + path}, "collector-config.yaml")
 	c.AwaitLog("Started watching file")
 	sim.AddLoad(llamasim.Load{Concurrency: 1, MaxTokens: 20})
-	eventuallyServes(t, metrics, "gen_ai_server_request_duration_seconds_count{", `instance="`+strings.TrimPrefix(address, "http://")+`"`)
+	eventuallyServes(t, metrics, "gen_ai_server_request_duration_seconds_count{", `instance="`+strings.TrimPrefix(sim.URL(), "http://")+`"`)
 	eventuallyServes(t, metrics, "gen_ai_server_time_to_first_token_seconds_count{")
 }
 

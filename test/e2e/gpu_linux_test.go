@@ -30,15 +30,6 @@ func watchGPUs(t *testing.T, d *fakenvml.Driver, receivers ...string) *collector
 	return runIn(t, []string{"LD_LIBRARY_PATH=" + d.Folder()}, receivers...)
 }
 
-func simulate(t *testing.T) *llamasim.Server {
-	t.Helper()
-	s := llamasim.New(llamasim.Options{})
-	_, err := s.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
-	return s
-}
-
 func ofGPU(d *fakenvml.Driver, i int) otlpsink.Match { return otlpsink.With("hw.id", d.UUID(i)) }
 
 // status selects the points which show whether a GPU is in a state.
@@ -69,7 +60,7 @@ func TestGPU_EveryMetricArrivesBesideTheServers(t *testing.T) {
 	d.SetProcesses(1, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 6 << 30}, fakenvml.Process{PID: 1, Memory: 1 << 30})
 	d.GPU(0).GPM = 1
 	d.XID(0, 31)
-	s := simulate(t)
+	s := llamasim.Start(t, llamasim.Options{})
 	c := watchGPUs(t, d, receiver("llamacpp", s.URL(), "scrapers:", "  server:", "  gpu:", "    collection_interval: 100ms", "    metrics:",
 		"      nvidia.gpu.process.memory.usage: {enabled: true}", "      nvidia.gpu.sm.utilization: {enabled: true}",
 		"      nvidia.gpu.sm.occupancy: {enabled: true}", "      nvidia.gpu.tensor.utilization: {enabled: true}", "      nvidia.gpu.dram.utilization: {enabled: true}"))
@@ -132,7 +123,7 @@ func TestGPU_DriverThatAppearsLaterIsFound(t *testing.T) {
 		// A library that cannot be loaded hides the one that this machine has.
 		require.NoError(t, os.WriteFile(d.Path, nil, 0o600))
 	}
-	s := simulate(t)
+	s := llamasim.Start(t, llamasim.Options{})
 	c := watchGPUs(t, d, gpusAlone, receiver("llamacpp", s.URL(), "scrapers: {server: }"))
 	c.awaitState("ok")
 	c.awaitScrapes(3)
@@ -215,7 +206,7 @@ func TestGPU_LibraryReplacedUnderTheProcess(t *testing.T) {
 func TestGPU_CallThatBlocksDoesNotDelayTheServersMetrics(t *testing.T) {
 	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
-	s := simulate(t)
+	s := llamasim.Start(t, llamasim.Options{})
 	c := watchGPUs(t, d, receiver("llamacpp", s.URL(), "scrapers: {server: {collection_interval: 100ms}, gpu: {collection_interval: 100ms}}"))
 	c.awaitReadings(d, 1, 2)
 	d.Delay("nvmlDeviceGetMemoryInfo_v2", 1, time.Hour)
@@ -278,7 +269,7 @@ func TestGPU_OneReceiverReportsEachGPU(t *testing.T) {
 	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
 	d.SetProcesses(1, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 6 << 30})
-	one, two := simulate(t), simulate(t)
+	one, two := llamasim.Start(t, llamasim.Options{}), llamasim.Start(t, llamasim.Options{})
 	section := "resource_attributes: {host.name: {enabled: false}}\nscrapers: {server: , gpu: {collection_interval: 100ms}}"
 	c := watchGPUs(t, d, receiver("llamacpp/one", one.URL(), section), receiver("llamacpp/two", two.URL(), section), gpusAlone)
 	dedicated := func(p otlpsink.Point) bool { return p.Metric == "hw.power" && p.Resource["host.name"] != "" }
@@ -311,7 +302,7 @@ func TestGPU_MIGInstancesAreChosenAndProfiled(t *testing.T) {
 	d.SetInstances(0, 10<<30, 1<<30, 2<<30)
 	d.GPU(0).GPM = 1
 	d.SetProcesses(0, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 1 << 29, Instance: 1}, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 1 << 28, Instance: 0})
-	s := simulate(t)
+	s := llamasim.Start(t, llamasim.Options{})
 	c := watchGPUs(t, d, receiver("llamacpp", s.URL(), "scrapers:", "  gpu:", "    collection_interval: 200ms", "    devices: [0:1]", "    metrics:",
 		"      nvidia.gpu.sm.utilization: {enabled: true}", "      nvidia.gpu.dram.utilization: {enabled: true}"))
 	instance := []otlpsink.Match{otlpsink.With("hw.id", d.InstanceUUID(0, 1)), otlpsink.With("hw.parent", d.UUID(0))}

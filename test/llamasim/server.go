@@ -67,7 +67,8 @@ func (c *conn) Close() error {
 
 type connKey struct{}
 
-// New makes a server that answers through ServeHTTP. Start makes it listen.
+// New makes a server that answers through ServeHTTP. Its method Start makes it
+// listen.
 func New(o Options) *Server {
 	s := &Server{
 		o: o.withDefaults(), faults: map[string]Fault{}, unfault: make(chan struct{}),

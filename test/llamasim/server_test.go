@@ -44,11 +44,8 @@ func (c *clock) Add(d time.Duration) {
 
 func start(t *testing.T, o Options) (*Server, string) {
 	t.Helper()
-	s := New(o)
-	t.Cleanup(s.Close)
-	url, err := s.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	return s, url
+	s := Start(t, o)
+	return s, s.URL()
 }
 
 // client makes a connection for each request, so that none outlives its test.

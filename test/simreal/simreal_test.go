@@ -174,11 +174,8 @@ func startSim(t *testing.T, o llamasim.Options) (*llamasim.Server, string) {
 	if o.TokensPerSecond == 0 {
 		o.TokensPerSecond, o.PromptTokensPerSecond = 4500, 30000
 	}
-	s := llamasim.New(o)
-	t.Cleanup(s.Close)
-	url, err := s.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	return s, url
+	s := llamasim.Start(t, o)
+	return s, s.URL()
 }
 
 func within(t *testing.T) context.Context {

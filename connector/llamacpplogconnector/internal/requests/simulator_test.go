@@ -26,14 +26,11 @@ func TestTracker_SimulatorsLogSaysWhatItsAnswersSay(t *testing.T) {
 	log, err := os.Create(path)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, log.Close()) }()
-	sim := llamasim.New(llamasim.Options{
+	sim := llamasim.Start(t, llamasim.Options{
 		Slots: 1, ContextPerSlot: 256, BatchTokens: 32, TokensPerSecond: 900, PromptTokensPerSecond: 7000, Log: log,
 	})
-	url, err := sim.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	defer sim.Close()
 
-	client := &llamatest.Client{BaseURL: url}
+	client := &llamatest.Client{BaseURL: sim.URL()}
 	var answers []llamatest.Timings
 	for _, q := range []llamatest.Request{
 		{PromptWords: 43, MaxTokens: 6},

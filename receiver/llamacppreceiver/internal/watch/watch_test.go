@@ -41,11 +41,8 @@ type fixture struct {
 
 func watched(t *testing.T, o llamasim.Options, timeout time.Duration) *fixture {
 	t.Helper()
-	sim := llamasim.New(o)
-	url, err := sim.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(sim.Close)
-	client, err := llamaserver.New(url+o.Prefix, &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}}, "", 64<<10)
+	sim := llamasim.Start(t, o)
+	client, err := llamaserver.New(sim.URL(), &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}}, "", 64<<10)
 	require.NoError(t, err)
 	core, logs := observer.New(zapcore.InfoLevel)
 	s := New(client, timeout, zap.New(core))
