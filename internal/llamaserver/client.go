@@ -83,71 +83,54 @@ func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
 // needs no key and never waits for the decode loop; it does not show
 // whether the server is busy or asleep.
 func (c *Client) Health(ctx context.Context) error {
-	a, err := c.get(ctx, "/health", "", checkHealth)
-	if err == nil {
-		a.free()
-	}
+	_, _, err := read(ctx, c, "/health", "", func(body []byte) (struct{}, error) { return struct{}{}, checkHealth(body) })
 	return err
 }
 
 // Metrics reads /metrics, in router mode those of one loaded model.
 func (c *Client) Metrics(ctx context.Context, model string) (*Metrics, error) {
-	a, err := c.get(ctx, "/metrics", model, nil)
+	m, header, err := read(ctx, c, "/metrics", model, c.parser.parse)
 	if err != nil {
 		return nil, err
 	}
-	defer a.free()
-	m, err := c.parser.parse(a.body.Bytes())
-	if err != nil {
-		return nil, a.malformed(err)
-	}
-	m.Process = a.header.Get("Process-Start-Time-Unix")
+	m.Process = header.Get("Process-Start-Time-Unix")
 	return m, nil
 }
 
 // Slots reads /slots, in router mode those of one loaded model. Beware: it
 // wakes a sleeping server, and counts as activity that keeps one awake.
 func (c *Client) Slots(ctx context.Context, model string) ([]Slot, error) {
-	a, err := c.get(ctx, "/slots", model, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer a.free()
-	s, err := ParseSlots(a.body.Bytes())
-	if err != nil {
-		return nil, a.malformed(err)
-	}
-	return s, nil
+	s, _, err := read(ctx, c, "/slots", model, ParseSlots)
+	return s, err
 }
 
 // Props reads /props, in router mode those of the router, or of one loaded
 // model. It neither wakes a sleeping server nor keeps one awake.
 func (c *Client) Props(ctx context.Context, model string) (*Props, error) {
-	a, err := c.get(ctx, "/props", model, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer a.free()
-	p, err := ParseProps(a.body.Bytes())
-	if err != nil {
-		return nil, a.malformed(err)
-	}
-	return p, nil
+	p, _, err := read(ctx, c, "/props", model, ParseProps)
+	return p, err
 }
 
 // Models reads /models, which in router mode lists every model and its state.
 // It loads none.
 func (c *Client) Models(ctx context.Context) ([]Model, error) {
-	a, err := c.get(ctx, "/models", "", nil)
+	m, _, err := read(ctx, c, "/models", "", ParseModels)
+	return m, err
+}
+
+// read returns what parse makes of the answer to one GET, with the answer's
+// header. It returns nothing of an answer that parse finds malformed.
+func read[T any](ctx context.Context, c *Client, path, model string, parse func(body []byte) (T, error)) (v T, header http.Header, err error) {
+	a, err := c.get(ctx, path, model)
 	if err != nil {
-		return nil, err
+		return v, nil, err
 	}
 	defer a.free()
-	m, err := ParseModels(a.body.Bytes())
+	parsed, err := parse(a.body.Bytes())
 	if err != nil {
-		return nil, a.malformed(err)
+		return v, nil, &Error{URL: a.url, Status: http.StatusOK, Reason: Malformed, Err: err}
 	}
-	return m, nil
+	return parsed, a.header, nil
 }
 
 type answer struct {
@@ -160,13 +143,8 @@ var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 func (a *answer) free() { bodies.Put(a.body) }
 
-func (a *answer) malformed(err error) error {
-	return &Error{URL: a.url, Status: http.StatusOK, Reason: Malformed, Err: err}
-}
-
-// get returns the answer to one GET. A status other than 200, and a body that
-// check refuses, are errors.
-func (c *Client) get(ctx context.Context, path, model string, check func([]byte) error) (*answer, error) {
+// get returns the answer to one GET. A status other than 200 is an error.
+func (c *Client) get(ctx context.Context, path, model string) (*answer, error) {
 	u := c.base
 	u.Path += path
 	if u.RawPath != "" {
@@ -212,10 +190,6 @@ func (c *Client) get(ctx context.Context, path, model string, check func([]byte)
 		}
 	case resp.StatusCode != http.StatusOK:
 		err = c.refused(a.url, resp, a.body.Bytes())
-	case check != nil:
-		if e := check(a.body.Bytes()); e != nil {
-			err = a.malformed(e)
-		}
 	}
 	if err != nil {
 		a.free()
