@@ -36,7 +36,7 @@ const (
 type metricsConnector struct {
 	*follower
 	set     connector.Settings
-	to      consumer.Metrics
+	next    consumer.Metrics
 	scope   pcommon.InstrumentationScope
 	quit    chan struct{}
 	stop    context.CancelFunc // also cancels the points that are being sent
@@ -57,7 +57,7 @@ func newMetricsConnector(cfg *Config, set connector.Settings, next consumer.Metr
 	scope := pcommon.NewInstrumentationScope()
 	scope.SetName(metadata.ScopeName)
 	scope.SetVersion(set.BuildInfo.Version)
-	return &metricsConnector{follower: f, set: set, to: next, scope: scope}, nil
+	return &metricsConnector{follower: f, set: set, next: next, scope: scope}, nil
 }
 
 // Start implements component.Component.
@@ -128,7 +128,7 @@ func (c *metricsConnector) flush(ctx context.Context) {
 	if md.MetricCount() == 0 {
 		return
 	}
-	err := c.to.ConsumeMetrics(ctx, md)
+	err := c.next.ConsumeMetrics(ctx, md)
 	if errors.Is(err, context.Canceled) {
 		return
 	}

@@ -29,7 +29,7 @@ const maxPending = 30_000
 type tracesConnector struct {
 	*follower
 	set     connector.Settings
-	to      consumer.Traces
+	next    consumer.Traces
 	pending spans // refused; they go with the next ones of their source
 }
 
@@ -49,7 +49,7 @@ func newTracesConnector(cfg *Config, set connector.Settings, next consumer.Trace
 	if err != nil {
 		return nil, err
 	}
-	return &tracesConnector{follower: f, set: set, to: next, pending: spans{}}, nil
+	return &tracesConnector{follower: f, set: set, next: next, pending: spans{}}, nil
 }
 
 // ConsumeLogs implements consumer.Logs. It returns when the spans of these logs
@@ -125,7 +125,7 @@ func (c *tracesConnector) send(ctx context.Context, batch spans) error {
 		}
 	}
 	c.mu.Unlock()
-	err := c.to.ConsumeTraces(ctx, sent)
+	err := c.next.ConsumeTraces(ctx, sent)
 	c.mu.Lock()
 	if err != nil && !consumererror.IsPermanent(err) {
 		for key, td := range batch {
