@@ -49,17 +49,18 @@ func Mark(before, now pmetric.Metrics, at time.Time, out pmetric.Metrics) {
 	}
 }
 
-// end makes m a metric with one point, which ends the series of p.
-func end(of pmetric.Metric, p pmetric.NumberDataPoint, at pcommon.Timestamp, m pmetric.Metric) {
-	m.SetName(of.Name())
-	m.SetDescription(of.Description())
-	m.SetUnit(of.Unit())
+// end makes marker a metric with one point, which ends the series of the point p
+// of m.
+func end(m pmetric.Metric, p pmetric.NumberDataPoint, at pcommon.Timestamp, marker pmetric.Metric) {
+	marker.SetName(m.Name())
+	marker.SetDescription(m.Description())
+	marker.SetUnit(m.Unit())
 	var points pmetric.NumberDataPointSlice
-	if of.Type() == pmetric.MetricTypeGauge {
-		points = m.SetEmptyGauge().DataPoints()
+	if m.Type() == pmetric.MetricTypeGauge {
+		points = marker.SetEmptyGauge().DataPoints()
 	} else {
-		sum := m.SetEmptySum()
-		sum.SetAggregationTemporality(of.Sum().AggregationTemporality())
+		sum := marker.SetEmptySum()
+		sum.SetAggregationTemporality(m.Sum().AggregationTemporality())
 		points = sum.DataPoints()
 	}
 	d := points.AppendEmpty()
