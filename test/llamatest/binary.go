@@ -33,7 +33,7 @@ const inRoot = "/usr/bin/llama-server"
 
 // Find returns the llama-server to test with: that of the environment variable
 // LLAMA_SERVER, else the one on PATH, else the one that Install installed.
-func Find(context.Context) (Binary, error) {
+func Find() (Binary, error) {
 	cache, err := cacheDir()
 	if err != nil {
 		return Binary{}, err

@@ -105,7 +105,7 @@ func Start(tb testing.TB, o Options) *Server {
 
 // Run runs a llama-server. Close ends it, and so does the end of this program.
 func Run(ctx context.Context, o Options) (*Server, error) {
-	b, err := Find(ctx)
+	b, err := Find()
 	if err != nil {
 		return nil, err
 	}

@@ -127,13 +127,13 @@ func TestRun_SaysWhyTheServerEnded(t *testing.T) {
 
 func TestFind_NamesTheCure(t *testing.T) {
 	t.Setenv("LLAMA_SERVER", filepath.Join(t.TempDir(), "missing"))
-	_, err := Find(context.Background())
+	_, err := Find()
 	assert.ErrorContains(t, err, Cure)
 
 	t.Setenv("LLAMA_SERVER", "")
 	t.Setenv("PATH", "")
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	_, err = Find(context.Background())
+	_, err = Find()
 	assert.ErrorContains(t, err, Cure)
 }
 
@@ -141,7 +141,7 @@ func TestFind_PrefersTheEnvironment(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "server")
 	require.NoError(t, os.WriteFile(path, nil, 0o755))
 	t.Setenv("LLAMA_SERVER", path)
-	b, err := Find(context.Background())
+	b, err := Find()
 	require.NoError(t, err)
 	assert.Equal(t, path, b.Path)
 	assert.Empty(t, b.Root)

@@ -25,12 +25,12 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	b, err := llamatest.Find(ctx)
+	b, err := llamatest.Find()
 	if err != nil {
 		if err := llamatest.Install(ctx, os.Stdout); err != nil {
 			return err
 		}
-		if b, err = llamatest.Find(ctx); err != nil {
+		if b, err = llamatest.Find(); err != nil {
 			return err
 		}
 	}
