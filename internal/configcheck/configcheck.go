@@ -4,8 +4,8 @@
 // Package configcheck explains what is wrong with a section of a configuration,
 // in the terms of the YAML file: the path of each setting that is unknown or of
 // the wrong type, and what to write instead. The decoder's own errors name Go
-// types and stop at the first unknown key, and it accepts unknown keys beside an
-// embedded configuration that unmarshals itself.
+// types and stop at the first unknown key. Beside an embedded configuration that
+// unmarshals itself the decoder accepts unknown keys.
 package configcheck // import "github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 
 import (

@@ -99,7 +99,7 @@ func (c *checker) instead(path []string, name string, known map[string]reflect.T
 	if len(known) <= fewNames {
 		return ": want " + enumerate(siblings)
 	}
-	return ": no name is similar, the README lists them"
+	return ": no setting has a similar name: see the README"
 }
 
 func matching(names []string, is func(name string) bool) (found []string) {

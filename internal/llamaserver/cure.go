@@ -46,7 +46,7 @@ func (c *Client) cure(err error) string {
 	case strings.Contains(err.Error(), `malformed HTTP response "\x15\x03`): // an alert
 		return "it speaks TLS: set endpoint to " + c.otherScheme()
 	// llama-server cuts the connection like this on a port with --ssl-cert-file.
-	// It also does when it dies, but then it has answered before.
+	// It does so too when it dies, but then it has answered before.
 	case c.base.Scheme == "http" && !c.answered.Load() && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
 		return "is llama-server running there? If it has TLS (--ssl-cert-file), set endpoint to " + c.otherScheme()
 	}

@@ -67,8 +67,8 @@ func (s *Scraper) recordFamilies(now pcommon.Timestamp, snapshot *watch.Snapshot
 }
 
 // heldCounter keeps a difference of two counters from going back in the life of
-// a process. Rounding could make it: from 10^6 on they are printed with six
-// digits.
+// a process. Rounding would let it go back: from 10^6 on they are printed with
+// six digits.
 type heldCounter struct {
 	process int
 	value   int64

@@ -37,8 +37,8 @@ type SlotsView struct {
 // LookAtSlots looks at the slots of the server, or of each model that a router
 // has loaded. It reads /slots of what is up and awake while /metrics shows
 // activity or, if always is set, at every look. It returns within patience.
-// interval is the time between two such looks: an answer of /metrics may be two
-// intervals old, else it is read first.
+// interval is the time between two such looks: an answer of /metrics that is
+// older than two intervals is read anew first.
 //
 // A reading of /slots belongs to the same process as the view's snapshot.
 func (s *Server) LookAtSlots(ctx context.Context, always bool, interval, patience time.Duration) []SlotsView {
