@@ -35,11 +35,8 @@ func TestMain(m *testing.M) {
 
 func simulator(t *testing.T, o llamasim.Options) (*llamasim.Server, string) {
 	t.Helper()
-	s := llamasim.New(o)
-	url, err := s.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
-	return s, url
+	s := llamasim.Start(t, o)
+	return s, s.URL()
 }
 
 func llamaload(t *testing.T, args ...string) (code int, stdout, stderr string) {

@@ -17,13 +17,10 @@ import (
 
 func tokenizer(t *testing.T) *ServerTokenizer {
 	t.Helper()
-	sim := llamasim.New(llamasim.Options{APIKey: "key"})
-	url, err := sim.Start("127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(sim.Close)
+	sim := llamasim.Start(t, llamasim.Options{APIKey: "key"})
 	client := &http.Client{Transport: &http.Transport{}}
 	t.Cleanup(client.CloseIdleConnections)
-	return &ServerTokenizer{Base: url, APIKey: "key", HTTP: client}
+	return &ServerTokenizer{Base: sim.URL(), APIKey: "key", HTTP: client}
 }
 
 func synthetic(t *testing.T, tok Tokenizer, l Lengths) *Workload {
