@@ -14,6 +14,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,6 +60,8 @@ func (c *checker) section(path []string, conf *confmap.Conf, t reflect.Type) {
 		case !ok && open:
 		case !ok:
 			c.report(at, "unknown setting%s", c.instead(path, name, known))
+		case isListOfSections(want) && reflect.ValueOf(value).Kind() == reflect.Slice:
+			c.list(at, want.Elem(), value)
 		case !isSection(want):
 			c.value(at, conf, want, value)
 		case value != nil:
@@ -70,6 +73,21 @@ func (c *checker) section(path []string, conf *confmap.Conf, t reflect.Type) {
 			}
 			c.section(at, sub, want)
 		}
+	}
+}
+
+// list checks each section of a list of them.
+func (c *checker) list(path []string, t reflect.Type, value any) {
+	elements := reflect.ValueOf(value)
+	for i := range elements.Len() {
+		at := append(slices.Clip(path), strconv.Itoa(i))
+		element := elements.Index(i).Interface()
+		settings, ok := element.(map[string]any)
+		if !ok {
+			c.report(at, "is %s: want %s", kind(element), wantedSection(t, element))
+			continue
+		}
+		c.section(at, confmap.NewFromStringMap(settings), t)
 	}
 }
 
@@ -148,6 +166,9 @@ func wanted(t reflect.Type, value any) string {
 		}
 		return "text, in quotes"
 	case reflect.Slice:
+		if t.Elem().Kind() == reflect.String {
+			return "a list of text"
+		}
 		return "a list"
 	case reflect.Map:
 		return "a section"

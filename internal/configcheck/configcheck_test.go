@@ -26,8 +26,13 @@ type kitchen struct {
 	Oven    configoptional.Optional[oven]     `mapstructure:"oven"`
 	Recipes map[string]time.Duration          `mapstructure:"recipes"`
 	Storage *component.ID                     `mapstructure:"storage"`
+	Shelves []shelf                           `mapstructure:"shelves"`
 	Lights  struct{ Top, Bottom lightSwitch } `mapstructure:"lights"`
 	hidden  int
+}
+
+type shelf struct {
+	Height int `mapstructure:"height"`
 }
 
 type oven struct {
@@ -66,6 +71,7 @@ func TestSection_AcceptsWhatTheDecoderDoes(t *testing.T) {
 		{"timeout": 0, "idle_conn_timeout": time.Second},
 		{"recipes": m{"egg": "5m", "ham": "1h"}},
 		{"heat": "low", "key": "k", "plates": 4},
+		{"shelves": nil}, {"shelves": []any{}}, {"shelves": []any{m{"height": 3}, m{}}},
 	} {
 		assert.Empty(t, said(in), in)
 		require.NoError(t, confmap.NewFromStringMap(in).Unmarshal(&kitchen{}, confmap.WithIgnoreUnused()), in)
@@ -84,6 +90,14 @@ func TestSection_NamesAllThatIsWrong(t *testing.T) {
 		"recepes": m{}, "plates": "four",
 		"oven": m{"minutes": 5, "fam": true}, "lights": m{"top": m{"enable": true}}, "tls": m{"insecured": true},
 	}))
+}
+
+func TestSection_LooksIntoLists(t *testing.T) {
+	assert.Equal(t, []string{
+		"shelves::1::hight: unknown setting: did you mean height?",
+		"shelves::2::height: is text: want a number",
+		"shelves::3: is a number: want a section with height",
+	}, said(m{"shelves": []any{m{"height": 3}, m{"hight": 3}, m{"height": "three"}, 4}}))
 }
 
 func TestSection_FindsWhatStandsInTheWrongPlace(t *testing.T) {
@@ -115,7 +129,7 @@ func TestSection_SaysWhatATypeWants(t *testing.T) {
 func FuzzSection(f *testing.F) {
 	for _, seed := range []string{
 		"tls: {insecure: true}\nheaders: {a: b}", "oven: {enabled: 1, minutes: [5]}", "a::b: {c: d}", "? [a]\n: b",
-		"lights: {1: 2, top: {enabled: {}}}", "'': ''\n'::': 5", "recipes: {egg: 5}\nstorage: {a: b}", "middlewares: [{id: a, b: c}]",
+		"lights: {1: 2, top: {enabled: {}}}", "'': ''\n'::': 5", "recipes: {egg: 5}\nstorage: {a: b}", "middlewares: [{id: a, b: c}]", "shelves: [{height: 3}, ~, {hight: 3}, 4]",
 		"headers: [{name: SECRET, value: 5}]", "cookies: 5\nauth: SECRET", "timeout: 1e99\nplates: 1e99", "oven: ~\nlights: !!binary aGk=",
 	} {
 		f.Add(seed)

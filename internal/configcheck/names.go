@@ -75,6 +75,11 @@ func isSection(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
+// isListOfSections does not count a list that decodes itself.
+func isListOfSections(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && t.Name() == "" && isSection(t.Elem())
+}
+
 // instead suggests what an unknown setting was meant to be. It tries, in this
 // order: a setting of the same name in another section; one of this section with
 // a similar name; one of this section that has the given name, or its last word,
