@@ -121,6 +121,10 @@ func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := conf.Unmarshal(cfg); err != nil {
 		return err
 	}
+	// confmap would check this too, but say it twice, of clientconfig::tls.
+	if err := cfg.ClientConfig.TLS.Validate(); err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
 	if cfg.Scrapers.onlyGPU() && !conf.IsSet("endpoint") {
 		cfg.ClientConfig.Endpoint = ""
 	}

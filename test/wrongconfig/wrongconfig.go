@@ -55,6 +55,6 @@ func Explain(tb testing.TB, yaml string, cfg any) []string {
 		return nil
 	}
 	// What the decoder puts in front of an error of Unmarshal.
-	said := strings.TrimPrefix(err.Error(), "decoding failed due to the following error(s):\n\n'' ")
-	return strings.Split(said, "\n")
+	said := strings.TrimPrefix(err.Error(), "decoding failed due to the following error(s):\n\n")
+	return strings.Split(strings.TrimPrefix(said, "'' "), "\n")
 }
