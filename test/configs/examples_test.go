@@ -118,14 +118,21 @@ func TestCollectorConfig_KilledCollectorLosesNoRequest(t *testing.T) {
 }
 
 // A queue that cannot be written is not a reason to fill the log as well.
-func TestOTLPOut_FullDiskIsLoggedBriefly(t *testing.T) {
-	c := runQuietly(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "OTLP_ENDPOINT=http://127.0.0.1:1"}, quiet+`
+func TestExamples_FullDiskIsLoggedBriefly(t *testing.T) {
+	for name, configs := range map[string][]string{
+		"otlp-out": {"collector-config.yaml", "examples/otlp-out.yaml"},
+		"log-file": {"examples/log-file.yaml"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := runQuietly(t, []string{"LLAMACPP_ENDPOINT=" + simulator(t), "OTLP_ENDPOINT=http://127.0.0.1:1"}, quiet+`
 extensions: {file_storage: {max_size: 100000}}
 receivers: {llamacpp: {scrapers: {server: {collection_interval: 50ms}}}}
-`, "collector-config.yaml", "examples/otlp-out.yaml")
-	c.AwaitLog("Rejecting data")
-	time.Sleep(3 * time.Second)
-	assert.LessOrEqual(t, strings.Count(c.Log(), "Rejecting data"), 10)
-	assert.NotContains(t, c.Log(), "\n\t", "a stack trace")
-	c.Kill() // it may end with an error: there is no place to keep what is in flight
+`, configs...)
+			c.AwaitLog("Rejecting data")
+			time.Sleep(3 * time.Second)
+			assert.LessOrEqual(t, strings.Count(c.Log(), "Rejecting data"), 10)
+			assert.NotContains(t, c.Log(), "\n\t", "a stack trace")
+			c.Kill() // it may end with an error: there is no place to keep what is in flight
+		})
+	}
 }
