@@ -256,15 +256,19 @@ func TestVersionNamesTheCommit(t *testing.T) {
 	assert.Regexp(t, `^otelcol-llamacpp version \d+\.\d+\.\d+(-dev)?(\+|$)`, string(bytes.TrimSpace(output)))
 }
 
-// Without the file the example would wait for lines for ever.
-func TestLogFileExampleAsksForTheLog(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, collectortest.Program(t), "validate", "--config", filepath.Join(root, "examples", "log-file.yaml"))
-	cmd.Env = slices.DeleteFunc(environment(t), func(v string) bool { return strings.HasPrefix(v, "LLAMACPP_LOG=") })
-	output, err := cmd.CombinedOutput()
-	require.Error(t, err, "it was accepted")
-	assert.Contains(t, string(output), "set LLAMACPP_LOG to the file that holds llama-server's log")
+// Without the file the examples would wait for lines for ever.
+func TestLogExamplesAskForTheLog(t *testing.T) {
+	for _, name := range []string{"log-file.yaml", "log-docker.yaml"} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, collectortest.Program(t), "validate", "--config", filepath.Join(root, "examples", name))
+			cmd.Env = slices.DeleteFunc(environment(t), func(v string) bool { return strings.HasPrefix(v, "LLAMACPP_LOG=") })
+			output, err := cmd.CombinedOutput()
+			require.Error(t, err, "it was accepted")
+			assert.Contains(t, string(output), "set LLAMACPP_LOG to the file that holds llama-server's log")
+		})
+	}
 }
 
 // The environment holds text, of which YAML makes numbers: a key of digits is
