@@ -5,9 +5,11 @@ package llamacppreceiver
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,8 @@ import (
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
@@ -211,4 +215,28 @@ func TestReceiver_NothingGoesOnWhenItIsWatchedNoLonger(t *testing.T) {
 	eventually(t, func() bool { return len(b.left("")) > 10 }, "scrapes")
 	require.NoError(t, r.Shutdown(t.Context()))
 	assert.Empty(t, b.left(""))
+}
+
+func TestReceiver_RefusedLastPointsAreLogged(t *testing.T) {
+	sim := start(t, llamasim.Options{})
+	cfg := newDefaultConfig()
+	cfg.ClientConfig.Endpoint = sim.URL()
+	cfg.Scrapers.GPU = configoptional.None[gpuscraper.Config]()
+	set := receivertest.NewNopSettings(NewFactory().Type())
+	core, logged := observer.New(zap.WarnLevel)
+	set.Logger = zap.New(core)
+	var scraped atomic.Bool
+	full := errors.New("the queue is full")
+	next, err := consumer.NewMetrics(func(context.Context, pmetric.Metrics) error {
+		scraped.Store(true)
+		return full
+	})
+	require.NoError(t, err)
+	r := newReceiver(cfg, set, next)
+	require.NoError(t, r.Start(t.Context(), componenttest.NewNopHost()))
+	eventually(t, scraped.Load, "a scrape")
+	require.NoError(t, r.Shutdown(t.Context()), "a collector that is stopped would end with an error")
+	refused := logged.FilterMessageSnippet("last points were refused")
+	require.Positive(t, refused.Len())
+	assert.Equal(t, full.Error(), refused.All()[0].ContextMap()["error"])
 }

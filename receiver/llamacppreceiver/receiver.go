@@ -111,8 +111,13 @@ func (r *llamacppReceiver) Shutdown(ctx context.Context) error {
 		r.server.Wait()
 	}
 	for _, end := range r.ends {
-		if md := end(); md.DataPointCount() > 0 {
-			errs = multierr.Append(errs, r.next.ConsumeMetrics(ctx, md))
+		md := end()
+		if md.DataPointCount() == 0 {
+			continue
+		}
+		// Returned, it would end the collector with an error where only a queue is full.
+		if err := r.next.ConsumeMetrics(ctx, md); err != nil {
+			r.set.Logger.Warn("gauges stay until they expire: their last points were refused", zap.Error(err))
 		}
 	}
 	if r.identity != nil {
