@@ -218,7 +218,7 @@ func TestReceiver_NothingGoesOnWhenItIsWatchedNoLonger(t *testing.T) {
 }
 
 func TestReceiver_RefusedLastPointsAreLogged(t *testing.T) {
-	sim := start(t, llamasim.Options{})
+	sim := llamasim.Start(t, llamasim.Options{})
 	cfg := newDefaultConfig()
 	cfg.ClientConfig.Endpoint = sim.URL()
 	cfg.Scrapers.GPU = configoptional.None[gpuscraper.Config]()
