@@ -316,8 +316,9 @@ func TestSaturate_FindsTheLimitOfASimulatedServer(t *testing.T) {
 	require.Equal(t, exitDone, code, stderr)
 	assert.Contains(t, stdout, "limit ")
 	found := readReport(t, file)
-	assert.InDelta(t, 9.5, number(t, found, "ceiling_requests_per_second"), 1.5)
-	assert.InDelta(t, 8.5, number(t, found, "limit_requests_per_second"), 2.5)
+	// A busy machine is slower, none is faster.
+	assert.InDelta(t, 8.5, number(t, found, "ceiling_requests_per_second"), 2.5)
+	assert.InDelta(t, 7, number(t, found, "limit_requests_per_second"), 4)
 	assert.GreaterOrEqual(t, number(t, found, "ceiling.users"), 4.0)
 
 	code, _, stderr = llamaload(t, "saturate", "--url", url, "--max-users", "1", "--max-tokens", "2", "--trial", "400ms", "--warm-up", "0s", "--objective", "ttft<1ns")

@@ -101,12 +101,13 @@ func TestClient_MeasuresWhatTheServerDid(t *testing.T) {
 }
 
 func TestClient_ReasoningIsAFirstTokenButNoAnswer(t *testing.T) {
+	const apart = 200 * ms // so that a busy machine reads one before the next is sent
 	for field, reasons := range map[string]bool{"reasoning_content": true, "reasoning": true, "content": false, "refusal": false} {
 		events := []scriptedserver.Event{
 			{Bytes: scriptedserver.Chunk("1", `{"role":"assistant","content":null}`, "null")},
-			{After: 10 * ms, Bytes: scriptedserver.Chunk("1", `{"content":"","reasoning_content":null,"tool_calls":[]}`, "null")},
-			{After: 10 * ms, Bytes: scriptedserver.Chunk("1", `{"`+field+`":"hm"}`, "null")},
-			{After: 10 * ms, Bytes: scriptedserver.Chunk("1", `{"tool_calls":[{"index":0,"function":{"arguments":"{"}}]}`, "null")},
+			{After: apart, Bytes: scriptedserver.Chunk("1", `{"content":"","reasoning_content":null,"tool_calls":[]}`, "null")},
+			{After: apart, Bytes: scriptedserver.Chunk("1", `{"`+field+`":"hm"}`, "null")},
+			{After: apart, Bytes: scriptedserver.Chunk("1", `{"tool_calls":[{"index":0,"function":{"arguments":"{"}}]}`, "null")},
 			{Bytes: scriptedserver.Chunk("1", `{}`, `"tool_calls"`) + scriptedserver.Done},
 		}
 		s := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.Script{Events: events}))
