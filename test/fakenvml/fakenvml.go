@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -198,21 +199,52 @@ func (d *Driver) share() error {
 	return nil
 }
 
-// build compiles the library with the C compiler that cgo uses, against the
+// objects are the compiled source, by version. Compiling takes far longer than
+// linking, and the libraries of a test differ in what they lack.
+var objects = struct {
+	sync.Mutex
+	compiled map[int][]byte
+}{compiled: map[int][]byte{}}
+
+// compile writes an object with the C compiler that cgo uses, against the
 // declarations of the binding.
-func build(path string, version int, without []string) error {
+func compile(path string, version int) error {
+	objects.Lock()
+	defer objects.Unlock()
+	if object := objects.compiled[version]; object != nil {
+		return os.WriteFile(path, object, 0o600)
+	}
 	_, self, _, _ := runtime.Caller(0)
-	source := filepath.Join(filepath.Dir(self), "driver", "fakenvml.c")
 	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/NVIDIA/go-nvml")
 	list.Dir = filepath.Dir(self)
 	binding, err := list.Output()
 	if err != nil {
 		return fmt.Errorf("find go-nvml's nvml.h: %w", err)
 	}
-	args := []string{
-		"-shared", "-fPIC", "-O1", "-Wall", "-Wl,-soname,libnvidia-ml.so.1", fmt.Sprintf("-DVERSION=%d", version),
-		"-I" + filepath.Join(strings.TrimSpace(string(binding)), "pkg", "nvml"), "-o", path, source,
+	source := filepath.Join(filepath.Dir(self), "driver", "fakenvml.c")
+	err = cc("-c", "-fPIC", "-O1", "-Wall", fmt.Sprintf("-DVERSION=%d", version),
+		"-I"+filepath.Join(strings.TrimSpace(string(binding)), "pkg", "nvml"), "-o", path, source)
+	if err != nil {
+		return fmt.Errorf("compile %s: %w", source, err)
 	}
+	objects.compiled[version], err = os.ReadFile(path)
+	return err
+}
+
+func cc(args ...string) error {
+	if out, err := exec.Command(cmp.Or(os.Getenv("CC"), "cc"), args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// build links a library that lacks some functions.
+func build(path string, version int, without []string) error {
+	object := path + ".o"
+	if err := compile(object, version); err != nil {
+		return err
+	}
+	args := []string{"-shared", "-Wl,-soname,libnvidia-ml.so.1", "-o", path, object}
 	if len(without) > 0 {
 		hidden := path + ".map"
 		if err := os.WriteFile(hidden, []byte("{ local: "+strings.Join(without, "; ")+"; };\n"), 0o600); err != nil {
@@ -220,9 +252,8 @@ func build(path string, version int, without []string) error {
 		}
 		args = append(args, "-Wl,--version-script="+hidden)
 	}
-	out, err := exec.Command(cmp.Or(os.Getenv("CC"), "cc"), args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("compile %s: %w: %s", source, err, out)
+	if err := cc(args...); err != nil {
+		return fmt.Errorf("link %s: %w", path, err)
 	}
 	return nil
 }

@@ -81,7 +81,10 @@ type fixture struct {
 func open(t testing.TB, n int, want Want, change ...func(*Options)) *fixture {
 	t.Helper()
 	fake.Reset(n)
-	o := Options{Library: fake.Path, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond, SlowEvery: time.Nanosecond, StuckAfter: time.Nanosecond}
+	o := Options{
+		Library: fake.Path, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond, SlowEvery: time.Nanosecond, StuckAfter: time.Nanosecond,
+		EventWait: 5 * time.Millisecond,
+	}
 	for _, c := range change {
 		c(&o)
 	}
@@ -807,6 +810,7 @@ func TestOpen_LibraryThatIsNotThereIsLoggedOnce(t *testing.T) {
 }
 
 func TestOpen_BuiltWithoutCgo(t *testing.T) {
+	t.Parallel()
 	cmd := exec.Command("go", "test", "-count=1", "-v", "-run", "WithoutCgo", ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
@@ -817,6 +821,7 @@ func TestOpen_BuiltWithoutCgo(t *testing.T) {
 // Calling a function that is missing would end the process, so this runs in a
 // child.
 func TestOpen_LibraryWithoutSomeFunctions(t *testing.T) {
+	t.Parallel()
 	look := func(without ...string) string {
 		d := fakenvml.Start(t, fakenvml.Options{GPUs: 2, Without: without})
 		d.GPU(0).GPM, d.GPU(1).GPM = 1, 1

@@ -31,6 +31,7 @@ func Open(log *zap.Logger, want Want, o Options) *Handle {
 	o.RetryMax = cmp.Or(o.RetryMax, 30*time.Second)
 	o.SlowEvery = cmp.Or(o.SlowEvery, 10*time.Second)
 	o.StuckAfter = cmp.Or(o.StuckAfter, 5*time.Second)
+	o.EventWait = cmp.Or(o.EventWait, 200*time.Millisecond)
 	h := &Handle{want: want, log: log, left: make(chan struct{}), taken: map[*device]*Reading{}}
 	sessions.Lock()
 	defer sessions.Unlock()

@@ -28,6 +28,9 @@ type Options struct {
 	// the first one takes seconds where the driver is not in persistence mode and
 	// lets go of idle GPUs.
 	StuckAfter time.Duration
+	// EventWait is how long one wait for events may take, and so the end of the
+	// session; 200ms by default.
+	EventWait time.Duration
 }
 
 // sessions are the open ones, by library.
@@ -339,10 +342,6 @@ func (s *session) retryLater() {
 	s.retryAt = time.Now().Add(s.backoff)
 }
 
-// eventWait is how long one wait for events may take, and so the end of the
-// session.
-const eventWait = 200 * time.Millisecond
-
 // listen counts the errors that GPUs report until the connection ends.
 func (s *session) listen() {
 	s.events, s.stop = make(chan struct{}), make(chan struct{})
@@ -354,7 +353,7 @@ func (s *session) listen() {
 				return
 			default:
 			}
-			id, n, more := s.driver.waitEvent(eventWait)
+			id, n, more := s.driver.waitEvent(s.options.EventWait)
 			if !more {
 				return
 			}
