@@ -161,7 +161,9 @@ func (r *llamacppReceiver) addControllers() error {
 	if cfg := r.cfg.Scrapers.GPU.Get(); cfg != nil {
 		c := cfg.ControllerConfig
 		c.InitialDelay += delay % c.CollectionInterval
-		if err := r.addController("gpu", c, r.newGPUScraper(cfg, where).Scrape); err != nil {
+		s := r.newGPUScraper(cfg, where)
+		r.ends = append(r.ends, s.End)
+		if err := r.addController("gpu", c, s.Scrape); err != nil {
 			return err
 		}
 	}
@@ -171,8 +173,8 @@ func (r *llamacppReceiver) addControllers() error {
 // newGPUScraper opens a handle on the session with the driver. where is the
 // server's endpoint, zero without one.
 func (r *llamacppReceiver) newGPUScraper(cfg *gpuscraper.Config, where endpoint.Endpoint) *gpuscraper.Scraper {
-	r.gpus = gpu.Open(r.set.Logger, cfg.Want(r.set.ID.String(), r.identity != nil), gpu.Options{})
 	host := identity.Host(r.cfg.ResourceAttributes)
+	r.gpus = gpu.Open(r.set.Logger, cfg.Want(r.set.ID.String(), host, r.identity != nil), gpu.Options{})
 	if r.identity == nil {
 		return gpuscraper.New(cfg, r.set, r.gpus, host, nil, nil)
 	}

@@ -43,6 +43,7 @@ func (r *raw) keepSlow(from *raw) {
 	r.Limits, r.MaxClocks = from.Limits, from.MaxClocks
 	r.Corrected, r.Uncorrected = from.Corrected, from.Uncorrected
 	r.remapped, r.remapPending, r.remapFailed = from.remapped, from.remapPending, from.remapFailed
+	r.Incomplete = from.Incomplete
 }
 
 // condition is an error: why the driver, or a GPU, cannot be read.

@@ -99,6 +99,8 @@ type Reading struct {
 	// what they held then is unknown.
 	Since time.Time
 	State State
+	// Incomplete is set where a value that the GPU has could not be read this time.
+	Incomplete bool
 	// Report is set where this receiver is to report the GPU. Instances are always
 	// those that this receiver is to report.
 	Report bool
@@ -172,11 +174,19 @@ type Want struct {
 	Always bool
 	// Name is the receiver's.
 	Name string
+	// Output is handed on with Shown, so that another receiver can end the series that
+	// this one made of a reading.
+	Output any
 }
 
 // Look is what the GPUs showed.
 type Look struct {
 	Readings []*Reading // in the order of their indexes
+	// Ended was shown before and has ended, as far as the readings do not go on with
+	// it.
+	Ended []Shown
+	// Down is set where the driver does not open, and so nothing is known.
+	Down bool
 	// Missing are the selected devices that are not there.
 	Missing []Selector
 	// Reporter is the name of another receiver that reports a GPU, or an instance,

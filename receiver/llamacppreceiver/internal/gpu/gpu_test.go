@@ -734,6 +734,18 @@ func TestLook_MIGInstancesHaveTheirMemory(t *testing.T) {
 	assert.Empty(t, r.Instances)
 }
 
+func TestLook_MIGInstancesOutliveAListThatFails(t *testing.T) {
+	f := open(t, 1, Want{})
+	fake.SetInstances(0, 10<<30, 1<<30, 2<<30)
+	require.Len(t, f.one().Instances, 2)
+	fake.Fail("nvmlDeviceGetMaxMigDeviceCount", 0, fakenvml.Unknown)
+	r := f.one()
+	assert.Len(t, r.Instances, 2)
+	assert.True(t, r.Incomplete)
+	fake.Clear()
+	assert.False(t, f.one().Incomplete)
+}
+
 func TestLook_RowsToBeRemappedAreSeen(t *testing.T) {
 	f := open(t, 1, Want{})
 	fake.GPU(0).RemapPending = 1

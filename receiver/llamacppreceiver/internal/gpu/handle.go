@@ -21,7 +21,8 @@ type Handle struct {
 	once    sync.Once
 	left    chan struct{} // closed by Close
 	// taken are the last readings that this receiver has taken.
-	taken map[*device]*Reading
+	taken  map[*device]*Reading
+	always map[string]shown // of a receiver that always reports
 }
 
 // Open joins the process's session with the driver, or begins it. It does not
@@ -32,7 +33,7 @@ func Open(log *zap.Logger, want Want, o Options) *Handle {
 	o.SlowEvery = cmp.Or(o.SlowEvery, 10*time.Second)
 	o.StuckAfter = cmp.Or(o.StuckAfter, 5*time.Second)
 	o.EventWait = cmp.Or(o.EventWait, 200*time.Millisecond)
-	h := &Handle{want: want, log: log, left: make(chan struct{}), taken: map[*device]*Reading{}}
+	h := &Handle{want: want, log: log, left: make(chan struct{}), taken: map[*device]*Reading{}, always: map[string]shown{}}
 	sessions.Lock()
 	defer sessions.Unlock()
 	h.session = sessions.open[o.Library]
@@ -141,11 +142,14 @@ func (h *Handle) collect(since time.Time) Look {
 		r, reporter := h.view(d)
 		if r != nil {
 			l.Readings = append(l.Readings, r)
+			h.show(r, &l)
 		}
 		if reporter != nil {
 			l.Reporter = reporter.want.Name
 		}
 	}
+	h.endGone(&l)
+	l.Down = h.session.down
 	l.Missing = h.missing()
 	return l
 }

@@ -30,6 +30,7 @@ type nvmlUnit struct {
 	id       Identity
 	verdicts [calls]verdict
 	gone     error // why nothing more is to be asked in this reading
+	failed   bool  // a call has, in this reading
 	fields   []nvml.FieldValue
 	fans     int
 	mig      bool
@@ -102,6 +103,7 @@ func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 		u.gone = u.lib.driverCondition(ret)
 	case nvml.ERROR_NO_DATA, nvml.ERROR_NOT_READY, nvml.ERROR_NOT_FOUND:
 	default:
+		u.failed = true
 		if u.verdicts[c] != failing {
 			u.verdicts[c] = failing
 			u.lib.log.failed(u.failure(c), "a value of a GPU cannot be read: "+name(ret))
@@ -113,7 +115,7 @@ func (u *nvmlUnit) took(c call, ret nvml.Return) bool {
 func (u *nvmlUnit) failure(c call) failure { return failure{symbols[c][0], u.id.ID} }
 
 func (u *nvmlUnit) read(r *raw, want Want, slow bool) error {
-	u.gone = nil
+	u.gone, u.failed = nil, false
 	defer u.lib.current.Store(nil)
 	if slow {
 		u.readMode()
@@ -129,6 +131,7 @@ func (u *nvmlUnit) read(r *raw, want Want, slow bool) error {
 	if want.Profile {
 		u.readProfiles(r)
 	}
+	r.Incomplete = r.Incomplete || u.failed
 	return u.gone
 }
 
@@ -162,6 +165,7 @@ func (u *nvmlUnit) listInstances(known []*migUnit) {
 	}
 	n, ret := u.handle.GetMaxMigDeviceCount()
 	if !u.took(callMIGCount, ret) {
+		u.migs = known
 		return
 	}
 	for i := range n {

@@ -52,11 +52,13 @@ type session struct {
 	wake    chan struct{}
 
 	mu      sync.Mutex
-	handles []*Handle     // in the order of reporting: see addReporter
-	asked   chan struct{} // closed when the round that was asked for is over; nil if none is
-	devices []*device     // in the order of their indexes
-	slow    slowCall      // under way when a receiver's patience ended
-	stuck   bool          // as logged
+	handles []*Handle        // in the order of reporting: see addReporter
+	asked   chan struct{}    // closed when the round that was asked for is over; nil if none is
+	devices []*device        // in the order of their indexes
+	shown   map[string]shown // by UUID of GPU or MIG instance
+	down    bool             // the driver does not open
+	slow    slowCall         // under way when a receiver's patience ended
+	stuck   bool             // as logged
 
 	// Of the polling goroutine, which is also the only one to change the devices.
 	connected bool
@@ -84,7 +86,7 @@ func begin(d driver, o Options) *session {
 }
 
 func newSession(d driver, o Options) *session {
-	s := &session{options: o, driver: d, ended: make(chan struct{}), wake: make(chan struct{}, 1)}
+	s := &session{options: o, driver: d, shown: map[string]shown{}, ended: make(chan struct{}), wake: make(chan struct{}, 1)}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
 }
@@ -264,6 +266,7 @@ func (s *session) connect() error {
 		s.log.logger().Info("the NVIDIA driver is there", zap.Int("gpus", len(units)))
 	}
 	s.mu.Lock()
+	s.down = false
 	for _, u := range units {
 		s.device(u.identity().ID).open(u)
 	}
@@ -321,6 +324,9 @@ func (s *session) disconnect() {
 func (s *session) fail(err error) {
 	s.disconnect()
 	s.retryLater()
+	s.mu.Lock()
+	s.down = true
+	s.mu.Unlock()
 	code, level := err.Error(), zap.WarnLevel
 	var c *condition
 	if errors.As(err, &c) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/scraper/scraperhelper"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpu"
@@ -73,13 +74,14 @@ func (c *Config) Check() []error {
 
 // Want is what the scraper of the named receiver needs of the session with the
 // driver. server is set where the receiver watches a server as well.
-func (c *Config) Want(name string, server bool) gpu.Want {
+func (c *Config) Want(name string, host pcommon.Resource, server bool) gpu.Want {
 	m := c.MetricsBuilderConfig.Metrics
 	w := gpu.Want{
 		Processes: server && m.LlamacppGpuMemoryUsage.Enabled || m.NvidiaGpuProcessMemoryUsage.Enabled,
 		Profile: m.NvidiaGpuSmUtilization.Enabled || m.NvidiaGpuSmOccupancy.Enabled ||
 			m.NvidiaGpuTensorUtilization.Enabled || m.NvidiaGpuDramUtilization.Enabled,
 		Dedicated: !server, Always: c.Report == ReportAlways, Name: name,
+		Output: output{c, host},
 	}
 	for _, d := range c.Devices {
 		if selector, err := gpu.ParseSelector(d); err == nil {

@@ -4,12 +4,10 @@
 package gpuscraper // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,11 +19,13 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpu"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/stale"
 )
 
 // GPUs is what the scraper needs of a gpu.Handle.
 type GPUs interface {
 	Look(ctx context.Context, fresh, patience time.Duration) gpu.Look
+	Ended() []gpu.Shown
 }
 
 // Server is the one that the receiver watches, as seen from the host.
@@ -38,6 +38,7 @@ type Server interface {
 // Scraper turns readings of GPUs into metrics.
 type Scraper struct {
 	cfg            Config
+	set            receiver.Settings
 	log            *zap.Logger
 	gpus           GPUs
 	host           pcommon.Resource
@@ -46,6 +47,7 @@ type Scraper struct {
 	mb             *metadata.MetricsBuilder
 	energy         map[string]energy // by UUID
 	programs       map[int]string    // names, by process id
+	held           held              // by the server
 
 	// As they were logged.
 	missing       string // devices that are not there
@@ -63,7 +65,7 @@ type energy struct {
 // server, if there is one, holds of them is on the server's resource.
 func New(cfg *Config, set receiver.Settings, gpus GPUs, host pcommon.Resource, server Server, serverResource func() pcommon.Resource) *Scraper {
 	return &Scraper{
-		cfg: *cfg, log: set.Logger, gpus: gpus, host: host, server: server, serverResource: serverResource,
+		cfg: *cfg, set: set, log: set.Logger, gpus: gpus, host: host, server: server, serverResource: serverResource,
 		mb:     metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, set),
 		energy: map[string]energy{},
 	}
@@ -75,25 +77,72 @@ func (s *Scraper) Scrape(ctx context.Context) (pmetric.Metrics, error) {
 	interval := s.cfg.ControllerConfig.CollectionInterval
 	look := s.gpus.Look(ctx, interval/2, interval)
 	s.logNews(look)
+	for _, p := range look.Ended {
+		if _, ok := s.energy[p.ID]; !ok && p.Energy.OK { // the mean goes on with the receiver before
+			s.energy[p.ID] = energy{p.Energy.V, p.At}
+		}
+	}
 	for _, r := range look.Readings {
 		s.mb.Reset(metadata.WithStartTime(pcommon.NewTimestampFromTime(r.Since)))
-		s.record(r)
+		s.record(r, s.meanPower(r))
 	}
+	ended := s.recordShown(look.Ended) // with the names that recordProcesses forgets
 	s.recordProcesses(look.Readings)
-	s.mb.EmitForResource(metadata.WithResource(copyOf(s.host)))
-	if s.server != nil && len(look.Readings) > 0 && s.cfg.MetricsBuilderConfig.Metrics.LlamacppGpuMemoryUsage.Enabled {
-		s.recordServer(ctx, look.Readings)
-		s.mb.EmitForResource(metadata.WithResource(s.serverResource()))
+	s.mb.EmitForResource(metadata.WithResource(s.host))
+	if s.server != nil && s.cfg.MetricsBuilderConfig.Metrics.LlamacppGpuMemoryUsage.Enabled {
+		s.recordServer(ctx, look, ended)
 	}
 	md := s.mb.Emit()
-	setParents(md, look.Readings)
+	setParents(md, parents(look.Readings...))
+	if ended.ResourceMetrics().Len() > 0 {
+		stale.Mark(ended, md, first(look.Readings), md)
+	}
 	return md, nil
 }
 
-func copyOf(r pcommon.Resource) pcommon.Resource {
-	c := pcommon.NewResource()
-	r.CopyTo(c)
-	return c
+// End ends the series of what no other receiver goes on with. The handle must be
+// closed, and there must be no further scrape.
+func (s *Scraper) End() pmetric.Metrics {
+	ended, out := s.recordShown(s.gpus.Ended()), pmetric.NewMetrics()
+	s.addHeld(s.held, ended)
+	stale.Mark(ended, pmetric.NewMetrics(), time.Now(), out)
+	return out
+}
+
+// output says which series a receiver makes of a reading.
+type output struct {
+	cfg  *Config
+	host pcommon.Resource
+}
+
+// recordShown returns the metrics of what was shown, by whichever receiver. The
+// names of processes are known only of this one's.
+func (s *Scraper) recordShown(parts []gpu.Shown) pmetric.Metrics {
+	out := pmetric.NewMetrics()
+	for _, p := range parts {
+		o := p.Output.(output)
+		by := New(o.cfg, s.set, nil, o.host, nil, nil)
+		by.record(p.Reading, p.Energy)
+		if p.Own {
+			by.programs = s.programs
+			by.recordProcesses([]*gpu.Reading{p.Reading})
+		}
+		md := by.mb.Emit(metadata.WithResource(o.host))
+		setParents(md, parents(p.Reading))
+		md.ResourceMetrics().MoveAndAppendTo(out.ResourceMetrics())
+	}
+	return out
+}
+
+// first returns the time of the first reading, now where there is none.
+func first(readings []*gpu.Reading) time.Time {
+	at := time.Now()
+	for _, r := range readings {
+		if r.At.Before(at) {
+			at = r.At
+		}
+	}
+	return at
 }
 
 // logNews logs which devices are missing, and who reports the GPUs, when that
@@ -158,14 +207,13 @@ func (p point) double(v gpu.Opt[float64], record func(*metadata.MetricsBuilder, 
 	}
 }
 
-func (s *Scraper) record(r *gpu.Reading) {
+func (s *Scraper) record(r *gpu.Reading, mean gpu.Opt[float64]) {
 	p := point{s.mb, pcommon.NewTimestampFromTime(r.At), r.ID, r.Name}
 	for _, in := range r.Instances {
 		at := point{s.mb, p.at, in.ID, in.Name}
 		s.recordMemory(at, in.MemoryUsed, in.MemoryTotal)
 		at.profile(in.Profile)
 	}
-	mean := s.meanPower(r)
 	if !r.Report {
 		return
 	}
@@ -341,81 +389,25 @@ func program(pid int) string {
 	return strings.TrimSpace(string(name))
 }
 
-// recordServer records what the watched server holds of each GPU.
-func (s *Scraper) recordServer(ctx context.Context, readings []*gpu.Reading) {
-	pids, err := s.server.Processes(ctx)
-	if ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		s.logMemory(err.Error())
-		return
-	}
-	answers, listed, used, unknown := false, false, false, false
+// parents are the GPUs of MIG instances, by UUID.
+func parents(readings ...*gpu.Reading) map[string]string {
+	gpus := map[string]string{}
 	for _, r := range readings {
-		answers = answers || r.State != gpu.Failed
-		if !r.Processes.OK {
-			continue
+		for _, in := range r.Instances {
+			gpus[in.ID] = r.ID
 		}
-		listed = true
-		held := map[string]uint64{} // by GPU or MIG instance
 		for _, p := range r.Processes.V {
-			if !slices.Contains(pids, p.PID) {
-				continue
+			if p.Instance != "" {
+				gpus[p.Instance] = r.ID
 			}
-			used = true
-			if !p.Memory.OK {
-				unknown = true
-				continue
-			}
-			held[cmp.Or(p.Instance, r.ID)] += p.Memory.V
-		}
-		for id, bytes := range held {
-			s.mb.RecordLlamacppGpuMemoryUsageDataPoint(pcommon.NewTimestampFromTime(r.At), int64(bytes), id)
 		}
 	}
-	switch {
-	case !answers: // which the log has
-	case !listed:
-		s.logMemory("the driver does not list processes")
-	case unknown:
-		s.logMemory("the driver does not tell how much memory its processes hold, as in some containers")
-	case !used:
-		s.logMemory("its process is not among those that the driver lists: it uses no GPU, " +
-			"or this collector runs in another process namespace (give it the host's: hostPID in Kubernetes, --pid=host in Docker)")
-	default:
-		s.logMemory("")
-	}
-}
-
-// logMemory logs why the server's memory is not known, when that has changed. ""
-// stands for memory that is known, which is logged only after a reason.
-func (s *Scraper) logMemory(unknown string) {
-	if unknown == s.unknownMemory {
-		return
-	}
-	s.unknownMemory = unknown
-	if unknown == "" {
-		s.log.Info("the server's process uses a GPU: llamacpp.gpu.memory.usage begins")
-		return
-	}
-	s.log.Info("no llamacpp.gpu.memory.usage: " + unknown)
+	return gpus
 }
 
 // setParents names the GPU of each MIG instance. It does so afterwards, as an
 // attribute that most points do not have cannot be declared in metadata.yaml.
-func setParents(md pmetric.Metrics, readings []*gpu.Reading) {
-	parents := map[string]string{}
-	for _, r := range readings {
-		for _, in := range r.Instances {
-			parents[in.ID] = r.ID
-		}
-		for _, p := range r.Processes.V {
-			if p.Instance != "" {
-				parents[p.Instance] = r.ID
-			}
-		}
-	}
+func setParents(md pmetric.Metrics, parents map[string]string) {
 	if len(parents) == 0 {
 		return
 	}

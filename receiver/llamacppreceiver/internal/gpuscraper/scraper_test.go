@@ -69,9 +69,13 @@ func newFixture(t testing.TB, gpus int, server Server, change ...func(*Config)) 
 	core, logs := observer.New(zapcore.InfoLevel)
 	set := receivertest.NewNopSettings(receivertest.NopType)
 	set.Logger = zap.New(core)
-	h := gpu.Open(set.Logger, cfg.Want("llamacpp", server != nil), gpu.Options{Library: fake.Path, SlowEvery: time.Nanosecond})
+	host, resource := named("host"), named("server")
+	h := gpu.Open(set.Logger, cfg.Want("llamacpp", host, server != nil),
+		gpu.Options{
+			Library: fake.Path, RetryMin: time.Millisecond, RetryMax: time.Millisecond, SlowEvery: time.Nanosecond, EventWait: 5 * time.Millisecond,
+		})
 	t.Cleanup(h.Close)
-	return &fixture{New(&cfg, set, always{h}, named("host"), server, func() pcommon.Resource { return named("server") }), t, logs}
+	return &fixture{New(&cfg, set, always{h}, host, server, func() pcommon.Resource { return resource }), t, logs}
 }
 
 // always reads anew, however short the time since the last reading.
@@ -102,12 +106,15 @@ func (f *fixture) messages() []string {
 	return ms
 }
 
+// pointsOf are those with a value.
 func pointsOf(md pmetric.Metrics, name string) []pmetric.NumberDataPoint {
 	var out []pmetric.NumberDataPoint
 	for _, m := range points.Metrics(md) {
 		if m.Name() == name {
 			for _, p := range points.Numbers(m).All() {
-				out = append(out, p)
+				if !p.Flags().NoRecordedValue() {
+					out = append(out, p)
+				}
 			}
 		}
 	}
