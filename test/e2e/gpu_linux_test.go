@@ -148,6 +148,8 @@ func TestGPU_LostOneRecoversAndTheOthersGoOn(t *testing.T) {
 	c.await(1, "hw.errors", ofGPU(d, 3), otlpsink.With("error.type", "xid.79"))
 	d.GPU(3).Lost = fakenvml.GPUIsLost
 	c.await(1, "hw.status", status(d, 3, "failed")...)
+	power := c.Points(otlpsink.Metric("hw.power"), ofGPU(d, 3))
+	assert.False(t, otlpsink.Recorded(power[len(power)-1]), "its gauges end with the same scrape")
 	c.awaitReadings(d, 2, 15)
 	c.awaitReadings(d, 4, 1)
 	c.await(1, "hw.errors", ofGPU(d, 3), otlpsink.With("error.type", "xid.79"))
