@@ -71,7 +71,9 @@ func TestSection_AcceptsWhatTheDecoderDoes(t *testing.T) {
 		{"timeout": 0, "idle_conn_timeout": time.Second},
 		{"recipes": m{"egg": "5m", "ham": "1h"}},
 		{"heat": "low", "key": "k", "plates": 4},
-		{"shelves": nil}, {"shelves": []any{}}, {"shelves": []any{m{"height": 3}, m{}}},
+		{"shelves": nil},
+		{"shelves": []any{}},
+		{"shelves": []any{m{"height": 3}, m{}}},
 	} {
 		assert.Empty(t, said(in), in)
 		require.NoError(t, confmap.NewFromStringMap(in).Unmarshal(&kitchen{}, confmap.WithIgnoreUnused()), in)
