@@ -9,6 +9,7 @@
 package configcheck // import "github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"maps"
@@ -103,9 +104,19 @@ func (c *checker) value(path []string, conf *confmap.Conf, t reflect.Type, value
 	single := reflect.New(reflect.StructOf([]reflect.StructField{{
 		Name: "Value", Type: t, Tag: reflect.StructTag(fmt.Sprintf("%s:%q", confmap.MapstructureTag, name)),
 	}}))
-	if err := conf.Unmarshal(single.Interface(), confmap.WithIgnoreUnused()); err != nil {
-		c.report(path, "is %s: want %s", kind(value), wanted(t, value))
+	err := conf.Unmarshal(single.Interface(), confmap.WithIgnoreUnused())
+	if err == nil {
+		return
 	}
+	if text, isText := value.(string); isText && deref(t).Kind() == reflect.String {
+		// Of text only a type that reads it itself refuses any, and says why.
+		if own, ok := reflect.New(deref(t)).Interface().(encoding.TextUnmarshaler); ok {
+			err = own.UnmarshalText([]byte(text))
+		}
+		c.report(path, "%v", err)
+		return
+	}
+	c.report(path, "is %s: want %s", kind(value), wanted(t, value))
 }
 
 // withoutUnit says what to write instead of a duration that is a bare number,
@@ -161,8 +172,6 @@ func wanted(t reflect.Type, value any) string {
 		switch reflect.ValueOf(value).Kind() {
 		case reflect.Slice, reflect.Map:
 			return "text"
-		case reflect.String:
-			return "another text"
 		}
 		return "text, in quotes"
 	case reflect.Slice:
