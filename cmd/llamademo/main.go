@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -92,6 +93,10 @@ func (o options) check(args []string) error {
 
 // run is the demo from start to end; what it started has stopped when it returns.
 func run(ctx context.Context, o options, out io.Writer) error {
+	withGPU := os.Getenv("DEMO_GPU")
+	if !slices.Contains([]string{"", "0", "1"}, withGPU) {
+		return fmt.Errorf("DEMO_GPU=%s: set it to 1 for a simulated GPU, or leave it out", withGPU)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{Proxy: nil}}
@@ -105,7 +110,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	fmt.Fprintf(out, "server     %s, %s\n", server.url, server.what)
 
 	var environment []string
-	if os.Getenv("DEMO_GPU") == "1" {
+	if withGPU == "1" {
 		variable, stop, err := startGPU()
 		if err != nil {
 			return err
