@@ -303,7 +303,7 @@ func TestStorage_SpansThatAreRefusedAreNotNotedAsDone(t *testing.T) {
 	require.Error(t, c.ConsumeLogs(t.Context(), logs(oneRequest, nil)))
 	require.NoError(t, c.Shutdown(t.Context()))
 	assert.Empty(t, mem.held)
-	assert.Equal(t, 1, logged.FilterMessageSnippet("unless their logs are read again").Len())
+	assert.Equal(t, 1, logged.FilterMessageSnippet("lost unless their logs are read again").Len())
 
 	next.refuse(nil)
 	c = start()

@@ -104,7 +104,7 @@ func (c *tracesConnector) Shutdown(ctx context.Context) error {
 	batch := c.pending
 	c.pending = spans{}
 	if err := c.send(ctx, batch); err != nil {
-		c.log.Error("spans are lost, unless their logs are read again: they are refused", zap.Int("spans", c.pending.count()), zap.Error(err))
+		c.log.Error("the exporter refuses spans at shutdown: they are lost unless their logs are read again", zap.Int("spans", c.pending.count()), zap.Error(err))
 	}
 	c.mu.Unlock()
 	return c.follower.Shutdown(ctx)
