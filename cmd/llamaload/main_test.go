@@ -36,7 +36,8 @@ func TestMain(m *testing.M) {
 func simulator(t *testing.T, o llamasim.Options) (*llamasim.Server, string) {
 	t.Helper()
 	s := llamasim.Start(t, o)
-	return s, s.URL()
+	url := s.URL()
+	return s, url
 }
 
 func llamaload(t *testing.T, args ...string) (code int, stdout, stderr string) {

@@ -45,7 +45,8 @@ func (c *clock) Add(d time.Duration) {
 func start(t *testing.T, o Options) (*Server, string) {
 	t.Helper()
 	s := Start(t, o)
-	return s, s.URL()
+	url := s.URL()
+	return s, url
 }
 
 // client makes a connection for each request, so that none outlives its test.

@@ -175,7 +175,8 @@ func startSim(t *testing.T, o llamasim.Options) (*llamasim.Server, string) {
 		o.TokensPerSecond, o.PromptTokensPerSecond = 4500, 30000
 	}
 	s := llamasim.Start(t, o)
-	return s, s.URL()
+	url := s.URL()
+	return s, url
 }
 
 func within(t *testing.T) context.Context {
