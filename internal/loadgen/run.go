@@ -17,10 +17,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/arrival"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
@@ -29,6 +31,9 @@ type Config struct {
 	// Arrivals are the times after the start at which requests are due, in order:
 	// an open loop. Where it is nil, Users make a closed loop.
 	Arrivals iter.Seq[time.Duration]
+	// Dial, if not nil, has the arrivals instead, and their rate can be changed
+	// during the run. Such a run lasts for all of Duration, however low the rate.
+	Dial *arrival.Dial
 	// Users is the number of users of a closed loop, Think how long each waits
 	// after an answer before the next request is due.
 	Users int
@@ -79,7 +84,7 @@ type Sample struct {
 // Validate says what cannot be run.
 func (c *Config) Validate() error {
 	switch {
-	case c.Arrivals == nil && c.Users < 1:
+	case !c.open() && c.Users < 1:
 		return fmt.Errorf("%d users: want 1 or more, or a rate", c.Users)
 	case c.Duration < 0 || c.WarmUp < 0 || c.Tail < 0 || c.Think < 0 || c.MaxWait < 0 || c.Drain < 0:
 		return errors.New("a time is negative: want 0 or more")
@@ -89,13 +94,16 @@ func (c *Config) Validate() error {
 		return errors.New("a tail cannot be cut from a run without a duration: give it one")
 	case c.Duration > 0 && c.WarmUp+c.Tail >= c.Duration:
 		return fmt.Errorf("warm-up of %s and tail of %s leave nothing of %s: want a longer duration", c.WarmUp, c.Tail, c.Duration)
-	case c.Arrivals != nil && c.MaxInFlight < 1:
+	case c.open() && c.MaxInFlight < 1:
 		return fmt.Errorf("%d requests in flight: want 1 or more", c.MaxInFlight)
 	case !(c.MaxErrors >= 0 && c.MaxErrors <= 1):
 		return fmt.Errorf("share of errors of %g: want 0 to 1", c.MaxErrors)
 	}
 	return nil
 }
+
+// open reports whether the run is an open loop.
+func (c *Config) open() bool { return c.Arrivals != nil || c.Dial != nil }
 
 // measured reports whether what is due then is in the figures.
 func (c *Config) measured(due time.Duration) bool {
@@ -139,6 +147,9 @@ func Start(ctx context.Context, c Config, s Sender, q Requests) (*Run, error) {
 	if c.Sleep == nil {
 		c.Sleep = sleep
 	}
+	if c.Dial != nil {
+		c.Arrivals = c.Dial.Times()
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &Run{
 		config: c, sender: s, requests: q, start: time.Now(), done: make(chan struct{}),
@@ -173,6 +184,26 @@ func (r *Run) Progress() Progress { return r.record.progress() }
 // Elapsed is the time since the start.
 func (r *Run) Elapsed() time.Duration { return time.Since(r.start) }
 
+// ErrNoRate is returned for a run whose arrivals do not come from a Dial.
+var ErrNoRate = errors.New("the run has no rate that could be changed: it is a closed loop, or follows a fixed schedule")
+
+// Turn changes the rate of a run from now on.
+func (r *Run) Turn(to arrival.Curve) error {
+	if r.config.Dial == nil {
+		return ErrNoRate
+	}
+	return r.config.Dial.Turn(r.Elapsed(), to)
+}
+
+// Rate is the rate at which requests are due now, in requests a second; false
+// for a run that has none of its own.
+func (r *Run) Rate() (float64, bool) {
+	if r.config.Dial == nil {
+		return 0, false
+	}
+	return r.config.Dial.Rate(r.Elapsed()), true
+}
+
 // InFlight is the number of requests that have been sent and not ended.
 func (r *Run) InFlight() int { return int(r.inFlight.Load()) }
 
@@ -194,6 +225,9 @@ func (r *Run) run(ctx context.Context) {
 // does not move those after it.
 func (r *Run) open(ctx, sendCtx context.Context) {
 	for due := range r.config.Arrivals {
+		if r.config.Dial != nil {
+			due = r.awaitDial(ctx)
+		}
 		if r.ended(due) {
 			return
 		}
@@ -212,6 +246,36 @@ func (r *Run) open(ctx, sendCtx context.Context) {
 				continue
 			}
 			r.sending.Go(func() { r.waitAndSend(sendCtx, n, at) })
+		}
+	}
+}
+
+// never is later than any end.
+const never = time.Duration(math.MaxInt64)
+
+// awaitDial waits until the dial's next arrival is due, which a turn of the dial
+// may change, and returns when that was. It waits no longer than for the end of
+// the run.
+func (r *Run) awaitDial(ctx context.Context) time.Duration {
+	for {
+		due, ok, turned := r.config.Dial.Next()
+		if !ok {
+			due = never
+		}
+		until := due
+		if r.config.Duration > 0 {
+			until = min(due, r.config.Duration)
+		}
+		if time.Since(r.start) >= until {
+			return due
+		}
+		waiting, stop := context.WithCancel(ctx)
+		detach := context.AfterFunc(turned, stop)
+		r.config.Sleep(waiting, r.start.Add(until))
+		detach()
+		stop()
+		if turned.Err() == nil || ctx.Err() != nil {
+			return due
 		}
 	}
 }

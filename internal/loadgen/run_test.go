@@ -347,3 +347,48 @@ func TestPreciseSleep_IsNeverEarlyAndEndsWithItsContext(t *testing.T) {
 	PreciseSleep(ctx, began.Add(time.Hour))
 	assert.Less(t, time.Since(began), time.Minute)
 }
+
+func TestDial_ChangesTheRateAtOnceHoweverLongTheWaitWouldHaveBeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := every(1)
+		c.Arrivals, c.Dial = nil, arrival.NewDial(arrival.Constant(0.001), arrival.Regular, 0)
+		var dues []time.Duration
+		c.Record = func(s Sample) { dues = append(dues, s.Due) }
+		r, err := Start(t.Context(), c, takes(10*ms), none{})
+		require.NoError(t, err)
+		time.Sleep(2 * time.Second)
+		require.NoError(t, r.Turn(arrival.Constant(10)))
+		rate, ok := r.Rate()
+		assert.True(t, ok)
+		assert.InDelta(t, 10, rate, 0)
+		results, err := r.Wait()
+		require.NoError(t, err)
+		assert.Equal(t, 81, results.Counts.OK, "one at once, then ten a second for eight seconds")
+		assert.Equal(t, 2099800*time.Microsecond, dues[1], "two thousandths of the gap had passed")
+		assert.Zero(t, results.Lag.Max())
+	})
+}
+
+func TestDial_ARunLastsAsLongAsItWasTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := every(1)
+		c.Dial = arrival.NewDial(arrival.Constant(0.001), arrival.Regular, 0)
+		began := time.Now()
+		r, err := run(t, c, takes(10*ms))
+		require.NoError(t, err)
+		assert.Equal(t, 1, r.Counts.OK)
+		assert.Equal(t, c.Duration, time.Since(began))
+	})
+}
+
+func TestTurn_RefusesARunWithoutARate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, err := Start(t.Context(), every(1), takes(10*ms), none{})
+		require.NoError(t, err)
+		require.ErrorIs(t, r.Turn(arrival.Constant(2)), ErrNoRate)
+		_, ok := r.Rate()
+		assert.False(t, ok)
+		_, err = r.Wait()
+		require.NoError(t, err)
+	})
+}

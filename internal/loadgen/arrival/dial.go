@@ -1,0 +1,85 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package arrival
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+	"time"
+)
+
+// Dial is a curve that can be turned while its arrivals are being sent. It is
+// safe for concurrent use.
+type Dial struct {
+	positions iter.Seq[float64]
+
+	mu      sync.Mutex
+	curve   Curve
+	at      float64         // position of the last arrival of Times
+	turns   int             // so far
+	turned  context.Context // ends at the next turn
+	signify context.CancelFunc
+}
+
+// mostTurns bounds how deep curves are spliced.
+const mostTurns = 1000
+
+// ErrTurnedTooOften is returned by Turn.
+var ErrTurnedTooOften = errors.New("the rate was changed 1000 times: start another run")
+
+// NewDial returns the arrivals of a curve with the given gaps.
+func NewDial(c Curve, g Gaps, seed uint64) *Dial {
+	d := &Dial{positions: g(seed), curve: c}
+	d.turned, d.signify = context.WithCancel(context.Background())
+	return d
+}
+
+// Turn goes on with another curve from the given time after the start, as
+// Splice does. The arrival that is being waited for moves too: see Next.
+func (d *Dial) Turn(at time.Duration, to Curve) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.turns == mostTurns {
+		return ErrTurnedTooOften
+	}
+	d.turns++
+	d.curve = Splice(d.curve, at, to)
+	d.signify()
+	d.turned, d.signify = context.WithCancel(context.Background())
+	return nil
+}
+
+// Rate is the rate at a time after the start, in arrivals a second.
+func (d *Dial) Rate(at time.Duration) float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.curve.Rate(at)
+}
+
+// Times are the due times of all arrivals, as far as the curve is known when
+// each is asked for. It can be ranged over once.
+func (d *Dial) Times() iter.Seq[time.Duration] {
+	return func(yield func(time.Duration) bool) {
+		for p := range d.positions {
+			d.mu.Lock()
+			d.at = p
+			t, ok := d.curve.When(p)
+			d.mu.Unlock()
+			if !ok || !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// Next is when the last arrival of Times is due by now, false if never. The
+// context ends when the dial is turned, which may change the answer.
+func (d *Dial) Next() (due time.Duration, ok bool, turned context.Context) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	due, ok = d.curve.When(d.at)
+	return due, ok, d.turned
+}
