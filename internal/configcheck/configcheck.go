@@ -63,6 +63,8 @@ func (c *checker) section(path []string, conf *confmap.Conf, t reflect.Type) {
 			c.report(at, "unknown setting%s", c.instead(path, name, known))
 		case isListOfSections(want) && reflect.ValueOf(value).Kind() == reflect.Slice:
 			c.list(at, want.Elem(), value)
+		case isNamedSections(want) && value != nil:
+			c.named(at, conf, want, value)
 		case !isSection(want):
 			c.value(at, conf, want, value)
 		case value != nil:
@@ -89,6 +91,28 @@ func (c *checker) list(path []string, t reflect.Type, value any) {
 			continue
 		}
 		c.section(at, confmap.NewFromStringMap(settings), t)
+	}
+}
+
+// named checks sections that are called as the user likes.
+func (c *checker) named(path []string, conf *confmap.Conf, t reflect.Type, value any) {
+	all, err := conf.Sub(path[len(path)-1])
+	if err != nil {
+		c.report(path, "is %s: want a section with one section a name", kind(value))
+		return
+	}
+	values := all.ToStringMap()
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		at := append(slices.Clip(path), name)
+		if values[name] == nil {
+			continue
+		}
+		one, err := all.Sub(name)
+		if err != nil {
+			c.report(at, "is %s: want %s", kind(values[name]), wantedSection(t.Elem(), values[name]))
+			continue
+		}
+		c.section(at, one, t.Elem())
 	}
 }
 

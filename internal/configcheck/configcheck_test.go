@@ -159,3 +159,17 @@ func FuzzSection(f *testing.F) {
 		}
 	})
 }
+
+func TestSection_ChecksSectionsThatAreNamedAsOneLikes(t *testing.T) {
+	type restaurant struct {
+		Ovens map[string]oven `mapstructure:"ovens"`
+	}
+	check := func(in m) error { return Section(confmap.NewFromStringMap(in), &restaurant{}) }
+	require.NoError(t, check(m{"ovens": m{"left": m{"fan": true}, "right": nil}}))
+	require.NoError(t, check(m{"ovens": nil}))
+	require.EqualError(t, check(m{"ovens": m{"left": m{"fam": true}, "right": m{"minutes": 5}, "third": "hot"}}),
+		"ovens::left::fam: unknown setting: did you mean fan?\n"+
+			"ovens::right::minutes: 5ns: has it a unit? e.g. 5s\n"+
+			"ovens::third: is text: want a section with fan or minutes")
+	require.EqualError(t, check(m{"ovens": []any{}}), "ovens: is a list: want a section with one section a name")
+}

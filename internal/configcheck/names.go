@@ -80,6 +80,13 @@ func isListOfSections(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Name() == "" && isSection(t.Elem())
 }
 
+// isNamedSections reports whether a setting has sections whose names the user
+// chooses.
+func isNamedSections(t reflect.Type) bool {
+	t = deref(t)
+	return t.Kind() == reflect.Map && isSection(t.Elem())
+}
+
 // instead suggests what an unknown setting was meant to be. It tries, in this
 // order: a setting of the same name in another section; one of this section with
 // a similar name; one of this section that has the given name, or its last word,
