@@ -1,0 +1,209 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loadgenextension // import "github.com/llamatelemetry/otelcol-llamacpp/loadgenextension"
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/configopaque"
+	"go.opentelemetry.io/collector/config/configoptional"
+	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
+)
+
+const (
+	defaultEndpoint = "localhost:9466"
+	defaultTarget   = "http://localhost:8080"
+	defaultProvider = "llamacpp"
+	// minMaxSize and maxMaxSize are those of the SDK's exponential histograms.
+	minMaxSize, maxMaxSize, defaultMaxSize = 2, 16384, 160
+)
+
+// Config is the configuration of the extension.
+type Config struct {
+	// ServerConfig are the settings of the REST API's server: endpoint,
+	// localhost:9466 by default, tls, auth and so on.
+	ServerConfig confighttp.ServerConfig `mapstructure:",squash"`
+
+	// Target is the server that is put under load.
+	Target TargetConfig `mapstructure:"target"`
+
+	// Provider becomes gen_ai.provider.name; "llamacpp" by default.
+	Provider string `mapstructure:"provider"`
+
+	// Profiles are the load tests that can be run, by name.
+	Profiles map[string]ProfileConfig `mapstructure:"profiles"`
+
+	// Limits are what neither a profile nor a request to the REST API may exceed.
+	Limits LimitsConfig `mapstructure:"limits"`
+
+	// History is how many runs that have ended are kept; 20 by default.
+	History int `mapstructure:"history"`
+
+	// MetricsFlushInterval is the time between two points of a series; 1s by
+	// default.
+	MetricsFlushInterval time.Duration `mapstructure:"metrics_flush_interval"`
+
+	// Histogram says how distributions are recorded.
+	Histogram HistogramConfig `mapstructure:"histogram"`
+}
+
+// TargetConfig is the section target.
+type TargetConfig struct {
+	// ClientConfig are the settings of the HTTP client. The endpoint is the
+	// server's base URL, http://localhost:8080 by default; the timeout, 10m by
+	// default, is that of a whole request.
+	ClientConfig confighttp.ClientConfig `mapstructure:",squash"`
+
+	// APIKey is sent as a bearer token. It cannot be combined with auth.
+	APIKey configopaque.String `mapstructure:"api_key"`
+
+	// ConnectTimeout is how long a request may take to get a connection, 10s by
+	// default, FirstTokenTimeout to get its first token; 0 is any time.
+	ConnectTimeout    time.Duration `mapstructure:"connect_timeout"`
+	FirstTokenTimeout time.Duration `mapstructure:"first_token_timeout"`
+}
+
+// LimitsConfig is the section limits.
+type LimitsConfig struct {
+	// Rate is in requests a second, 1000 by default.
+	Rate float64 `mapstructure:"rate"`
+	// Users is the most users of a closed loop, 1000 by default.
+	Users int `mapstructure:"users"`
+	// Duration is the longest time that requests are sent, 1h by default.
+	Duration time.Duration `mapstructure:"duration"`
+}
+
+// HistogramConfig is the section histogram.
+type HistogramConfig struct {
+	// Exponential switches from fixed buckets to exponential histograms.
+	Exponential configoptional.Optional[ExponentialConfig] `mapstructure:"exponential"`
+}
+
+// ExponentialConfig is the section histogram::exponential.
+type ExponentialConfig struct {
+	// MaxSize is the highest number of buckets of one histogram; 160 by default.
+	MaxSize int32 `mapstructure:"max_size"`
+}
+
+func newDefaultConfig() *Config {
+	server := confighttp.NewDefaultServerConfig()
+	server.NetAddr.Endpoint = defaultEndpoint
+	server.MaxRequestBodySize = 64 << 10
+	client := confighttp.NewDefaultClientConfig()
+	client.Endpoint = defaultTarget
+	client.Timeout = 10 * time.Minute
+	// Each request in flight has a connection; net/http would keep two of them.
+	keepalive := confighttp.NewDefaultKeepaliveClientConfig()
+	keepalive.MaxIdleConns = 0
+	keepalive.MaxIdleConnsPerHost = 1000
+	client.Keepalive = configoptional.Some(keepalive)
+	return &Config{
+		ServerConfig:         server,
+		Target:               TargetConfig{ClientConfig: client, ConnectTimeout: 10 * time.Second},
+		Provider:             defaultProvider,
+		Limits:               LimitsConfig{Rate: 1000, Users: 1000, Duration: time.Hour},
+		History:              20,
+		MetricsFlushInterval: time.Second,
+		Histogram:            HistogramConfig{Exponential: configoptional.Default(ExponentialConfig{MaxSize: defaultMaxSize})},
+	}
+}
+
+var (
+	_ confmap.Unmarshaler = (*Config)(nil)
+	_ confmap.Validator   = (*Config)(nil)
+)
+
+// Unmarshal implements confmap.Unmarshaler.
+func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
+	// The Unmarshal that comes with the embedded configurations lets unknown keys
+	// pass.
+	if err := configcheck.Section(conf, cfg); err != nil {
+		return err
+	}
+	if err := conf.Unmarshal(cfg); err != nil {
+		return err
+	}
+	for name := range cfg.Profiles {
+		if conf.Get("profiles"+confmap.KeyDelimiter+name) == nil { // empty: all of its defaults
+			cfg.Profiles[name] = newDefaultProfile()
+		}
+	}
+	return nil
+}
+
+// profileName is what can stand in a URL and in a run's id.
+var profileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+// Validate implements confmap.Validator.
+func (cfg *Config) Validate() error {
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if cfg.ServerConfig.NetAddr.Endpoint == "" {
+		wrong("endpoint is empty: leave it out for %s", defaultEndpoint)
+	}
+	if err := cfg.Target.validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if cfg.Provider == "" {
+		wrong("provider is empty: leave it out for %q", defaultProvider)
+	}
+	if cfg.History < 1 {
+		wrong("history: %d: want 1 or more, or no result could be read", cfg.History)
+	}
+	if err := interval.Check(cfg.MetricsFlushInterval); err != nil {
+		wrong("metrics_flush_interval: %w", err)
+	}
+	if e := cfg.Histogram.Exponential.Get(); e != nil && (e.MaxSize < minMaxSize || e.MaxSize > maxMaxSize) {
+		wrong("histogram::exponential::max_size: %d: want %d to %d", e.MaxSize, minMaxSize, maxMaxSize)
+	}
+	if l := cfg.Limits; !(l.Rate > 0) || l.Users < 1 || l.Duration <= 0 {
+		wrong("limits: rate of %g, %d users, duration of %s: want more than 0 of each", l.Rate, l.Users, l.Duration)
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Profiles)) {
+		if !profileName.MatchString(name) {
+			wrong("profiles::%s: want a name of up to 64 letters, digits, dots, hyphens and underscores", name)
+		}
+		p := cfg.Profiles[name]
+		if err := p.validate(cfg.Limits); err != nil {
+			wrong("profiles::%s: %w", name, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (t *TargetConfig) validate() error {
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf("target::"+format, args...)) }
+	if t.ClientConfig.Endpoint == "" {
+		wrong("endpoint is empty: set it to the server's address, e.g. %s", defaultTarget)
+	} else if _, err := endpoint.Parse(t.ClientConfig.Endpoint); err != nil {
+		wrong("endpoint: %w", err)
+	}
+	if t.ClientConfig.Compression.IsCompressed() {
+		wrong("compression: not supported, as it would be measured with the requests; leave it out")
+	}
+	if t.ClientConfig.Timeout < 0 || t.ConnectTimeout < 0 || t.FirstTokenTimeout < 0 {
+		wrong("timeout, connect_timeout or first_token_timeout is negative: want 0, for any time, or more")
+	}
+	if t.APIKey != "" && t.ClientConfig.Auth.HasValue() {
+		wrong("api_key and auth: both would set the Authorization header; keep one of them")
+	}
+	for name := range t.ClientConfig.Headers.Iter {
+		if t.APIKey != "" && strings.EqualFold(name, "Authorization") {
+			wrong("api_key and headers: both would set the Authorization header; keep one of them")
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,310 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loadgenextension
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/extension/extensiontest"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/loadgenextension/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
+)
+
+// generator is an extension under test, and a client of its API.
+type generator struct {
+	*Extension
+	t       testing.TB
+	target  *scriptedserver.Server
+	metrics consumertest.MetricsSink
+	traces  consumertest.TracesSink
+}
+
+// generate starts an extension; profiles are YAML.
+func generate(t testing.TB, script func(int, *http.Request, []byte) scriptedserver.Script, profiles string) *generator {
+	t.Helper()
+	g := &generator{t: t, target: scriptedserver.Start(t, script)}
+	cfg := configure(t, fmt.Sprintf("endpoint: localhost:0\ntarget: {endpoint: %q}\nmetrics_flush_interval: 50ms\nprofiles:\n%s", g.target.URL, profiles))
+	require.NoError(t, cfg.Validate())
+	g.Extension = newExtension(cfg, extensiontest.NewNopSettings(metadata.Type))
+	g.AttachMetrics(&g.metrics)
+	g.AttachTraces(&g.traces)
+	require.NoError(t, g.Start(t.Context(), componenttest.NewNopHost()))
+	t.Cleanup(func() { assert.NoError(t, g.Shutdown(context.Background())) })
+	require.NoError(t, g.Ready())
+	return g
+}
+
+func configure(t testing.TB, text string) *Config {
+	t.Helper()
+	retrieved, err := confmap.NewRetrievedFromYAML([]byte(text))
+	require.NoError(t, err)
+	conf, err := retrieved.AsConf()
+	require.NoError(t, err)
+	cfg := newDefaultConfig()
+	require.NoError(t, conf.Unmarshal(cfg))
+	return cfg
+}
+
+// ask sends a request to the API; edit may change it.
+func (g *generator) ask(method, path, body string, edit ...func(*http.Request)) *httptest.ResponseRecorder {
+	g.t.Helper()
+	r := httptest.NewRequestWithContext(g.t.Context(), method, "http://localhost:9466"+path, strings.NewReader(body))
+	for _, e := range edit {
+		e(r)
+	}
+	w := httptest.NewRecorder()
+	g.server.Handler.ServeHTTP(w, r)
+	return w
+}
+
+// run asks for a run's JSON.
+func (g *generator) run(status int, method, path, body string) runJSON {
+	g.t.Helper()
+	w := g.ask(method, path, body)
+	require.Equal(g.t, status, w.Code, w.Body)
+	var r runJSON
+	require.NoError(g.t, json.Unmarshal(w.Body.Bytes(), &r))
+	return r
+}
+
+const patience = 30 * time.Second
+
+// await waits until the run is as wanted.
+func (g *generator) await(id string, wanted func(runJSON) bool) runJSON {
+	g.t.Helper()
+	var r runJSON
+	require.Eventually(g.t, func() bool {
+		r = g.run(http.StatusOK, "GET", "/api/v1/runs/"+id, "")
+		return wanted(r)
+	}, patience, 10*time.Millisecond)
+	return r
+}
+
+func isEnded(r runJSON) bool { return r.State == ended }
+
+const ms = time.Millisecond
+
+var quick = scriptedserver.Always(scriptedserver.Chat("chatcmpl-1", 7, scriptedserver.Every(5*ms, 3, ms)...))
+
+func TestProfile_StartsWithTheCollectorAndEndsByItself(t *testing.T) {
+	g := generate(t, quick, "  auto: {rate: 50, duration: 400ms, start: true}\n  manual:\n")
+	runs := g.list()
+	require.Len(t, runs, 1)
+	r := g.await(runs[0].id, isEnded)
+	assert.Equal(t, "auto", r.Profile)
+	assert.Equal(t, "done", *r.Reason)
+	assert.Equal(t, 20, r.Requests.OK)
+	sent := 0
+	for _, x := range g.target.Exchanges() {
+		if len(x.Body) > 0 { // /metrics is read too
+			sent++
+		}
+	}
+	assert.Equal(t, 20, sent)
+}
+
+func TestRun_IsStartedTurnedAndStopped(t *testing.T) {
+	g := generate(t, quick, "  steady: {rate: 0.01, duration: 1h}\n")
+	r := g.run(http.StatusCreated, "POST", "/api/v1/runs", `{"profile": "steady"}`)
+	at := "/api/v1/runs/" + r.ID
+	g.await(r.ID, func(r runJSON) bool { return r.Requests.OK == 1 })
+	assert.Equal(t, http.StatusConflict, g.ask("POST", "/api/v1/runs", `{"profile": "steady"}`).Code, "one at a time")
+	assert.Equal(t, http.StatusConflict, g.ask("GET", at+"/results", "").Code, "there are none yet")
+
+	r = g.run(http.StatusOK, "PATCH", at, `{"rate": 100}`)
+	assert.InDelta(t, 100, *r.Rate, 0)
+	g.await(r.ID, func(r runJSON) bool { return r.Requests.OK >= 20 })
+
+	g.run(http.StatusAccepted, "POST", at+"/stop", "")
+	r = g.await(r.ID, isEnded)
+	assert.Equal(t, "stopped on request", *r.Reason)
+	assert.Nil(t, r.Rate)
+	assert.Equal(t, http.StatusConflict, g.ask("POST", at+"/stop", "").Code)
+	assert.Equal(t, http.StatusConflict, g.ask("PATCH", at, `{"rate": 1}`).Code)
+
+	w := g.ask("GET", at+"/results", "")
+	require.Equal(t, http.StatusOK, w.Code)
+	var report struct {
+		Requests struct{ OK, Due int }
+		Run      struct{ Ended string }
+	}
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &report))
+	assert.Equal(t, r.Requests.OK, report.Requests.OK)
+	assert.Equal(t, "stopped on request", report.Run.Ended)
+	w = g.ask("GET", at+"/report", "")
+	assert.Contains(t, w.Body.String(), "| time to first token |")
+	assert.Equal(t, "text/markdown; charset=utf-8", w.Header().Get("Content-Type"))
+}
+
+func TestRun_StopsItselfWhenTooManyRequestsFail(t *testing.T) {
+	g := generate(t, scriptedserver.Always(scriptedserver.JSON(503, `{"error":{"message":"Loading model"}}`)), "  steady: {rate: 200, duration: 1h, start: true}\n")
+	r := g.await(g.list()[0].id, isEnded)
+	assert.Contains(t, *r.Reason, "too many requests failed")
+	assert.GreaterOrEqual(t, r.Requests.Failed, 20)
+}
+
+func TestShutdown_EndsARunWithWhatWasMeasured(t *testing.T) {
+	g := generate(t, quick, "  steady: {rate: 100, duration: 1h, start: true}\n")
+	r := g.list()[0]
+	g.await(r.id, func(r runJSON) bool { return r.Requests.OK > 10 })
+	require.NoError(t, g.NotReady())
+	report, cause := r.result()
+	require.ErrorIs(t, cause, errShutdown)
+	require.NotNil(t, report)
+	assert.Equal(t, report.Requests.Sent, report.Requests.OK+report.Requests.Cancelled)
+	assert.Equal(t, report.Requests.OK, counted(g, "loadgen.requests", "loadgen.outcome", "ok"), "all was flushed before the pipelines stop")
+	assert.Equal(t, http.StatusServiceUnavailable, g.ask("POST", "/api/v1/runs", `{"profile": "steady"}`).Code)
+}
+
+// counted is the last value of a counter with an attribute.
+func counted(g *generator, metric, key, value string) int {
+	n := -1
+	for _, md := range g.metrics.AllMetrics() {
+		for _, rm := range md.ResourceMetrics().All() {
+			for _, sm := range rm.ScopeMetrics().All() {
+				for _, m := range sm.Metrics().All() {
+					if m.Name() != metric {
+						continue
+					}
+					for _, p := range m.Sum().DataPoints().All() {
+						if v, ok := p.Attributes().Get(key); ok && v.Str() == value {
+							n = int(p.IntValue())
+						}
+					}
+				}
+			}
+		}
+	}
+	return n
+}
+
+func TestStart_RefusesWhatIsBeyondTheLimits(t *testing.T) {
+	g := generate(t, quick, "  steady: {duration: 1h}\n")
+	for body, want := range map[string]struct {
+		status int
+		says   string
+	}{
+		`{"profile": "other"}`:                               {404, "GET /api/v1/profiles"},
+		`{"profile": "steady", "rate": 1001}`:                {422, "raise limits::rate"},
+		`{"profile": "steady", "rate": -1}`:                  {422, "rate: rate of -1"},
+		`{"profile": "steady", "users": 1001}`:               {422, "raise limits::users"},
+		`{"profile": "steady", "duration": 3601}`:            {422, "raise limits::duration"},
+		`{"profile": "steady", "duration": -1}`:              {422, "duration"},
+		`{"profile": "steady", "rate": 1, "users": 1}`:       {422, "keep one of them"},
+		`{"profile": "steady", "duration": 1, "warm_up": 1}`: {422, "warm-up"},
+		`{"profile": "steady", "rat": 1}`:                    {422, "rat"},
+		`nonsense`:                                           {422, "/openapi.yaml"},
+	} {
+		w := g.ask("POST", "/api/v1/runs", body)
+		assert.Equal(t, want.status, w.Code, body)
+		assert.Contains(t, w.Body.String(), want.says, body)
+	}
+	assert.Empty(t, g.target.Exchanges())
+	assert.Equal(t, http.StatusNotFound, g.ask("GET", "/api/v1/runs/none", "").Code)
+}
+
+func TestHistory_ForgetsTheOldestThatHaveEnded(t *testing.T) {
+	g := generate(t, quick, "  long: {duration: 1h, rate: 0.1, start: true}\n  short: {duration: 10ms}\n")
+	g.cfg.History = 2
+	var ids []string
+	for range 3 {
+		r := g.run(http.StatusCreated, "POST", "/api/v1/runs", `{"profile": "short"}`)
+		g.await(r.ID, isEnded)
+		ids = append(ids, r.ID)
+	}
+	var kept []string
+	for _, r := range g.list()[1:] {
+		kept = append(kept, r.id)
+	}
+	assert.Equal(t, "long", g.list()[0].profile, "it is under way")
+	assert.Equal(t, ids[1:], kept)
+}
+
+func TestEvents_TellHowARunStandsUntilItsEnd(t *testing.T) {
+	g := generate(t, quick, "  short: {rate: 20, duration: 300ms, start: true}\n")
+	api := httptest.NewServer(g.server.Handler)
+	defer api.Close()
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, api.URL+"/api/v1/runs/"+g.list()[0].id+"/events", http.NoBody)
+	require.NoError(t, err)
+	response, err := http.DefaultClient.Do(q)
+	require.NoError(t, err)
+	defer http.DefaultClient.CloseIdleConnections()
+	defer response.Body.Close()
+	assert.Equal(t, "text/event-stream", response.Header.Get("Content-Type"))
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	events := strings.Split(strings.TrimSpace(string(body)), "\n\n")
+	assert.True(t, strings.HasPrefix(events[0], "event: progress\ndata: {"))
+	last := events[len(events)-1]
+	data, ok := strings.CutPrefix(last, "event: end\ndata: ")
+	require.True(t, ok, last)
+	var r runJSON
+	require.NoError(t, json.Unmarshal([]byte(data), &r))
+	assert.Equal(t, ended, r.State)
+	assert.Equal(t, 6, r.Requests.OK)
+}
+
+func TestGuard_PagesElsewhereCannotStartLoad(t *testing.T) {
+	g := generate(t, quick, "  steady: {duration: 10ms}\n")
+	start := `{"profile": "none"}` // 404 where it comes through
+	set := func(name, value string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set(name, value) }
+	}
+	hostIs := func(h string) func(*http.Request) { return func(r *http.Request) { r.Host = h } }
+	for name, test := range map[string]struct {
+		method string
+		edit   []func(*http.Request)
+		want   int
+	}{
+		"a program":                  {"POST", nil, 404},
+		"this server's page":         {"POST", []func(*http.Request){set("Origin", "http://localhost:9466"), set("Sec-Fetch-Site", "same-origin")}, 404},
+		"another site's page":        {"POST", []func(*http.Request){set("Origin", "https://evil.example"), set("Sec-Fetch-Site", "cross-site")}, 403},
+		"an old browser's":           {"POST", []func(*http.Request){set("Origin", "https://evil.example")}, 403},
+		"a sandboxed page":           {"POST", []func(*http.Request){set("Origin", "null")}, 403},
+		"another port's page":        {"POST", []func(*http.Request){set("Origin", "http://localhost:3000"), set("Sec-Fetch-Site", "same-site")}, 403},
+		"rebound DNS":                {"POST", []func(*http.Request){hostIs("evil.example:9466"), set("Origin", "http://evil.example:9466"), set("Sec-Fetch-Site", "same-origin")}, 403},
+		"rebound DNS reads":          {"GET", []func(*http.Request){hostIs("evil.example:9466")}, 403},
+		"localhost with a tail":      {"GET", []func(*http.Request){hostIs("localhost.evil.example")}, 403},
+		"no Host":                    {"GET", []func(*http.Request){hostIs("")}, 403},
+		"an address of the network":  {"GET", []func(*http.Request){hostIs("192.0.2.7:9466")}, 200},
+		"a change from the network":  {"POST", []func(*http.Request){hostIs("192.0.2.7:9466")}, 403},
+		"loopback":                   {"POST", []func(*http.Request){hostIs("127.0.0.1:9466")}, 404},
+		"loopback of IPv6":           {"POST", []func(*http.Request){hostIs("[::1]:9466")}, 404},
+		"loopback of IPv6, no port":  {"POST", []func(*http.Request){hostIs("[::1]")}, 404},
+		"loopback in IPv6's clothes": {"POST", []func(*http.Request){hostIs("[::ffff:127.0.0.1]:1")}, 404},
+	} {
+		w := g.ask(test.method, "/api/v1/runs", start, test.edit...)
+		assert.Equal(t, test.want, w.Code, "%s: %s", name, w.Body)
+	}
+
+	for name, test := range map[string]struct {
+		edit []func(*http.Request)
+		want int
+	}{
+		"from the network":    {[]func(*http.Request){hostIs("collector.example:9466")}, 200},
+		"another site's page": {[]func(*http.Request){set("Origin", "https://evil.example")}, 403},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "http://localhost/", http.NoBody)
+		for _, e := range test.edit {
+			e(r)
+		}
+		w := httptest.NewRecorder()
+		guard(true, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})).ServeHTTP(w, r)
+		assert.Equal(t, test.want, w.Code, "with auth: %s", name)
+	}
+}

@@ -1,0 +1,158 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package telemetry measures the requests of a run with the OpenTelemetry SDK,
+// as any instrumented client does, and hands what its OTLP exporters send to
+// consumers in the same process.
+package telemetry // import "github.com/llamatelemetry/otelcol-llamacpp/loadgenextension/internal/telemetry"
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+)
+
+// Pipe is the way from the SDK's OTLP exporters to consumers: an
+// http.RoundTripper without a network. What nobody consumes is dropped.
+type Pipe struct {
+	mu      sync.Mutex
+	metrics []*consumer.Metrics
+	traces  []*consumer.Traces
+}
+
+const (
+	metricsPath = "/v1/metrics"
+	tracesPath  = "/v1/traces"
+	base        = "http://in-process.invalid"
+)
+
+// AttachMetrics has metrics consumed until detach is called.
+func (p *Pipe) AttachMetrics(c consumer.Metrics) (detach func()) {
+	return attach(&p.mu, &p.metrics, c)
+}
+
+// AttachTraces has traces consumed until detach is called.
+func (p *Pipe) AttachTraces(c consumer.Traces) (detach func()) {
+	return attach(&p.mu, &p.traces, c)
+}
+
+func attach[C any](mu *sync.Mutex, list *[]*C, c C) (detach func()) {
+	mu.Lock()
+	defer mu.Unlock()
+	one := &c
+	*list = append(slices.Clip(*list), one)
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		*list = slices.DeleteFunc(slices.Clone(*list), func(c *C) bool { return c == one })
+	}
+}
+
+// wantsTraces reports whether somebody consumes traces.
+func (p *Pipe) wantsTraces() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.traces) > 0
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *Pipe) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := read(r)
+	if err != nil {
+		return nil, err
+	}
+	var answer []byte
+	switch r.URL.Path {
+	case metricsPath:
+		request := pmetricotlp.NewExportRequest()
+		if err = request.UnmarshalProto(body); err == nil {
+			err = p.consumeMetrics(r.Context(), request.Metrics())
+		}
+		answer, _ = pmetricotlp.NewExportResponse().MarshalProto() // an empty one cannot fail
+	case tracesPath:
+		request := ptraceotlp.NewExportRequest()
+		if err = request.UnmarshalProto(body); err == nil {
+			err = p.consumeTraces(r.Context(), request.Traces())
+		}
+		answer, _ = ptraceotlp.NewExportResponse().MarshalProto()
+	default:
+		err = fmt.Errorf("path %s: neither metrics nor traces", r.URL.Path)
+	}
+	return response(r, answer, err), nil
+}
+
+func read(r *http.Request) (body []byte, err error) {
+	defer r.Body.Close()
+	in := io.Reader(r.Body)
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		if in, err = gzip.NewReader(in); err != nil {
+			return nil, err
+		}
+	}
+	return io.ReadAll(in)
+}
+
+// response tells the exporter whether to try again: 503 asks for it, 400 does
+// not.
+func response(r *http.Request, answer []byte, err error) *http.Response {
+	status := http.StatusOK
+	switch {
+	case consumererror.IsPermanent(err):
+		status = http.StatusBadRequest
+	case err != nil:
+		status = http.StatusServiceUnavailable
+	}
+	if err != nil {
+		answer = nil // the SDK would read it as a partial success
+	}
+	return &http.Response{
+		StatusCode: status, Status: http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{"Content-Type": {"application/x-protobuf"}}, Request: r,
+		Body: io.NopCloser(bytes.NewReader(answer)), ContentLength: int64(len(answer)),
+	}
+}
+
+func (p *Pipe) consumeMetrics(ctx context.Context, md pmetric.Metrics) error {
+	p.mu.Lock()
+	to := p.metrics
+	p.mu.Unlock()
+	var errs []error
+	for i, c := range to {
+		given := md
+		if i < len(to)-1 { // a consumer may change what it is given
+			given = pmetric.NewMetrics()
+			md.CopyTo(given)
+		}
+		errs = append(errs, (*c).ConsumeMetrics(ctx, given))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Pipe) consumeTraces(ctx context.Context, td ptrace.Traces) error {
+	p.mu.Lock()
+	to := p.traces
+	p.mu.Unlock()
+	var errs []error
+	for i, c := range to {
+		given := td
+		if i < len(to)-1 {
+			given = ptrace.NewTraces()
+			td.CopyTo(given)
+		}
+		errs = append(errs, (*c).ConsumeTraces(ctx, given))
+	}
+	return errors.Join(errs...)
+}

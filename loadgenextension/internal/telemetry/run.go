@@ -1,0 +1,255 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	conventions "go.opentelemetry.io/otel/semconv/v1.41.0" // the last with those of GenAI
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+)
+
+// Scope is the instrumentation scope, ServiceName the resource's service.name.
+const (
+	Scope       = "github.com/llamatelemetry/otelcol-llamacpp/loadgenextension"
+	ServiceName = "llamaload"
+)
+
+// Settings are of one run.
+type Settings struct {
+	// RunID becomes service.instance.id.
+	RunID, Profile string
+	// Version is that of the collector.
+	Version string
+	// Provider becomes gen_ai.provider.name.
+	Provider string
+	// Endpoint and Model are what all requests ask for; Model may be "".
+	Endpoint completion.Endpoint
+	Model    string
+	// Address and Port are the server's.
+	Address string
+	Port    int64
+	// Objective as it is written; "" is none.
+	Objective string
+	// Interval is the time between two points of a series.
+	Interval time.Duration
+	// ExponentialSize is the most buckets of an exponential histogram; 0 is
+	// explicit buckets.
+	ExponentialSize int32
+	// InFlight and Rate are observed at each collection; Rate is false where
+	// there is none.
+	InFlight func() int
+	Rate     func() (float64, bool)
+}
+
+// Run measures the requests of one run. Its series and spans have a resource of
+// their own.
+type Run struct {
+	settings Settings
+	meters   *sdkmetric.MeterProvider
+	traces   *sdktrace.TracerProvider
+	tracer   trace.Tracer
+	meter    instruments
+	sets     sets
+}
+
+// NewRun returns what measures a run. Its exporters send through the pipe until
+// Close.
+func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
+	client := &http.Client{Transport: p}
+	metrics, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithHTTPClient(client), otlpmetrichttp.WithEndpointURL(base+metricsPath),
+		otlpmetrichttp.WithCompression(otlpmetrichttp.NoCompression), otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig(retries)))
+	if err != nil {
+		return nil, err
+	}
+	spans, err := otlptracehttp.New(ctx, otlptracehttp.WithHTTPClient(client), otlptracehttp.WithEndpointURL(base+tracesPath),
+		otlptracehttp.WithCompression(otlptracehttp.NoCompression), otlptracehttp.WithRetry(otlptracehttp.RetryConfig(retries)))
+	if err != nil {
+		return nil, errors.Join(err, metrics.Shutdown(ctx))
+	}
+	res := resource.NewWithAttributes(conventions.SchemaURL,
+		conventions.ServiceName(ServiceName), conventions.ServiceInstanceID(s.RunID), conventions.ServiceVersion(s.Version))
+	options := []sdkmetric.Option{
+		sdkmetric.WithResource(res),
+		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(metrics, sdkmetric.WithInterval(s.Interval))),
+	}
+	if s.ExponentialSize > 0 {
+		options = append(options, sdkmetric.WithView(sdkmetric.NewView(
+			sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
+			sdkmetric.Stream{Aggregation: sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: s.ExponentialSize, MaxScale: 20}},
+		)))
+	}
+	r := &Run{
+		settings: s,
+		meters:   sdkmetric.NewMeterProvider(options...),
+		traces: sdktrace.NewTracerProvider(sdktrace.WithResource(res), sdktrace.WithSampler(whenWanted{p}),
+			sdktrace.WithBatcher(spans, sdktrace.WithBatchTimeout(s.Interval), sdktrace.WithMaxQueueSize(spanQueue))),
+	}
+	r.tracer = r.traces.Tracer(Scope, trace.WithInstrumentationVersion(s.Version))
+	r.sets.settings = s
+	if err := r.meter.init(r.meters.Meter(Scope, metric.WithInstrumentationVersion(s.Version)), r); err != nil {
+		return nil, errors.Join(err, r.Close(ctx))
+	}
+	return r, nil
+}
+
+// retries allow a pipeline that refuses data some time to recover, but less than
+// the end of a run may take.
+var retries = struct {
+	Enabled                                      bool
+	InitialInterval, MaxInterval, MaxElapsedTime time.Duration
+}{true, 100 * time.Millisecond, time.Second, 3 * time.Second}
+
+// spanQueue is how many spans may wait to be sent: a second's at the highest
+// rate of a core.
+const spanQueue = 8192
+
+// Close sends what has not been sent yet.
+func (r *Run) Close(ctx context.Context) error {
+	return errors.Join(r.traces.Shutdown(ctx), r.meters.Shutdown(ctx))
+}
+
+// whenWanted has spans recorded only while somebody consumes them.
+type whenWanted struct{ pipe *Pipe }
+
+// ShouldSample implements sdktrace.Sampler.
+func (w whenWanted) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
+	if w.pipe.wantsTraces() {
+		return sdktrace.AlwaysSample().ShouldSample(p)
+	}
+	return sdktrace.NeverSample().ShouldSample(p)
+}
+
+// Description implements sdktrace.Sampler.
+func (whenWanted) Description() string { return "WhenWanted" }
+
+// Prepare begins the span of a request that Do sends, and adds its trace context
+// to the headers. It is to be completion.Options.Prepare.
+func Prepare(ctx context.Context, h http.Header) {
+	x, ok := ctx.Value(exchangeKey{}).(*exchange)
+	if !ok {
+		return
+	}
+	x.ctx, x.span = x.run.tracer.Start(ctx, x.run.spanName(x.run.settings.Model), trace.WithSpanKind(trace.SpanKindClient))
+	propagation.TraceContext{}.Inject(x.ctx, propagation.HeaderCarrier(h))
+}
+
+type exchangeKey struct{}
+
+// exchange is a request under way.
+type exchange struct {
+	run  *Run
+	ctx  context.Context
+	span trace.Span
+}
+
+// Sender returns a sender that measures what another sends. The other one has to
+// call Prepare.
+func (r *Run) Sender(s loadgen.Sender) loadgen.Sender { return sender{r, s} }
+
+type sender struct {
+	run  *Run
+	next loadgen.Sender
+}
+
+// Do implements loadgen.Sender.
+func (s sender) Do(ctx context.Context, q *completion.Request, due time.Time) completion.Result {
+	x := &exchange{run: s.run, ctx: ctx, span: trace.SpanFromContext(ctx)}
+	result := s.next.Do(context.WithValue(ctx, exchangeKey{}, x), q, due)
+	set := s.run.sets.get(&result)
+	s.run.meter.record(x.ctx, set, &result)
+	if x.span.IsRecording() {
+		s.run.describe(x.span, set, q, &result)
+	}
+	x.span.End(trace.WithTimestamp(result.End))
+	return result
+}
+
+// Count counts a request that has ended, or was dropped. It is to be called by
+// loadgen.Config.Record.
+func (r *Run) Count(s loadgen.Sample) {
+	ctx := context.Background()
+	set := r.sets.get(s.Result)
+	r.meter.requests.Add(ctx, 1, set.outcome[s.Result.Outcome]...)
+	if s.Good {
+		r.meter.goodput.Add(ctx, 1, set.slo...)
+	}
+}
+
+// spanName is "chat" and the model, where it is known.
+func (r *Run) spanName(model string) string {
+	return strings.TrimSuffix(operation(r.settings.Endpoint)+" "+model, " ")
+}
+
+// describe tells of a request what its metrics cannot.
+func (r *Run) describe(span trace.Span, set *set, q *completion.Request, o *completion.Result) {
+	if r.settings.Model == "" {
+		span.SetName(r.spanName(o.Model))
+	}
+	span.SetAttributes(set.attributes...)
+	span.SetAttributes(conventions.GenAIRequestStream(q.Stream), scheduleLagKey.Float64(o.Sent.Sub(o.Due).Seconds()))
+	if q.MaxTokens > 0 {
+		span.SetAttributes(conventions.GenAIRequestMaxTokens(q.MaxTokens))
+	}
+	if q.Temperature != nil {
+		span.SetAttributes(conventions.GenAIRequestTemperature(*q.Temperature))
+	}
+	if q.Seed != nil {
+		span.SetAttributes(conventions.GenAIRequestSeed(int(*q.Seed)))
+	}
+	if o.ID != "" {
+		span.SetAttributes(conventions.GenAIResponseID(o.ID))
+	}
+	if o.FinishReason != "" {
+		span.SetAttributes(conventions.GenAIResponseFinishReasons(o.FinishReason))
+	}
+	if o.Status != 0 {
+		span.SetAttributes(conventions.HTTPResponseStatusCode(o.Status))
+	}
+	for _, t := range []struct {
+		key attribute.Key
+		n   int
+	}{
+		{conventions.GenAIUsageInputTokensKey, o.InputTokens},
+		{conventions.GenAIUsageCacheReadInputTokensKey, o.CachedTokens},
+		{conventions.GenAIUsageOutputTokensKey, o.OutputTokens},
+		{conventions.GenAIUsageReasoningOutputTokensKey, o.ReasoningTokens},
+	} {
+		if t.n >= 0 {
+			span.SetAttributes(t.key.Int(t.n))
+		}
+	}
+	if t := o.Timings; t != nil {
+		span.SetAttributes(serverPromptKey.Float64(t.Prompt.Seconds()), serverPredictionKey.Float64(t.Predicted.Seconds()),
+			serverQueueKey.Float64(queue(o).Seconds()))
+	}
+	for _, e := range []struct {
+		name string
+		at   time.Time
+	}{{eventFirstChunk, o.FirstChunk}, {eventFirstToken, o.FirstToken}, {eventFirstAnswer, o.FirstAnswer}} {
+		if !e.at.IsZero() {
+			span.AddEvent(e.name, trace.WithTimestamp(e.at))
+		}
+	}
+	if o.Outcome == completion.Failed {
+		// The error's text may repeat some of the prompt, its type does not.
+		span.SetStatus(codes.Error, o.ErrorType)
+	}
+}
