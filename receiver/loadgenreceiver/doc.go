@@ -1,0 +1,8 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:generate go tool -modfile=../../tools/go.mod mdatagen metadata.yaml
+
+// Package loadgenreceiver gives what the extension of the same type measures,
+// metrics and a span of each request, to pipelines.
+package loadgenreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/loadgenreceiver"

@@ -1,0 +1,86 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loadgenreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/loadgenreceiver"
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/receiver/loadgenreceiver/internal/metadata"
+)
+
+// Config is the configuration of the receiver.
+type Config struct {
+	// Extension is the extension whose measurements are received; by default the
+	// only one of type loadgen.
+	Extension *component.ID `mapstructure:"extension"`
+}
+
+// A source has measurements to give, as the extension loadgen has.
+type source interface {
+	AttachMetrics(c consumer.Metrics) (detach func())
+	AttachTraces(c consumer.Traces) (detach func())
+}
+
+// loadgenReceiver is of one pipeline's kind.
+type loadgenReceiver struct {
+	cfg    *Config
+	attach func(source) (detach func())
+	detach func() // nil before Start
+}
+
+// Start implements component.Component.
+func (r *loadgenReceiver) Start(_ context.Context, host component.Host) error {
+	s, err := r.cfg.find(host.GetExtensions())
+	if err != nil {
+		return err
+	}
+	r.detach = r.attach(s)
+	return nil
+}
+
+// Shutdown implements component.Component.
+func (r *loadgenReceiver) Shutdown(context.Context) error {
+	if r.detach != nil {
+		r.detach()
+	}
+	return nil
+}
+
+// find returns the extension that is meant.
+func (c *Config) find(extensions map[component.ID]component.Component) (source, error) {
+	if c.Extension != nil {
+		e, ok := extensions[*c.Extension]
+		if !ok {
+			return nil, fmt.Errorf("extension: %s is not running: configure it under extensions, and list it in service::extensions", c.Extension)
+		}
+		s, ok := e.(source)
+		if !ok {
+			return nil, fmt.Errorf("extension: %s generates no load: want one of type %s", c.Extension, metadata.Type)
+		}
+		return s, nil
+	}
+	var found source
+	var ids []string
+	for id, e := range extensions {
+		if s, ok := e.(source); ok && id.Type() == metadata.Type {
+			found = s
+			ids = append(ids, id.String())
+		}
+	}
+	switch len(ids) {
+	case 0:
+		return nil, errors.New("no extension of type loadgen is running: configure one under extensions, and list it in service::extensions")
+	case 1:
+		return found, nil
+	}
+	slices.Sort(ids)
+	return nil, fmt.Errorf("%d extensions of type loadgen are running: set extension to one of %s", len(ids), strings.Join(ids, ", "))
+}
