@@ -1,0 +1,241 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
+)
+
+// generatorConfig is a collector that generates load; %s are the API's address,
+// the target, the profiles, indented by six, and the exporter's endpoint.
+const generatorConfig = `
+extensions:
+  loadgen:
+    endpoint: %s
+    target: {endpoint: "%s"}
+    metrics_flush_interval: 200ms
+    profiles:
+%s
+receivers:
+  loadgen:
+exporters:
+  otlp_http:
+    endpoint: %s
+    sending_queue: {enabled: false}
+service:
+  extensions: [loadgen]
+  pipelines:
+    metrics: {receivers: [loadgen], exporters: [otlp_http]}
+    traces: {receivers: [loadgen], exporters: [otlp_http]}
+  telemetry:
+    logs: {level: info, encoding: json, sampling: {enabled: false}}
+    metrics: {level: none}
+`
+
+// generator is a collector that generates load, and a client of its REST API.
+type generator struct {
+	*collector
+	api string
+}
+
+func generate(t testing.TB, target, profiles string) *generator {
+	t.Helper()
+	address := fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
+	g := &generator{collector: &collector{t: t, Sink: otlpsink.Start(t)}, api: "http://" + address}
+	g.begin(nil, fmt.Sprintf(generatorConfig, address, target, profiles, g.URL()))
+	g.AwaitLog("Everything is ready")
+	return g
+}
+
+// loadRun is a run as the API shows it.
+type loadRun struct {
+	ID, State, Reason string
+	Rate              float64
+	Requests          struct{ Due, OK, Error, Cancelled, Dropped int }
+}
+
+// ask sends a request to the API, and reads the answer into v.
+func (g *generator) ask(status int, method, path, body string, v any, edit ...func(*http.Request)) {
+	g.t.Helper()
+	q, err := http.NewRequestWithContext(g.t.Context(), method, g.api+path, strings.NewReader(body))
+	require.NoError(g.t, err)
+	for _, e := range edit {
+		e(q)
+	}
+	response, err := http.DefaultClient.Do(q)
+	require.NoError(g.t, err)
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	require.NoError(g.t, err)
+	require.Equal(g.t, status, response.StatusCode, "%s", answer)
+	require.NoError(g.t, json.Unmarshal(answer, v), "%s", answer)
+}
+
+func (g *generator) start(profile string) loadRun {
+	g.t.Helper()
+	var r loadRun
+	g.ask(http.StatusCreated, "POST", "/api/v1/runs", fmt.Sprintf(`{"profile": %q}`, profile), &r)
+	return r
+}
+
+// awaitRun waits until a run is as wanted.
+func (g *generator) awaitRun(id string, wanted func(loadRun) bool, what string) loadRun {
+	g.t.Helper()
+	var r loadRun
+	g.eventually(func() bool {
+		r = loadRun{}
+		g.ask(http.StatusOK, "GET", "/api/v1/runs/"+id, "", &r)
+		return wanted(r)
+	}, "%s", what)
+	return r
+}
+
+func over(r loadRun) bool { return r.State == "ended" }
+
+// succeeded chooses the requests that did.
+var succeeded = otlpsink.With("loadgen.outcome", "ok")
+
+// counter reads one of a llama-server's own counters.
+func counter(t testing.TB, s *llamatest.Server, name string) int {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^llamacpp:` + name + ` (\d+)$`).FindStringSubmatch(get(t, s.URL()+"/metrics"))
+	require.Len(t, m, 2, name)
+	n, err := strconv.Atoi(m[1])
+	require.NoError(t, err)
+	return n
+}
+
+func TestLoad_MetricsAndTracesArriveAndEqualTheServersCounters(t *testing.T) {
+	t.Parallel()
+	s := llamatest.Start(t, llamatest.Options{})
+	g := generate(t, s.URL(), "      steady: {rate: 10, duration: 3s, max_tokens: {min: 10, max: 30}, objective: ttft<30s}")
+	run := g.start("steady")
+	run = g.awaitRun(run.ID, over, "the run ends")
+	assert.Equal(t, "done", run.Reason)
+	assert.Equal(t, 30, run.Requests.OK)
+
+	mine := otlpsink.Of(run.ID)
+	g.await(30, "loadgen.requests", mine, succeeded)
+	g.await(30, "loadgen.goodput", mine)
+	for _, metric := range []string{
+		"gen_ai.client.operation.duration", "gen_ai.client.operation.time_to_first_chunk", "loadgen.request.duration",
+		"loadgen.request.time_to_first_token", "loadgen.request.time_to_first_answer", "loadgen.schedule.lag",
+		"loadgen.server.queue.duration", "loadgen.server.prompt.duration", "loadgen.server.prediction.duration",
+	} {
+		g.await(30, metric, mine)
+	}
+	type tokens struct{ output, computed int }
+	sent := func(kind string) int {
+		return int(g.Points(mine, otlpsink.Metric("loadgen.tokens"), otlpsink.With("gen_ai.token.type", kind)).Max())
+	}
+	assert.Equal(t, tokens{counter(t, s, "tokens_predicted_total"), counter(t, s, "prompt_tokens_total")}, tokens{sent("output"), sent("input") - sent("cached")})
+
+	g.eventually(func() bool { return len(g.Spans()) == 30 }, "the spans arrive")
+	for _, span := range g.Spans() {
+		assert.Equal(t, "chat tiny", span.Name)
+		assert.Equal(t, "Client", span.Kind)
+		assert.Equal(t, run.ID, span.Resource["service.instance.id"])
+		assert.Equal(t, "llamaload", span.Resource["service.name"])
+		assert.Len(t, span.Events, 3)
+		assert.NotEmpty(t, span.Attributes["gen_ai.response.id"])
+	}
+	assert.False(t, g.Holds("key-value cache"), "what the prompts say")
+
+	var report struct {
+		Reconciliation struct{ Agrees bool }
+		Requests       struct{ OK int }
+	}
+	g.ask(http.StatusOK, "GET", "/api/v1/runs/"+run.ID+"/results", "", &report)
+	assert.True(t, report.Reconciliation.Agrees)
+	assert.Equal(t, 30, report.Requests.OK)
+	assert.Empty(t, g.complaints("loadgen"))
+}
+
+func TestLoad_IsStartedTurnedAndStoppedByREST(t *testing.T) {
+	t.Parallel()
+	s := llamatest.Start(t, llamatest.Options{})
+	g := generate(t, s.URL(), "      steady: {rate: 0.01, duration: 1h, max_tokens: {min: 5, max: 5}}")
+	run := g.start("steady")
+	mine := otlpsink.Of(run.ID)
+	g.await(0.01, "loadgen.rate.target", mine)
+	g.ask(http.StatusOK, "PATCH", "/api/v1/runs/"+run.ID, `{"rate": 20}`, &run)
+	g.await(20, "loadgen.rate.target", mine)
+	g.awaitRun(run.ID, func(r loadRun) bool { return r.Requests.OK > 10 }, "it is faster now")
+	g.ask(http.StatusAccepted, "POST", "/api/v1/runs/"+run.ID+"/stop", "", &run)
+	run = g.awaitRun(run.ID, over, "the run ends")
+	assert.Equal(t, "stopped on request", run.Reason)
+	g.await(float64(run.Requests.OK), "loadgen.requests", mine, succeeded)
+}
+
+// What was measured has to be with the backend when the collector has ended.
+func TestLoad_ShutdownEndsTheRunWithWhatWasMeasured(t *testing.T) {
+	t.Parallel()
+	s := llamatest.Start(t, llamatest.Options{})
+	g := generate(t, s.URL(), "      steady: {rate: 20, duration: 1h, max_tokens: {min: 5, max: 5}, start: true}")
+	g.eventually(func() bool { return g.Points(otlpsink.Metric("loadgen.requests"), succeeded).Max() > 10 }, "load is sent")
+	began := time.Now()
+	g.Terminate()
+	assert.Less(t, time.Since(began), 15*time.Second)
+
+	var end struct {
+		Ended         string
+		OK, Cancelled int
+	}
+	lines := g.lines("loadgen", "Load run ended")
+	require.Len(t, lines, 1)
+	require.NoError(t, json.Unmarshal([]byte(lines[0].Text), &end))
+	assert.Equal(t, "stopped with the collector", end.Ended)
+	assert.True(t, g.Points(otlpsink.Metric("loadgen.requests"), succeeded).LastIs(float64(end.OK)))
+	assert.Len(t, g.Spans(), end.OK+end.Cancelled)
+}
+
+func TestLoad_TraceContextReachesTheServer(t *testing.T) {
+	t.Parallel()
+	s := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.Chat("chatcmpl-1", 7, scriptedserver.Every(5*time.Millisecond, 3, time.Millisecond)...)))
+	g := generate(t, s.URL, "      few: {rate: 20, duration: 500ms, start: true}")
+	g.eventually(func() bool { return len(g.Spans()) == 10 }, "the spans arrive")
+	var sent, got []string
+	for _, span := range g.Spans() {
+		sent = append(sent, "00-"+span.TraceID+"-"+span.ID+"-01")
+	}
+	for _, x := range s.Exchanges() {
+		if len(x.Body) > 0 { // /metrics is read too
+			got = append(got, x.Header.Get("Traceparent"))
+		}
+	}
+	assert.ElementsMatch(t, sent, got)
+}
+
+func TestLoad_PagesElsewhereCannotStartIt(t *testing.T) {
+	t.Parallel()
+	s := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.JSON(http.StatusOK, "{}")))
+	g := generate(t, s.URL, "      steady:")
+	for name, edit := range map[string]func(*http.Request){
+		"another site's page": func(r *http.Request) { r.Header.Set("Origin", "https://evil.example") },
+		"rebound DNS":         func(r *http.Request) { r.Host = "evil.example" },
+	} {
+		var problem struct{ Error string }
+		g.ask(http.StatusForbidden, "POST", "/api/v1/runs", `{"profile": "steady"}`, &problem, edit)
+		assert.NotEmpty(t, problem.Error, name)
+	}
+	var runs struct{ Runs []loadRun }
+	g.ask(http.StatusOK, "GET", "/api/v1/runs", "", &runs)
+	assert.Empty(t, runs.Runs)
+}
