@@ -93,9 +93,9 @@ func (r *run) show() runJSON {
 		ID: r.id, Profile: r.profile, State: r.stateLocked(), Schedule: r.schedule, Began: r.began,
 		Elapsed: time.Since(r.began).Seconds(), Duration: r.config.Duration.Seconds(),
 	}
-	if r.engine != nil {
-		p := r.engine.Progress()
-		s.Requests, s.InFlight = p.Counts, r.engine.InFlight()
+	if r.load != nil {
+		p := r.load.Progress()
+		s.Requests, s.InFlight = p.Counts, r.load.InFlight()
 		if p.TTFT50 > 0 {
 			p50, p95 := p.TTFT50.Seconds(), p.TTFT95.Seconds()
 			s.TTFT = percentiles{&p50, &p95}
@@ -103,8 +103,8 @@ func (r *run) show() runJSON {
 	}
 	switch s.State {
 	case running:
-		s.Elapsed = r.engine.Elapsed().Seconds()
-		if rate, ok := r.engine.Rate(); ok {
+		s.Elapsed = r.load.Elapsed().Seconds()
+		if rate, ok := r.load.Rate(); ok {
 			s.Rate = &rate
 		}
 	case ended:
@@ -157,7 +157,7 @@ func (e *Extension) postRun(w http.ResponseWriter, q *http.Request) {
 	answer(w, http.StatusCreated, r.show())
 }
 
-// ofRun finds the run that a path names.
+// ofRun calls handle with the run that the request's path names.
 func (e *Extension) ofRun(handle func(http.ResponseWriter, *http.Request, *run)) http.HandlerFunc {
 	return func(w http.ResponseWriter, q *http.Request) {
 		r, ok := e.find(q.PathValue("id"))
@@ -198,7 +198,8 @@ func stopRun(w http.ResponseWriter, _ *http.Request, r *run) {
 	answer(w, http.StatusAccepted, r.show())
 }
 
-// reportOf is the report of a run, or tells the client why there is none.
+// reportOf returns the report of a run. If there is none, it tells the client why
+// and returns nil.
 func reportOf(w http.ResponseWriter, r *run) *loadgen.Report {
 	if r.state() != ended {
 		fail(w, http.StatusConflict, "the run is under way: results are there when it has ended")
@@ -228,12 +229,12 @@ func getReport(w http.ResponseWriter, _ *http.Request, r *run) {
 const (
 	// eventInterval is the time between two events of progress.
 	eventInterval = time.Second
-	// writeWithin is how long a client may take for one: confighttp's
-	// write_timeout would end the whole stream.
+	// writeWithin limits how long a client may take to receive one event. The
+	// server's write_timeout applies to the whole stream and would end it.
 	writeWithin = 10 * time.Second
 )
 
-// getEvents streams how the run stands until it has ended.
+// getEvents streams the state of the run until it has ended.
 func (e *Extension) getEvents(w http.ResponseWriter, q *http.Request, r *run) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
@@ -243,7 +244,7 @@ func (e *Extension) getEvents(w http.ResponseWriter, q *http.Request, r *run) {
 		if err != nil {
 			return false
 		}
-		_ = control.SetWriteDeadline(time.Now().Add(writeWithin)) // without one the server's own ends the stream
+		_ = control.SetWriteDeadline(time.Now().Add(writeWithin)) // otherwise the server's own deadline ends the stream
 		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, data)
 		return err == nil && control.Flush() == nil
 	}
@@ -266,7 +267,8 @@ func serveOpenAPI(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(openAPI) // the client has gone
 }
 
-// decode reads a request's body, or tells the client what is wrong with it.
+// decode reads a request's body and reports whether it is valid. If it is not,
+// the client is told why.
 func decode(w http.ResponseWriter, q *http.Request, v any) bool {
 	d := json.NewDecoder(q.Body)
 	d.DisallowUnknownFields()
@@ -277,7 +279,7 @@ func decode(w http.ResponseWriter, q *http.Request, v any) bool {
 	return true
 }
 
-// refuse says why something was not done.
+// refuse answers with the error and the status that belongs to it.
 func refuse(w http.ResponseWriter, err error) {
 	status := http.StatusConflict
 	var invalid invalidError

@@ -26,14 +26,14 @@ const (
 	defaultEndpoint = "localhost:9466"
 	defaultTarget   = "http://localhost:8080"
 	defaultProvider = "llamacpp"
-	// minMaxSize and maxMaxSize are those of the SDK's exponential histograms.
+	// minMaxSize and maxMaxSize are the limits of the SDK's exponential histograms.
 	minMaxSize, maxMaxSize, defaultMaxSize = 2, 16384, 160
 )
 
 // Config is the configuration of the extension.
 type Config struct {
-	// ServerConfig are the settings of the REST API's server: endpoint,
-	// localhost:9466 by default, tls, auth and so on.
+	// ServerConfig configures the server of the REST API: endpoint
+	// (localhost:9466 by default), tls, auth and so on.
 	ServerConfig confighttp.ServerConfig `mapstructure:",squash"`
 
 	// Target is the server that is put under load.
@@ -45,10 +45,11 @@ type Config struct {
 	// Profiles are the load tests that can be run, by name.
 	Profiles map[string]ProfileConfig `mapstructure:"profiles"`
 
-	// Limits are what neither a profile nor a request to the REST API may exceed.
+	// Limits apply to every run, whether a profile or a request to the REST API
+	// sets its values.
 	Limits LimitsConfig `mapstructure:"limits"`
 
-	// History is how many runs that have ended are kept; 20 by default.
+	// History is the number of ended runs that are kept; 20 by default.
 	History int `mapstructure:"history"`
 
 	// MetricsFlushInterval is the time between two points of a series; 1s by
@@ -61,27 +62,29 @@ type Config struct {
 
 // TargetConfig is the section target.
 type TargetConfig struct {
-	// ClientConfig are the settings of the HTTP client. The endpoint is the
-	// server's base URL, http://localhost:8080 by default; the timeout, 10m by
-	// default, is that of a whole request.
+	// ClientConfig configures the HTTP client. The endpoint is the server's base
+	// URL, http://localhost:8080 by default. The timeout, 10m by default, applies
+	// to a whole request.
 	ClientConfig confighttp.ClientConfig `mapstructure:",squash"`
 
 	// APIKey is sent as a bearer token. It cannot be combined with auth.
 	APIKey configopaque.String `mapstructure:"api_key"`
 
-	// ConnectTimeout is how long a request may take to get a connection, 10s by
-	// default, FirstTokenTimeout to get its first token; 0 is any time.
+	// ConnectTimeout limits the time until a request has a connection; 10s by
+	// default. FirstTokenTimeout limits the time until it has its first token; no
+	// limit by default. 0 disables either limit.
 	ConnectTimeout    time.Duration `mapstructure:"connect_timeout"`
 	FirstTokenTimeout time.Duration `mapstructure:"first_token_timeout"`
 }
 
 // LimitsConfig is the section limits.
 type LimitsConfig struct {
-	// Rate is in requests a second, 1000 by default.
+	// Rate is the highest rate of an open loop in requests per second; 1000 by
+	// default.
 	Rate float64 `mapstructure:"rate"`
-	// Users is the most users of a closed loop, 1000 by default.
+	// Users is the largest number of users of a closed loop; 1000 by default.
 	Users int `mapstructure:"users"`
-	// Duration is the longest time that requests are sent, 1h by default.
+	// Duration is the longest time for which a run sends requests; 1h by default.
 	Duration time.Duration `mapstructure:"duration"`
 }
 
@@ -93,7 +96,7 @@ type HistogramConfig struct {
 
 // ExponentialConfig is the section histogram::exponential.
 type ExponentialConfig struct {
-	// MaxSize is the highest number of buckets of one histogram; 160 by default.
+	// MaxSize is the maximum number of buckets of one histogram; 160 by default.
 	MaxSize int32 `mapstructure:"max_size"`
 }
 
@@ -104,7 +107,8 @@ func newDefaultConfig() *Config {
 	client := confighttp.NewDefaultClientConfig()
 	client.Endpoint = defaultTarget
 	client.Timeout = 10 * time.Minute
-	// Each request in flight has a connection; net/http would keep two of them.
+	// Each request in flight has its own connection; net/http keeps only two idle
+	// connections per host by default.
 	keepalive := confighttp.NewDefaultKeepaliveClientConfig()
 	keepalive.MaxIdleConns = 0
 	keepalive.MaxIdleConnsPerHost = 1000
@@ -127,8 +131,7 @@ var (
 
 // Unmarshal implements confmap.Unmarshaler.
 func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
-	// The Unmarshal that comes with the embedded configurations lets unknown keys
-	// pass.
+	// The Unmarshal methods of the embedded configurations accept unknown keys.
 	if err := configcheck.Section(conf, cfg); err != nil {
 		return err
 	}
@@ -136,14 +139,14 @@ func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
 		return err
 	}
 	for name := range cfg.Profiles {
-		if conf.Get("profiles"+confmap.KeyDelimiter+name) == nil { // empty: all of its defaults
+		if conf.Get("profiles"+confmap.KeyDelimiter+name) == nil { // an empty profile has all defaults
 			cfg.Profiles[name] = newDefaultProfile()
 		}
 	}
 	return nil
 }
 
-// profileName is what can stand in a URL and in a run's id.
+// profileName matches names that can be part of a URL and of a run's id.
 var profileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 
 // Validate implements confmap.Validator.
@@ -160,7 +163,7 @@ func (cfg *Config) Validate() error {
 		wrong("provider is empty: leave it out for %q", defaultProvider)
 	}
 	if cfg.History < 1 {
-		wrong("history: %d: want 1 or more, or no result could be read", cfg.History)
+		wrong("history: %d: want 1 or more, so that results can be read", cfg.History)
 	}
 	if err := interval.Check(cfg.MetricsFlushInterval); err != nil {
 		wrong("metrics_flush_interval: %w", err)

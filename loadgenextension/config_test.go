@@ -85,8 +85,8 @@ func TestConfig_WrongSettingsAreNamedWithTheirCure(t *testing.T) {
 	}
 }
 
-// A collector with a prompt file that cannot be read does not start, rather than
-// fail when the profile is run.
+// If a prompt file cannot be read, the collector does not start, instead of
+// failing when the profile is run.
 func TestStart_ReadsPromptFilesBeforeAnythingStarts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "prompts.jsonl")
 	start := func() error {

@@ -3,7 +3,7 @@
 
 //go:generate go tool -modfile=../tools/go.mod mdatagen metadata.yaml
 
-// Package loadgenextension runs load tests against an inference server, as
-// profiles say, and is controlled over a REST API. The receiver of the same type
-// gives what the runs measure to pipelines.
+// Package loadgenextension runs load tests against an inference server. Profiles
+// in the configuration define the tests, and a REST API controls them. The
+// receiver of the same type feeds their metrics and traces to pipelines.
 package loadgenextension // import "github.com/llamatelemetry/otelcol-llamacpp/loadgenextension"

@@ -39,13 +39,13 @@ type Extension struct {
 	server  *http.Server
 	serving sync.WaitGroup
 
-	// ending ends with the collector, and all runs with it.
+	// ending is cancelled when the collector shuts down, which ends all runs.
 	ending  context.Context
 	end     context.CancelCauseFunc
 	running sync.WaitGroup
 
 	mu   sync.Mutex
-	runs []*run // the oldest first
+	runs []*run // oldest first
 }
 
 var (
@@ -90,7 +90,7 @@ func (e *Extension) Start(ctx context.Context, host component.Host) error {
 	if err != nil {
 		return fmt.Errorf("REST API: listen on %s: %w: choose another endpoint", s.NetAddr.Endpoint, err)
 	}
-	e.set.Logger.Info("Load generator's REST API is served", zap.Stringer("address", listener.Addr()))
+	e.set.Logger.Info("Serving the load generator's REST API", zap.Stringer("address", listener.Addr()))
 	e.serving.Go(func() {
 		if err := e.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			componentstatus.ReportStatus(host, componentstatus.NewFatalErrorEvent(fmt.Errorf("REST API: %w", err)))
@@ -99,15 +99,15 @@ func (e *Extension) Start(ctx context.Context, host component.Host) error {
 	return nil
 }
 
-// connect makes the clients of the target. Its requests are measured here alone:
-// the collector's own telemetry has no part in it.
+// connect makes the clients of the target. They do not report to the collector's
+// internal telemetry, since the extension measures their requests itself.
 func (t *TargetConfig) connect(ctx context.Context, host component.Host, set component.TelemetrySettings) (target, error) {
 	set.MeterProvider, set.TracerProvider = metricnoop.NewMeterProvider(), tracenoop.NewTracerProvider()
 	client, err := t.ClientConfig.ToClient(ctx, host.GetExtensions(), set)
 	if err != nil {
 		return target{}, err
 	}
-	client.Timeout = 0 // the completion client's is, and says so
+	client.Timeout = 0 // the completion client enforces it, with an error that names it
 	var to target
 	to.http = client
 	if to.Endpoint, err = endpoint.Parse(t.ClientConfig.Endpoint); err != nil {
@@ -128,8 +128,8 @@ func (t *TargetConfig) connect(ctx context.Context, host component.Host, set com
 	return to, nil
 }
 
-// Ready implements extensioncapabilities.PipelineWatcher: what is measured from
-// now on finds its way.
+// Ready implements extensioncapabilities.PipelineWatcher. It starts the profiles
+// that run at startup, now that the pipelines can take their measurements.
 func (e *Extension) Ready() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(e.cfg.Profiles)) {
@@ -141,11 +141,11 @@ func (e *Extension) Ready() error {
 	return errors.Join(errs...)
 }
 
-// stopWithin is how long runs may take to end with the collector.
+// stopWithin limits how long a shutdown waits for runs to end.
 const stopWithin = 10 * time.Second
 
-// NotReady implements extensioncapabilities.PipelineWatcher: runs end now, while
-// the pipelines still take what they measured.
+// NotReady implements extensioncapabilities.PipelineWatcher. It ends all runs
+// while the pipelines can still take their measurements.
 func (e *Extension) NotReady() error {
 	return e.stopAll(context.Background())
 }
@@ -175,7 +175,7 @@ func (e *Extension) Shutdown(ctx context.Context) error {
 	if e.server != nil {
 		ctx, cancel := context.WithTimeout(ctx, stopWithin)
 		defer cancel()
-		if e.server.Shutdown(ctx) != nil { // somebody reads events of a run that has not ended
+		if e.server.Shutdown(ctx) != nil { // a client still streams the events of a run that has not ended
 			err = errors.Join(err, e.server.Close())
 		}
 	}
@@ -186,8 +186,8 @@ func (e *Extension) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// AttachMetrics has the metrics of runs consumed until detach is called.
+// AttachMetrics sends the metrics of all runs to c until detach is called.
 func (e *Extension) AttachMetrics(c consumer.Metrics) (detach func()) { return e.pipe.AttachMetrics(c) }
 
-// AttachTraces has the traces of runs consumed until detach is called.
+// AttachTraces sends the traces of all runs to c until detach is called.
 func (e *Extension) AttachTraces(c consumer.Traces) (detach func()) { return e.pipe.AttachTraces(c) }

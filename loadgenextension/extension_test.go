@@ -72,7 +72,7 @@ func (g *generator) ask(method, path, body string, edit ...func(*http.Request)) 
 	return w
 }
 
-// run asks for a run's JSON.
+// run returns the JSON of a run.
 func (g *generator) run(status int, method, path, body string) runJSON {
 	g.t.Helper()
 	w := g.ask(method, path, body)
@@ -84,7 +84,7 @@ func (g *generator) run(status int, method, path, body string) runJSON {
 
 const patience = 30 * time.Second
 
-// await waits until the run is as wanted.
+// await waits until the run has the wanted state.
 func (g *generator) await(id string, wanted func(runJSON) bool) runJSON {
 	g.t.Helper()
 	var r runJSON
@@ -171,7 +171,7 @@ func TestShutdown_EndsARunWithWhatWasMeasured(t *testing.T) {
 	assert.Equal(t, http.StatusServiceUnavailable, g.ask("POST", "/api/v1/runs", `{"profile": "steady"}`).Code)
 }
 
-// counted is the last value of a counter with an attribute.
+// counted returns the last value of a counter with an attribute.
 func counted(g *generator, metric, key, value string) int {
 	n := -1
 	for _, md := range g.metrics.AllMetrics() {

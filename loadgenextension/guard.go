@@ -10,18 +10,18 @@ import (
 	"strings"
 )
 
-// guard keeps web pages elsewhere from starting load, and from reading results.
+// guard prevents web pages of other sites from starting load or reading results.
 //
-// Another site's page can send requests here from a user's browser: those that
-// change something are refused by their origin. By DNS rebinding the page can
-// take this server for its own, under its own name: without authentication
-// anything else than an address or localhost is refused, and changes are for this
-// host alone.
+// Such a page can send requests to this server from a user's browser. Those that
+// change something are refused because of their origin. With DNS rebinding, the
+// page can also reach this server under its own domain name, as if both had the
+// same origin. Therefore, without authentication, the Host header must be an IP
+// address or localhost, and changes need localhost or a loopback address.
 func guard(authenticated bool, next http.Handler) http.Handler {
 	origins := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := origins.Check(r); err != nil {
-			fail(w, http.StatusForbidden, "cross-origin request: changes are not for other sites' pages; use a program, or a page of this server")
+			fail(w, http.StatusForbidden, "cross-origin request: pages of other sites may not make changes; use a program, or a page of this server")
 			return
 		}
 		if !authenticated {
@@ -31,7 +31,7 @@ func guard(authenticated bool, next http.Handler) http.Handler {
 				fail(w, http.StatusForbidden, "the Host header is neither localhost nor an address: use one, or configure auth")
 				return
 			case !loopback && r.Method != http.MethodGet && r.Method != http.MethodHead:
-				fail(w, http.StatusForbidden, "changes are for localhost alone unless auth is configured")
+				fail(w, http.StatusForbidden, "only localhost may make changes unless auth is configured")
 				return
 			}
 		}
@@ -39,8 +39,8 @@ func guard(authenticated bool, next http.Handler) http.Handler {
 	})
 }
 
-// host says whether a Host header is an IP address or localhost, which no foreign
-// DNS can be behind, and whether it is of the loopback interface.
+// host reports whether a Host header is an IP address or localhost, neither of
+// which a foreign DNS server can resolve, and whether it is a loopback address.
 func host(header string) (address, loopback bool) {
 	name, _, err := net.SplitHostPort(header)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 
 type object = map[string]any
 
-// description is openapi.yaml, and what of it answers have shown.
+// description is openapi.yaml, with a record of the parts that answers have shown.
 type description struct {
 	object
 	seen map[string]bool
@@ -48,7 +48,7 @@ func (d *description) resolve(o object) (resolved object, name string) {
 	return o, ""
 }
 
-// mismatches says where a value is not as its schema.
+// mismatches returns the places where a value does not match its schema.
 func (d *description) mismatches(at string, schema object, value any) (wrong []string) {
 	schema, name := d.resolve(schema)
 	if name != "" {
@@ -100,7 +100,7 @@ func (d *description) mismatches(at string, schema object, value any) (wrong []s
 	return wrong
 }
 
-// properties are all that a schema describes.
+// properties returns the names of all properties that a schema describes.
 func (d *description) properties(at string, schema object) (all []string) {
 	schema, name := d.resolve(schema)
 	if name != "" {
@@ -137,7 +137,7 @@ func TestOpenAPI_HasEveryRouteAndNoOther(t *testing.T) {
 func TestOpenAPI_HasEveryFieldThatIsAnswered(t *testing.T) {
 	g := generate(t, quick, "  steady: {rate: 100, duration: 50ms, objective: ttft<1s, model: tiny, prompts: {repeat: true}}\n  long: {rate: 100, duration: 1h}\n  users: {users: 1, duration: 1h}\n")
 	d := describe(t)
-	// ask holds an answer against what the description says of it.
+	// ask sends a request and checks the answer against the description.
 	ask := func(status int, method, path, body string) object {
 		t.Helper()
 		w := g.ask(method, path, body)
@@ -179,7 +179,7 @@ func TestOpenAPI_HasEveryFieldThatIsAnswered(t *testing.T) {
 	g.await(short, isEnded)
 	ask(200, "GET", at(short)+"/results", "")
 
-	// Those of requests, and of a server that has counters, are held elsewhere.
+	// Properties of requests, and of a server with counters, are checked elsewhere.
 	notAnswered := map[string]bool{
 		"Report.reconciliation.prompt": true, "Report.reconciliation.predicted": true, "Report.reconciliation.cached": true,
 		"Report.reconciliation.agrees": true, "Report.reconciliation.note": true,

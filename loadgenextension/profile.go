@@ -21,89 +21,100 @@ import (
 
 // ProfileConfig is a load test that can be run.
 type ProfileConfig struct {
-	// API is chat, completions, responses, messages, completion (llama.cpp's own)
-	// or embeddings; chat by default.
+	// API is the API to send requests to: chat, completions, responses, messages,
+	// completion (llama.cpp's own) or embeddings; chat by default.
 	API string `mapstructure:"api"`
-	// Model is the model to ask for; "" leaves it to the server.
+	// Model is the model to request; if empty, the server chooses.
 	Model string `mapstructure:"model"`
 
-	// Prompts say what is sent: ten built-in prompts by default.
+	// Prompts selects the prompts to send; ten built-in prompts by default.
 	Prompts PromptsConfig `mapstructure:"prompts"`
-	// MaxTokens is the most tokens to generate, 50 to 150 by default, Temperature
-	// 0.5 to 0.9; both are drawn for each request.
+	// MaxTokens is the maximum number of tokens to generate, 50 to 150 by default.
+	// Temperature is 0.5 to 0.9 by default. Both are drawn at random for each
+	// request.
 	MaxTokens   RangeConfig                             `mapstructure:"max_tokens"`
 	Temperature configoptional.Optional[IntervalConfig] `mapstructure:"temperature"`
-	// Stream asks for the tokens one by one; true by default, without it there is
+	// Stream requests the tokens one by one; true by default. Without it, there is
 	// no time to first token.
 	Stream bool `mapstructure:"stream"`
-	// IgnoreEOS makes every answer as long as MaxTokens.
+	// IgnoreEOS makes every answer exactly MaxTokens long.
 	IgnoreEOS bool `mapstructure:"ignore_eos"`
-	// Seed is what prompts, lengths and gaps are drawn from; without it another
-	// each time.
+	// Seed makes the random prompts, lengths and gaps repeatable; if nil, each run
+	// has a seed of its own.
 	Seed *uint64 `mapstructure:"seed"`
 
-	// Rate is in requests a second, 2 by default: an open loop.
+	// Rate is the rate of an open loop in requests per second; 2 by default.
 	Rate float64 `mapstructure:"rate"`
-	// Gaps between requests are constant, poisson or gamma of Burstiness;
-	// constant by default.
+	// Gaps is the distribution of the time between requests: constant, poisson or
+	// gamma; constant by default. Burstiness is the shape of gamma gaps: less than
+	// 1 is burstier than poisson, more is more regular.
 	Gaps       string  `mapstructure:"gaps"`
 	Burstiness float64 `mapstructure:"burstiness"`
-	// Users make a closed loop instead; each waits Think after an answer.
+	// Users is the number of users of a closed loop, which replaces the open loop.
+	// Each user waits for Think after an answer.
 	Users int           `mapstructure:"users"`
 	Think time.Duration `mapstructure:"think"`
 
-	// Duration is how long requests are sent; 1m by default. WarmUp and Tail are
-	// cut from its start and end in the report.
+	// Duration is how long requests are sent; 1m by default. The report leaves out
+	// requests that are due within WarmUp of its start or within Tail of its end.
 	Duration time.Duration `mapstructure:"duration"`
 	WarmUp   time.Duration `mapstructure:"warm_up"`
 	Tail     time.Duration `mapstructure:"tail"`
-	// MaxInFlight is the most requests under way, 1000 by default. One that is
-	// due beyond it waits for MaxWait, 0 by default, and is dropped.
+	// MaxInFlight is the maximum number of requests in flight; 1000 by default. A
+	// request that is due while so many are in flight waits for up to MaxWait, 0
+	// by default, and is then dropped.
 	MaxInFlight int           `mapstructure:"max_in_flight"`
 	MaxWait     time.Duration `mapstructure:"max_wait"`
-	// Drain is how long to wait for answers at the end, 1m by default.
+	// Drain is how long to wait for answers at the end; 1m by default.
 	Drain time.Duration `mapstructure:"drain"`
-	// MaxErrors is the share of errors among the last 100 requests that ends a
-	// run; 0.5 by default, 1 is never.
+	// MaxErrors is the share of errors among the last 100 requests above which the
+	// run stops; 0.5 by default. With 1, it never stops for that reason.
 	MaxErrors float64 `mapstructure:"max_errors"`
-	// Objective is what a good request meets, e.g. ttft<500ms && tpot<50ms.
+	// Objective is the latency objective that a request has to meet to count as
+	// goodput, e.g. ttft<500ms && tpot<50ms.
 	Objective string `mapstructure:"objective"`
 
-	// Start has the profile run as soon as the collector has started.
+	// Start runs the profile as soon as the collector has started.
 	Start bool `mapstructure:"start"`
 }
 
-// PromptsConfig is the section prompts: one of texts, file and synthetic, or
-// none for the built-in prompts.
+// PromptsConfig is the section prompts. At most one of texts, file and synthetic
+// is set; without any, the built-in prompts are sent.
 type PromptsConfig struct {
 	Texts []string `mapstructure:"texts"`
-	// File has JSON objects, one a line, with messages, conversations or prompt.
+	// File is the path of a file with one JSON object per line, each of which has
+	// messages, conversations or prompt.
 	File string `mapstructure:"file"`
-	// Synthetic prompts have an exact number of tokens, as llama-server counts.
+	// Synthetic generates prompts with an exact number of tokens, as llama-server
+	// counts them.
 	Synthetic configoptional.Optional[SyntheticConfig] `mapstructure:"synthetic"`
-	// Repeat sends prompts as they are, again and again. By default each begins
-	// with a number of its own, so that the server's cache does not flatter.
+	// Repeat sends the same prompts again and again. By default, each begins with
+	// a unique number, so that the server's prompt cache does not make it look
+	// faster than it is.
 	Repeat bool `mapstructure:"repeat"`
 }
 
 // SyntheticConfig is the section prompts::synthetic.
 type SyntheticConfig struct {
-	// Tokens are new in each prompt, after Depth that are in context already.
+	// Tokens is the number of new tokens in each prompt. They follow Depth tokens
+	// that are in context already.
 	Tokens RangeConfig `mapstructure:"tokens"`
 	Depth  int         `mapstructure:"depth"`
-	// ColdDepth makes those before new as well, so that none is in the cache.
+	// ColdDepth makes the Depth tokens new in each prompt as well, so that none of
+	// them is in the server's cache.
 	ColdDepth bool `mapstructure:"cold_depth"`
-	// SharedPrefix is the share of the new tokens with which all prompts begin.
+	// SharedPrefix is the share of the new tokens that is the same at the start of
+	// all prompts.
 	SharedPrefix float64 `mapstructure:"shared_prefix"`
 }
 
-// RangeConfig are whole numbers from Min to Max.
+// RangeConfig is a range of whole numbers from Min to Max, both included.
 type RangeConfig struct {
 	Min int `mapstructure:"min"`
 	Max int `mapstructure:"max"`
 }
 
-// IntervalConfig are numbers from Min to Max.
+// IntervalConfig is a range of numbers from Min to Max.
 type IntervalConfig struct {
 	Min float64 `mapstructure:"min"`
 	Max float64 `mapstructure:"max"`
@@ -128,8 +139,8 @@ func newDefaultProfile() ProfileConfig {
 
 var _ confmap.Unmarshaler = (*ProfileConfig)(nil)
 
-// Unmarshal implements confmap.Unmarshaler: what a profile does not say has a
-// default.
+// Unmarshal implements confmap.Unmarshaler. Settings that a profile leaves out
+// have their defaults.
 func (p *ProfileConfig) Unmarshal(conf *confmap.Conf) error {
 	*p = newDefaultProfile()
 	if err := conf.Unmarshal(p); err != nil {
@@ -141,7 +152,8 @@ func (p *ProfileConfig) Unmarshal(conf *confmap.Conf) error {
 	return nil
 }
 
-// Overrides are what a request to start a run may change of its profile.
+// Overrides are the settings of a profile that a request to start a run may
+// replace. Nil keeps the profile's value.
 type Overrides struct {
 	Rate     *float64 `json:"rate"`
 	Users    *int     `json:"users"`
@@ -151,7 +163,7 @@ type Overrides struct {
 	Model    *string  `json:"model"`
 }
 
-// with is the profile with something else.
+// with returns the profile with the overrides applied.
 func (p ProfileConfig) with(o Overrides) ProfileConfig {
 	if o.Users != nil {
 		p.Users, p.Rate = *o.Users, 0
@@ -177,8 +189,8 @@ func (p ProfileConfig) with(o Overrides) ProfileConfig {
 	return p
 }
 
-// validate says what of the profile cannot be run. The error begins with the
-// setting's name.
+// validate returns an error, which begins with the name of a setting, if the
+// profile cannot be run or exceeds the limits.
 func (p *ProfileConfig) validate(l LimitsConfig) error {
 	switch {
 	case p.Rate != 0 && p.Users != 0:
@@ -219,7 +231,7 @@ func (p *ProfileConfig) validate(l LimitsConfig) error {
 // closed reports whether the profile is a closed loop.
 func (p *ProfileConfig) closed() bool { return p.Users > 0 }
 
-// pacing is how a run is paced, and that in words.
+// pacing returns how a run is paced, and a description of it for people.
 func (p *ProfileConfig) pacing(seed uint64) (*loadgen.Config, string, error) {
 	c := &loadgen.Config{
 		Users: p.Users, Think: p.Think, Duration: p.Duration, WarmUp: p.WarmUp, Tail: p.Tail,
@@ -266,7 +278,7 @@ func (p *ProfileConfig) gaps() (arrival.Gaps, error) {
 	return nil, fmt.Errorf("gaps: %q: want constant, poisson or gamma", p.Gaps)
 }
 
-// workload is what a run sends, and its prompts in words.
+// workload returns what a run sends, and a description of its prompts for people.
 func (p *ProfileConfig) workload(ctx context.Context, t workload.Tokenizer, seed uint64) (*workload.Workload, string, error) {
 	s := workload.Settings{
 		Model: p.Model, Seed: seed, MaxTokens: workload.Range(p.MaxTokens),
@@ -322,10 +334,11 @@ func (c *PromptsConfig) source(ctx context.Context, t workload.Tokenizer, seed u
 	return workload.Builtin(), "10 built-in prompts", nil
 }
 
-// check reads what the profile needs from files.
+// check reads the files that the profile needs, so that the collector does not
+// start without them.
 func (p *ProfileConfig) check(ctx context.Context) error {
 	if p.Prompts.Synthetic.HasValue() {
-		return nil // only its server knows
+		return nil // making the prompts needs the server, which may not be up yet
 	}
 	if _, _, err := p.workload(ctx, nil, 0); err != nil {
 		return fmt.Errorf("prompts: %w", err)

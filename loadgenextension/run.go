@@ -23,7 +23,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/loadgenextension/internal/telemetry"
 )
 
-// state is how far a run is.
+// state is the stage that a run has reached.
 type state string
 
 const (
@@ -32,7 +32,7 @@ const (
 	ended    state = "ended"
 )
 
-// run is a load test, from its start until it is forgotten.
+// run is one load test. It is kept after its end until forget drops it.
 type run struct {
 	id, profile string
 	config      ProfileConfig
@@ -43,10 +43,10 @@ type run struct {
 	done        chan struct{}
 
 	mu     sync.Mutex
-	engine *loadgen.Run // nil while starting, and where it could not start
+	load   *loadgen.Run // nil while starting, or if the run could not start
 	end    time.Time
-	report *loadgen.Report // of a run that has ended, nil where it could not start
-	cause  error           // why it ended early
+	report *loadgen.Report // nil until the run ends, or if it could not start
+	cause  error           // why the run ended early or could not start
 }
 
 var (
@@ -56,7 +56,7 @@ var (
 	errStopped    = errors.New("stopped on request")
 )
 
-// invalidError is of overrides that make no run.
+// invalidError marks a request whose values are not allowed.
 type invalidError struct{ error }
 
 func (e invalidError) Unwrap() error { return e.error }
@@ -105,7 +105,7 @@ func (e *Extension) start(profile string, o Overrides) (*run, error) {
 	return r, nil
 }
 
-// forget drops the oldest runs that have ended, so that another fits in.
+// forget drops the oldest ended runs to make room for one more.
 func (e *Extension) forget() {
 	over := -e.cfg.History + 1
 	for _, r := range e.runs {
@@ -128,13 +128,13 @@ func newID(profile string) string {
 	return profile + "-" + hex.EncodeToString(b[:])
 }
 
-// execute is a run from its prompts to its report.
+// execute performs a run, from making its prompts to writing its report.
 func (e *Extension) execute(ctx context.Context, r *run, pace *loadgen.Config, seed uint64) (report *loadgen.Report, cause error) {
 	work, prompts, err := r.config.workload(ctx, e.target.tokenizer, seed)
 	if err != nil {
 		return nil, errors.Join(err, context.Cause(ctx))
 	}
-	before, notReconciled := e.countersBefore(ctx, r)
+	before, unavailable := e.countersBefore(ctx, r)
 	measured, err := telemetry.NewRun(ctx, &e.pipe, e.telemetrySettings(r, work))
 	if err != nil {
 		return nil, fmt.Errorf("telemetry of the run: %w", err)
@@ -144,12 +144,12 @@ func (e *Extension) execute(ctx context.Context, r *run, pace *loadgen.Config, s
 		Version: e.set.BuildInfo.Version, URL: e.target.server.Address(), Started: time.Now(), Schedule: r.schedule,
 		Duration: pace.Duration.Seconds(), WarmUp: pace.WarmUp.Seconds(), Tail: pace.Tail.Seconds(), Ended: "done",
 	}
-	engine, err := loadgen.Start(ctx, *pace, measured.Sender(e.target.client), work)
+	load, err := loadgen.Start(ctx, *pace, measured.Sender(e.target.client), work)
 	if err != nil {
 		return nil, errors.Join(err, e.flush(measured))
 	}
-	r.underWay(engine)
-	results, cause := engine.Wait()
+	r.underWay(load)
+	results, cause := load.Wait()
 	if cause != nil {
 		about.Ended = cause.Error()
 	}
@@ -157,17 +157,18 @@ func (e *Extension) execute(ctx context.Context, r *run, pace *loadgen.Config, s
 		Hash: work.Hash(), Endpoint: r.config.API, Model: r.config.Model, Prompts: prompts, Settings: work.Settings(),
 	})
 	if err := e.flush(measured); err != nil {
-		e.set.Logger.Warn("Some measurements of a load run were not taken by the pipelines", zap.String("run", r.id), zap.Error(err))
+		e.set.Logger.Warn("Pipelines did not accept some measurements of a load run", zap.String("run", r.id), zap.Error(err))
 	}
-	report.NotReconciled = notReconciled
+	report.NotReconciled = unavailable
 	if before != nil {
 		e.reconcile(ctx, report, r, before, results)
 	}
 	return report, cause
 }
 
-// flushWithin is how long pipelines may take for the last measurements of a run,
-// countersWithin how long the server may take to tell its counters.
+// flushWithin limits how long pipelines may take to accept the last measurements
+// of a run, and countersWithin how long the server may take to return its
+// counters.
 const (
 	flushWithin    = 5 * time.Second
 	countersWithin = 5 * time.Second
@@ -179,10 +180,11 @@ func (e *Extension) flush(measured *telemetry.Run) error {
 	return measured.Close(ctx)
 }
 
-// countersBefore reads the server's counters, or says why that cannot be done.
+// countersBefore reads the server's counters. If they are nil, the string is the
+// reason why they are unavailable.
 func (e *Extension) countersBefore(ctx context.Context, r *run) (*loadgen.Counters, string) {
 	if r.config.API == completion.Embeddings.String() {
-		return nil, "its counters have no embeddings"
+		return nil, "the server's counters do not cover embeddings"
 	}
 	ctx, cancel := context.WithTimeout(ctx, countersWithin)
 	defer cancel()
@@ -193,8 +195,8 @@ func (e *Extension) countersBefore(ctx context.Context, r *run) (*loadgen.Counte
 	return c, ""
 }
 
-// reconcile holds the report against the server's counters, unless the collector
-// has no time for it.
+// reconcile compares the report with the server's counters, unless the collector
+// is shutting down.
 func (e *Extension) reconcile(ctx context.Context, report *loadgen.Report, r *run, before *loadgen.Counters, results *loadgen.Results) {
 	if e.ending.Err() != nil {
 		report.NotReconciled = "the collector was shutting down"
@@ -223,8 +225,8 @@ func (e *Extension) telemetrySettings(r *run, work *workload.Workload) telemetry
 	return s
 }
 
-// logEnd says what was measured, also where the collector ends and nobody can
-// ask for it.
+// logEnd logs a summary of the run, since its report is lost when the collector
+// shuts down.
 func (e *Extension) logEnd(r *run) {
 	report, cause := r.result()
 	if report == nil {
@@ -247,17 +249,17 @@ func (e *Extension) find(id string) (*run, bool) {
 	return nil, false
 }
 
-// list are the runs, the oldest first.
+// list returns the runs, oldest first.
 func (e *Extension) list() []*run {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.runs)
 }
 
-func (r *run) underWay(engine *loadgen.Run) {
+func (r *run) underWay(load *loadgen.Run) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.engine = engine
+	r.load = load
 }
 
 func (r *run) finish(report *loadgen.Report, cause error) {
@@ -276,21 +278,21 @@ func (r *run) stateLocked() state {
 	switch {
 	case !r.end.IsZero():
 		return ended
-	case r.engine != nil:
+	case r.load != nil:
 		return running
 	}
 	return starting
 }
 
-// result is the report of a run that has ended, and why it ended early or could
-// not begin.
+// result returns the report of a run that has ended, and the reason why it ended
+// early or could not begin.
 func (r *run) result() (*loadgen.Report, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.report, r.cause
 }
 
-// stop ends the run, with what it has measured.
+// stop ends the run, which still reports what it has measured.
 func (r *run) stop() error {
 	if r.state() == ended {
 		return errNotRunning
@@ -299,7 +301,7 @@ func (r *run) stop() error {
 	return nil
 }
 
-// turn changes the rate.
+// turn changes the rate of an open loop, in requests per second.
 func (r *run) turn(rate float64) error {
 	if rate > r.limits.Rate {
 		return invalidError{fmt.Errorf("rate: %g: want at most %g requests a second, or raise limits::rate", rate, r.limits.Rate)}
@@ -313,24 +315,24 @@ func (r *run) turn(rate float64) error {
 	if r.stateLocked() != running {
 		return errNotRunning
 	}
-	return r.engine.Turn(curve)
+	return r.load.Turn(curve)
 }
 
 func (r *run) inFlight() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.engine == nil {
+	if r.load == nil {
 		return 0
 	}
-	return r.engine.InFlight()
+	return r.load.InFlight()
 }
 
-// rate is the rate at which requests are due; false where there is none.
+// rate returns the rate at which requests are due, and false if the run has none.
 func (r *run) rate() (float64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stateLocked() != running {
 		return 0, false
 	}
-	return r.engine.Rate()
+	return r.load.Rate()
 }

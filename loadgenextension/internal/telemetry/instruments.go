@@ -16,7 +16,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
-// instruments are what one run is measured with.
+// instruments are the synchronous instruments of one run.
 type instruments struct {
 	operationDuration, timeToFirstChunk, timePerOutputChunk, tokenUsage                   metric.Float64Histogram
 	requestDuration, timeToFirstToken, timeToFirstAnswer, timePerOutputToken, scheduleLag metric.Float64Histogram
@@ -73,8 +73,8 @@ func (i *instruments) init(m metric.Meter, r *Run) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// record records a request that was sent, as far as it got. The context has its
-// span, so that exemplars lead there.
+// record records the parts of a request that were reached, if it was sent. The
+// context holds its span, so that exemplars refer to it.
 func (i *instruments) record(ctx context.Context, s *set, o *completion.Result) {
 	if o.Sent.IsZero() {
 		return
@@ -115,13 +115,14 @@ func (i *instruments) record(ctx context.Context, s *set, o *completion.Result) 
 	}
 }
 
-// queue is what remains of a request's time after the server's timings.
+// queue returns the part of a request's time that the server's timings do not
+// cover.
 func queue(o *completion.Result) time.Duration {
 	return max(0, o.End.Sub(o.Sent)-o.Timings.Prompt-o.Timings.Predicted)
 }
 
-// set has the attributes of requests that answered alike, prepared, so that
-// recording allocates nothing.
+// set holds the attributes of requests with the same answer. They are prepared
+// once, so that recording allocates nothing.
 type set struct {
 	attributes                          []attribute.KeyValue // of spans
 	record, recordInput, recordOutput   []metric.RecordOption
@@ -129,7 +130,7 @@ type set struct {
 	outcome                             [completion.Dropped + 1][]metric.AddOption
 }
 
-// sets are prepared as answers come.
+// sets holds one set for each distinct answer.
 type sets struct {
 	settings Settings
 
@@ -137,10 +138,11 @@ type sets struct {
 	of map[answer]*set
 }
 
-// answer is what of a result is in the attributes.
+// answer is the part of a result that becomes attributes.
 type answer struct{ model, errorType string }
 
-// mostAnswers bounds what a server can make of its own model's names.
+// mostAnswers bounds the series that a server can create by answering with many
+// model names. Beyond it, the model is left out.
 const mostAnswers = 200
 
 func (s *sets) get(o *completion.Result) *set {
@@ -187,7 +189,7 @@ func (s *Settings) prepare(a answer) *set {
 	return p
 }
 
-// common are the attributes of everything in a run.
+// common returns the attributes that all measurements of a run have.
 func (s *Settings) common() []attribute.KeyValue {
 	all := []attribute.KeyValue{
 		conventions.GenAIOperationNameKey.String(operation(s.Endpoint)),
@@ -202,7 +204,7 @@ func (s *Settings) common() []attribute.KeyValue {
 	return all
 }
 
-// operation is what the conventions call a request of an endpoint.
+// operation returns the conventions' operation name for an endpoint.
 func operation(e completion.Endpoint) string {
 	switch e {
 	case completion.Completions, completion.Native:

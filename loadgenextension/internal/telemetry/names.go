@@ -8,8 +8,9 @@ import (
 	conventions "go.opentelemetry.io/otel/semconv/v1.41.0" // the last with those of GenAI
 )
 
-// Bucket bounds. Those of seconds and tokens are what the GenAI conventions
-// advise; a token and the generator's own lag are shorter.
+// Bucket bounds. Those of seconds and tokens are the ones that the GenAI
+// conventions advise. The time of one token and the load generator's own lag are
+// shorter.
 var (
 	seconds      = doubling(0.01, 14)
 	shortSeconds = doubling(0.001, 14)
@@ -32,8 +33,8 @@ type distribution struct {
 	bounds                  []float64
 }
 
-// The metrics. Their names are the contract with dashboards and alerts, and
-// stand nowhere else.
+// The metrics. Their names are the contract with dashboards and alerts, and are
+// defined only here.
 var (
 	operationDuration  = distribution{"gen_ai.client.operation.duration", "s", "Time from when a request was sent to the last byte of its answer.", seconds}
 	timeToFirstChunk   = distribution{"gen_ai.client.operation.time_to_first_chunk", "s", "Time from when a request was sent to the first chunk of the answer, one that only names the role included.", seconds}

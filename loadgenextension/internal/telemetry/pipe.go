@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package telemetry measures the requests of a run with the OpenTelemetry SDK,
-// as any instrumented client does, and hands what its OTLP exporters send to
+// as any instrumented client does, and passes the output of its OTLP exporters to
 // consumers in the same process.
 package telemetry // import "github.com/llamatelemetry/otelcol-llamacpp/loadgenextension/internal/telemetry"
 
@@ -25,8 +25,9 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 )
 
-// Pipe is the way from the SDK's OTLP exporters to consumers: an
-// http.RoundTripper without a network. What nobody consumes is dropped.
+// Pipe connects the SDK's OTLP exporters to consumers. It is an
+// http.RoundTripper that uses no network. Data for which no consumer is attached
+// is dropped.
 type Pipe struct {
 	mu      sync.Mutex
 	metrics []*consumer.Metrics
@@ -39,12 +40,12 @@ const (
 	base        = "http://in-process.invalid"
 )
 
-// AttachMetrics has metrics consumed until detach is called.
+// AttachMetrics sends metrics to c until detach is called.
 func (p *Pipe) AttachMetrics(c consumer.Metrics) (detach func()) {
 	return attach(&p.mu, &p.metrics, c)
 }
 
-// AttachTraces has traces consumed until detach is called.
+// AttachTraces sends traces to c until detach is called.
 func (p *Pipe) AttachTraces(c consumer.Traces) (detach func()) {
 	return attach(&p.mu, &p.traces, c)
 }
@@ -61,7 +62,7 @@ func attach[C any](mu *sync.Mutex, list *[]*C, c C) (detach func()) {
 	}
 }
 
-// wantsTraces reports whether somebody consumes traces.
+// wantsTraces reports whether a consumer of traces is attached.
 func (p *Pipe) wantsTraces() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,8 +106,8 @@ func read(r *http.Request) (body []byte, err error) {
 	return io.ReadAll(in)
 }
 
-// response tells the exporter whether to try again: 503 asks for it, 400 does
-// not.
+// response returns the answer to the exporter, which retries after a 503 but not
+// after a 400.
 func response(r *http.Request, answer []byte, err error) *http.Response {
 	status := http.StatusOK
 	switch {

@@ -32,29 +32,29 @@ const (
 	ServiceName = "llamaload"
 )
 
-// Settings are of one run.
+// Settings describe one run.
 type Settings struct {
 	// RunID becomes service.instance.id.
 	RunID, Profile string
-	// Version is that of the collector.
+	// Version is the collector's version.
 	Version string
 	// Provider becomes gen_ai.provider.name.
 	Provider string
-	// Endpoint and Model are what all requests ask for; Model may be "".
+	// Endpoint and Model are those that all requests ask for; Model may be "".
 	Endpoint completion.Endpoint
 	Model    string
 	// Address and Port are the server's.
 	Address string
 	Port    int64
-	// Objective as it is written; "" is none.
+	// Objective is the objective as the user wrote it; "" if there is none.
 	Objective string
 	// Interval is the time between two points of a series.
 	Interval time.Duration
-	// ExponentialSize is the most buckets of an exponential histogram; 0 is
-	// explicit buckets.
+	// ExponentialSize is the maximum number of buckets of an exponential histogram;
+	// 0 selects explicit buckets.
 	ExponentialSize int32
-	// InFlight and Rate are observed at each collection; Rate is false where
-	// there is none.
+	// InFlight and Rate are called at each collection. Rate returns false if the
+	// run has no rate.
 	InFlight func() int
 	Rate     func() (float64, bool)
 }
@@ -70,8 +70,8 @@ type Run struct {
 	sets     sets
 }
 
-// NewRun returns what measures a run. Its exporters send through the pipe until
-// Close.
+// NewRun prepares to measure a run. Its exporters send through the pipe until
+// Close is called.
 func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
 	client := &http.Client{Transport: p}
 	metrics, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithHTTPClient(client), otlpmetrichttp.WithEndpointURL(base+metricsPath),
@@ -110,15 +110,15 @@ func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
 	return r, nil
 }
 
-// retries allow a pipeline that refuses data some time to recover, but less than
-// the end of a run may take.
+// retries give a pipeline that refuses data some time to recover, but less than
+// the time that is allowed for Close at the end of a run.
 var retries = struct {
 	Enabled                                      bool
 	InitialInterval, MaxInterval, MaxElapsedTime time.Duration
 }{true, 100 * time.Millisecond, time.Second, 3 * time.Second}
 
-// spanQueue is how many spans may wait to be sent: a second's at the highest
-// rate of a core.
+// spanQueue is how many spans may wait to be exported: those of about one second
+// at the highest rate that one core can generate.
 const spanQueue = 8192
 
 // Close sends what has not been sent yet.
@@ -126,7 +126,7 @@ func (r *Run) Close(ctx context.Context) error {
 	return errors.Join(r.traces.Shutdown(ctx), r.meters.Shutdown(ctx))
 }
 
-// whenWanted has spans recorded only while somebody consumes them.
+// whenWanted samples spans only while a consumer is attached.
 type whenWanted struct{ pipe *Pipe }
 
 // ShouldSample implements sdktrace.Sampler.
@@ -141,7 +141,7 @@ func (w whenWanted) ShouldSample(p sdktrace.SamplingParameters) sdktrace.Samplin
 func (whenWanted) Description() string { return "WhenWanted" }
 
 // Prepare begins the span of a request that Do sends, and adds its trace context
-// to the headers. It is to be completion.Options.Prepare.
+// to the headers. Use it as completion.Options.Prepare.
 func Prepare(ctx context.Context, h http.Header) {
 	x, ok := ctx.Value(exchangeKey{}).(*exchange)
 	if !ok {
@@ -160,7 +160,7 @@ type exchange struct {
 	span trace.Span
 }
 
-// Sender returns a sender that measures what another sends. The other one has to
+// Sender returns a sender that sends through s and measures each request. s has to
 // call Prepare.
 func (r *Run) Sender(s loadgen.Sender) loadgen.Sender { return sender{r, s} }
 
@@ -182,7 +182,7 @@ func (s sender) Do(ctx context.Context, q *completion.Request, due time.Time) co
 	return result
 }
 
-// Count counts a request that has ended, or was dropped. It is to be called by
+// Count counts a request that has ended or was dropped. Use it as
 // loadgen.Config.Record.
 func (r *Run) Count(s loadgen.Sample) {
 	ctx := context.Background()
@@ -193,12 +193,12 @@ func (r *Run) Count(s loadgen.Sample) {
 	}
 }
 
-// spanName is "chat" and the model, where it is known.
+// spanName returns the operation followed by the model, if known: "chat tiny".
 func (r *Run) spanName(model string) string {
 	return strings.TrimSuffix(operation(r.settings.Endpoint)+" "+model, " ")
 }
 
-// describe tells of a request what its metrics cannot.
+// describe adds the details of a request to its span.
 func (r *Run) describe(span trace.Span, set *set, q *completion.Request, o *completion.Result) {
 	if r.settings.Model == "" {
 		span.SetName(r.spanName(o.Model))
@@ -249,7 +249,7 @@ func (r *Run) describe(span trace.Span, set *set, q *completion.Request, o *comp
 		}
 	}
 	if o.Outcome == completion.Failed {
-		// The error's text may repeat some of the prompt, its type does not.
+		// The error's text may repeat part of the prompt; its type does not.
 		span.SetStatus(codes.Error, o.ErrorType)
 	}
 }

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const ms = time.Millisecond
 
-// server answers at times that are known.
+// server answers at known times.
 type server struct{ header http.Header }
 
 func (s *server) Do(ctx context.Context, _ *completion.Request, due time.Time) completion.Result {
@@ -225,7 +225,7 @@ func TestRun_RecordsNoSpanThatNobodyConsumes(t *testing.T) {
 	require.NoError(t, r.Close(t.Context()), "what nobody consumes is dropped")
 }
 
-// A pipeline that refuses data for a moment gets it again.
+// Data that a pipeline refuses for a moment is sent again.
 func TestPipe_TriesAgainUnlessTheErrorIsPermanent(t *testing.T) {
 	for name, test := range map[string]struct {
 		err  error
@@ -271,7 +271,7 @@ func TestPipe_GivesEachConsumerItsOwn(t *testing.T) {
 	assert.NotZero(t, sink.AllMetrics()[0].MetricCount())
 }
 
-// What a request costs to measure, 100 gaps included.
+// The cost of measuring one request with 100 gaps.
 func BenchmarkRun_Measure(b *testing.B) {
 	var p Pipe
 	r, err := NewRun(b.Context(), &p, settings())
