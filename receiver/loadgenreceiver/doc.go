@@ -3,6 +3,6 @@
 
 //go:generate go tool -modfile=../../tools/go.mod mdatagen metadata.yaml
 
-// Package loadgenreceiver gives what the extension of the same type measures,
-// metrics and a span of each request, to pipelines.
+// Package loadgenreceiver feeds the measurements of the extension of the same
+// type, metrics and a span for each request, to pipelines.
 package loadgenreceiver // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/loadgenreceiver"

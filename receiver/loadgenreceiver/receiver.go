@@ -23,13 +23,13 @@ type Config struct {
 	Extension *component.ID `mapstructure:"extension"`
 }
 
-// A source has measurements to give, as the extension loadgen has.
+// A source provides measurements to consumers, as the loadgen extension does.
 type source interface {
 	AttachMetrics(c consumer.Metrics) (detach func())
 	AttachTraces(c consumer.Traces) (detach func())
 }
 
-// loadgenReceiver is of one pipeline's kind.
+// loadgenReceiver receives either metrics or traces.
 type loadgenReceiver struct {
 	cfg    *Config
 	attach func(source) (detach func())
@@ -54,7 +54,7 @@ func (r *loadgenReceiver) Shutdown(context.Context) error {
 	return nil
 }
 
-// find returns the extension that is meant.
+// find returns the extension that the configuration selects.
 func (c *Config) find(extensions map[component.ID]component.Component) (source, error) {
 	if c.Extension != nil {
 		e, ok := extensions[*c.Extension]

@@ -17,7 +17,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/loadgenreceiver/internal/metadata"
 )
 
-// generator is an extension that counts who is attached.
+// generator is an extension that counts the attached consumers.
 type generator struct {
 	component.Component
 	metrics, traces int
