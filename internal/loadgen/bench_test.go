@@ -23,8 +23,8 @@ func (instant) Do(_ context.Context, _ *completion.Request, due time.Time) compl
 	return completion.Result{Due: due, Sent: now, FirstToken: now, LastToken: now, End: now, OutputTokens: 8}
 }
 
-// BenchmarkRun_SendTimeError is how late the generator itself sends, at 1,000
-// requests a second.
+// BenchmarkRun_SendTimeError measures how late the load generator sends requests
+// at a rate of 1,000 per second.
 func BenchmarkRun_SendTimeError(b *testing.B) {
 	for name, wait := range map[string]func(context.Context, time.Time){"precise": PreciseSleep, "timer": sleep} {
 		b.Run(name, func(b *testing.B) {
@@ -45,7 +45,8 @@ func BenchmarkRun_SendTimeError(b *testing.B) {
 	}
 }
 
-// BenchmarkRun_Dispatch is what a request costs the engine without its sending.
+// BenchmarkRun_Dispatch measures the load generator's cost of a request, without
+// sending it.
 func BenchmarkRun_Dispatch(b *testing.B) {
 	w, err := workload.New(workload.Settings{MaxTokens: workload.Range{Min: 1, Max: 9}}, workload.Builtin())
 	require.NoError(b, err)

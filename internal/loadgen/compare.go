@@ -16,11 +16,11 @@ type Difference struct {
 	// Metric is ttft, tpot or e2e, Statistic p50, p95 or mean.
 	Metric, Statistic string
 	A, B              time.Duration
-	// Low and High bound B - A by a 99 % bootstrap interval.
+	// Low and High are the bounds of a 99 % bootstrap interval of B - A.
 	Low, High time.Duration
 }
 
-// Shown reports whether the interval leaves out zero.
+// Shown reports whether the interval excludes zero, which shows a difference.
 func (d Difference) Shown() bool { return d.Low > 0 || d.High < 0 }
 
 const (
@@ -28,8 +28,9 @@ const (
 	outside   = 0.01 // of the resamples, both sides together
 )
 
-// Compare says what differs in the latencies of two reports, from due time. It
-// refuses reports of other requests or another schedule.
+// Compare returns the differences between the latencies of two reports, measured
+// from due time. It returns an error if the reports are of different requests or
+// schedules.
 func Compare(a, b *Report) ([]Difference, error) {
 	const cure = "run both with the same settings and --seed"
 	if a.Workload.Hash != b.Workload.Hash {
@@ -77,7 +78,7 @@ func differences(metric string, a, b bars) []Difference {
 	return all
 }
 
-// bars are values in order, and how often each was seen.
+// bars are values in ascending order, and how often each was seen.
 type bars struct{ values, counts []float64 }
 
 func newBars(h *Histogram) bars {
@@ -91,9 +92,9 @@ func newBars(h *Histogram) bars {
 	return b
 }
 
-// resample is a bootstrap sample: each value comes as often as chance has it,
-// by a Poisson distribution instead of the multinomial one, which for more than a
-// few values makes no difference. (Hanley and MacGibbon, 2006.)
+// resample returns a bootstrap sample. The count of each value is drawn from a
+// Poisson distribution instead of all from a multinomial one, which makes no
+// difference for more than a few values (Hanley and MacGibbon, 2006).
 func (b bars) resample(r *rand.Rand) bars {
 	counts := make([]float64, len(b.counts))
 	total := 0.0
@@ -118,7 +119,7 @@ func poisson(r *rand.Rand, mean float64) float64 {
 	return n
 }
 
-// statistics are p50, p95 and mean.
+// statistics returns p50, p95 and mean.
 func (b bars) statistics() (s [3]float64) {
 	total, sum := 0.0, 0.0
 	for i, n := range b.counts {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// measured is a report of n requests with a mean time to first token.
+// measured returns a report of n requests with the given mean time to first token.
 func measured(t *testing.T, seed uint64, n int, mean time.Duration) *Report {
 	t.Helper()
 	results := newRecorder(&Config{}, nil).results()
@@ -22,7 +22,7 @@ func measured(t *testing.T, seed uint64, n int, mean time.Duration) *Report {
 	for range n {
 		results.TTFT.record(mean + time.Duration(r.NormFloat64()*float64(10*ms)))
 	}
-	// As it comes back from a file.
+	// The report as it is read back from a file.
 	var b bytes.Buffer
 	require.NoError(t, NewReport(&Config{}, results, About{Schedule: "s"}, Workload{Hash: "h"}).WriteJSON(&b))
 	p := &Report{}

@@ -11,8 +11,8 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// Histogram has the distribution of a duration, to within 0.1 %, from a
-// microsecond to an hour.
+// Histogram is the distribution of a duration from a microsecond to an hour, with
+// a precision of 0.1 %.
 type Histogram struct {
 	hdr *hdrhistogram.Histogram
 	max time.Duration
@@ -30,7 +30,7 @@ func newHistogram() *Histogram { return &Histogram{hdr: hdrhistogram.New(lowest,
 func (h *Histogram) record(d time.Duration) {
 	d = max(d, 0)
 	if err := h.hdr.RecordValue(min(int64(d), highest)); err != nil {
-		panic(err) // within the bounds none is refused
+		panic(err) // unreachable: the value is within the bounds
 	}
 	h.max = max(h.max, d)
 	h.sum += d
@@ -40,18 +40,19 @@ func (h *Histogram) clone() *Histogram {
 	return &Histogram{hdr: hdrhistogram.Import(h.hdr.Export()), max: h.max, sum: h.sum}
 }
 
-// Count is the number of durations.
+// Count returns the number of durations.
 func (h *Histogram) Count() int64 { return h.hdr.TotalCount() }
 
-// Percentile is the duration that p percent of all do not exceed; 0 of none.
+// Percentile returns the duration that p percent of all do not exceed, or 0 if the
+// histogram is empty.
 func (h *Histogram) Percentile(p float64) time.Duration {
 	return min(time.Duration(h.hdr.ValueAtPercentile(p)), h.max)
 }
 
-// Max is the longest, exactly.
+// Max returns the exact longest duration, or 0 if the histogram is empty.
 func (h *Histogram) Max() time.Duration { return h.max }
 
-// Mean is the mean, exactly; 0 of none.
+// Mean returns the exact mean, or 0 if the histogram is empty.
 func (h *Histogram) Mean() time.Duration {
 	if n := h.Count(); n > 0 {
 		return h.sum / time.Duration(n)
@@ -69,8 +70,8 @@ type histogramJSON struct {
 	HDR   string   `json:"hdr,omitempty"`
 }
 
-// MarshalJSON gives seconds, which are null where there is no duration, and the
-// whole distribution in HdrHistogram's own format, in nanoseconds.
+// MarshalJSON writes statistics in seconds, which are null if the histogram is
+// empty, and the whole distribution in HdrHistogram's own format, in nanoseconds.
 func (h *Histogram) MarshalJSON() ([]byte, error) {
 	s := histogramJSON{Count: h.Count()}
 	if s.Count > 0 {

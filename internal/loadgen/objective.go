@@ -13,7 +13,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
-// Objective is what a request has to meet: all of its bounds.
+// Objective is a set of latency bounds, all of which a request has to meet.
 type Objective []bound
 
 type bound struct {
@@ -21,8 +21,8 @@ type bound struct {
 	below  time.Duration
 }
 
-// latencies are the measures of one request that can be bounded, from when it
-// was due.
+// latencies are the latencies of a request that an objective can bound. TTFT and
+// E2E are measured from when the request was due.
 var latencies = map[string]func(*completion.Result) (time.Duration, bool){
 	"ttft": func(r *completion.Result) (time.Duration, bool) { return r.TTFT(r.Due) },
 	"tpot": (*completion.Result).TPOT,
@@ -31,8 +31,8 @@ var latencies = map[string]func(*completion.Result) (time.Duration, bool){
 
 var boundPattern = regexp.MustCompile(`^\s*(\w+)\s*<\s*(\S+)\s*$`)
 
-// ParseObjective reads bounds such as ttft<500ms && tpot<50ms, of ttft, tpot and
-// e2e.
+// ParseObjective parses bounds on ttft, tpot and e2e, such as
+// ttft<500ms && tpot<50ms.
 func ParseObjective(s string) (Objective, error) {
 	var o Objective
 	for part := range strings.SplitSeq(s, "&&") {
@@ -49,7 +49,7 @@ func ParseObjective(s string) (Objective, error) {
 	return o, nil
 }
 
-// String is what ParseObjective reads.
+// String returns the objective in the form that ParseObjective parses.
 func (o Objective) String() string {
 	parts := make([]string, len(o))
 	for i, b := range o {
@@ -58,9 +58,9 @@ func (o Objective) String() string {
 	return strings.Join(parts, " && ")
 }
 
-// met reports whether a request's whole answer came within the bounds. One of
-// fewer than two tokens has no time per token, and meets any bound on it; one
-// that was not streamed has no first token, and meets none on that.
+// met reports whether a request succeeded within the bounds. An answer of fewer
+// than two tokens has no time per token and meets any bound on it. An answer that
+// was not streamed has no first token and meets no bound on the time to it.
 func (o Objective) met(r *completion.Result) bool {
 	if r.Outcome != completion.OK {
 		return false
@@ -77,7 +77,8 @@ func (o Objective) met(r *completion.Result) bool {
 	return true
 }
 
-// Condition is something about the results of a run that makes it a failure.
+// Condition is a condition on the results of a run. If it holds, the run counts as
+// failed.
 type Condition struct {
 	text  string
 	value func(*Results) (float64, bool)
@@ -109,7 +110,8 @@ func share(n, of int) (float64, bool) { return float64(n) / float64(max(of, 1)),
 const conditionWant = "want p95(ttft)>2s with p0 to p99.9, max or mean of ttft, tpot, e2e, lag, ttft_from_send or e2e_from_send, " +
 	"or error_rate>1% with error_rate, drop_rate, goodput or cache_hit_rate"
 
-// ParseCondition reads p95(ttft)>2s, error_rate>1%, goodput<0.95 and the like.
+// ParseCondition parses a condition such as p95(ttft)>2s, error_rate>1% or
+// goodput<0.95.
 func ParseCondition(s string) (Condition, error) {
 	m := conditionPattern.FindStringSubmatch(s)
 	c := Condition{text: strings.TrimSpace(s)}
@@ -152,13 +154,14 @@ func statistic(h *Histogram, name string) time.Duration {
 	}
 	p, err := strconv.ParseFloat(name[1:], 64)
 	if err != nil {
-		panic(err) // the pattern lets only numbers through
+		panic(err) // unreachable: the pattern accepts only numbers
 	}
 	return h.Percentile(p)
 }
 
-// Holds reports whether the condition came true. Where its value is unknown,
-// since nothing was measured, it holds as well: that it does not was not shown.
+// Holds reports whether the condition is true of the results. If its value is
+// unknown, because nothing was measured, it holds, so that a run without
+// measurements does not pass.
 func (c *Condition) Holds(r *Results) bool {
 	v, ok := c.value(r)
 	if !ok {
@@ -170,5 +173,5 @@ func (c *Condition) Holds(r *Results) bool {
 	return v < c.bound
 }
 
-// String is the condition as it was written.
+// String returns the condition as the user wrote it.
 func (c *Condition) String() string { return c.text }

@@ -34,8 +34,8 @@ func against(t *testing.T, s *scriptedserver.Server, c Config) *Results {
 	return results
 }
 
-// The same in real time, over HTTP, as the test with a clock of its own: the
-// server stalls once for two seconds while few requests may be in flight.
+// The test of coordinated omission in real time and over HTTP: the server stalls
+// once for two seconds while few requests may be in flight.
 func TestProof_AStallOfTheServerShowsInFullFromDueTime(t *testing.T) {
 	s := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.Chat("a", 5, scriptedserver.Every(5*ms, 4, 2*ms)...)))
 	var stall sync.WaitGroup
@@ -81,7 +81,7 @@ func TestProof_ReportedTimesAreTheServersOwn(t *testing.T) {
 	})
 	n := r.Counts.OK
 	require.Positive(t, n)
-	// The server's own sleeps are late as well; what it really did is noted.
+	// The server's own sleeps are late as well, so compare with what it really did.
 	var first, tpot, end time.Duration
 	for _, x := range s.Exchanges() {
 		first += x.Sent[0].Sub(x.Arrived)

@@ -13,11 +13,11 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 )
 
-// Counters are llama-server's own counts of tokens at one time.
+// Counters are llama-server's own token counters at one point in time.
 type Counters struct {
 	process                   string
 	prompt, cached, predicted float64
-	hasCached                 bool // older builds do not count these
+	hasCached                 bool // older builds do not count cached tokens
 	busy                      float64
 }
 
@@ -26,7 +26,7 @@ type Metrics interface {
 	Metrics(ctx context.Context, model string) (*llamaserver.Metrics, error)
 }
 
-// ReadCounters reads the counters of a server, in router mode those of a model.
+// ReadCounters reads the counters of a server or, in router mode, of a model.
 func ReadCounters(ctx context.Context, s Metrics, model string) (*Counters, error) {
 	m, err := s.Metrics(ctx, model)
 	if err != nil {
@@ -46,15 +46,16 @@ func ReadCounters(ctx context.Context, s Metrics, model string) (*Counters, erro
 	return c, nil
 }
 
-// Reconciliation holds the tokens of a whole run, warm-up and tail included,
-// against the server's counters.
+// Reconciliation compares the tokens of a whole run, including warm-up and tail,
+// with the server's counters.
 type Reconciliation struct {
 	Prompt    Pair  `json:"prompt"`
-	Cached    *Pair `json:"cached,omitempty"` // nil where the server does not count them
+	Cached    *Pair `json:"cached,omitempty"` // nil if the server does not count them
 	Predicted Pair  `json:"predicted"`
-	// Agrees reports whether all are equal, as exactly as the server prints them.
+	// Agrees reports whether all pairs are equal, to the precision with which the
+	// server prints its counters.
 	Agrees bool `json:"agrees"`
-	// Note says what the figures mean.
+	// Note explains the figures.
 	Note string `json:"note"`
 }
 
@@ -62,7 +63,8 @@ type Reconciliation struct {
 type Pair struct {
 	Client int     `json:"client"`
 	Server float64 `json:"server"`
-	// Resolution is by how much Server may be off: it is printed with six digits.
+	// Resolution is the largest error of Server, since the server prints its
+	// counters with six digits.
 	Resolution float64 `json:"resolution"`
 }
 
@@ -123,8 +125,8 @@ func Reconcile(before, after *Counters, r *Results) *Reconciliation {
 	return c
 }
 
-// AwaitCounters reads the counters after a run. It allows the server a moment to
-// count what has just ended.
+// AwaitCounters reads the counters after a run and reconciles them. It gives the
+// server a moment to count the requests that have just ended.
 func AwaitCounters(ctx context.Context, s Metrics, model string, before *Counters, r *Results) (*Reconciliation, error) {
 	const patience, pause = 2 * time.Second, 50 * time.Millisecond
 	for began := time.Now(); ; {

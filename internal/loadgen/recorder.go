@@ -14,35 +14,35 @@ import (
 
 // Results are what was measured in a run.
 type Results struct {
-	// Counts and all that follow are of requests that were due between warm-up
-	// and tail; Outside are those that were not.
+	// Counts and the other fields cover the requests that were due between warm-up
+	// and tail, unless they say otherwise. Outside counts the remaining requests.
 	Counts  Counts
 	Outside Counts
-	// Errors counts those that failed by class.
+	// Errors counts the failed requests by class.
 	Errors map[string]int
 
-	// Latency from when requests were due: what a user would have felt. TPOT is
-	// (last token - first token) / (tokens - 1), and Lag is sent - due, the
-	// generator's own delay.
+	// Latency measured from when a request was due, which is what a user would have
+	// experienced. TPOT is (last token - first token) / (tokens - 1), and Lag is
+	// sent - due, the load generator's own delay.
 	TTFT, TPOT, E2E, Lag *Histogram
-	// Latency from when they were sent, as a closed loop reports it.
+	// Latency measured from when a request was sent, as closed-loop tools report it.
 	TTFTFromSend, E2EFromSend *Histogram
-	// Where the time of a request went, by llama-server's timings: Prompt and
-	// Prediction are the server's own, Waiting is what remains of the time from
-	// the send: the server's queue and the network.
+	// The parts of a request's time after it was sent. Prompt and Prediction are
+	// llama-server's own timings. Waiting is the rest, spent in the server's queue
+	// and on the network.
 	Waiting, Prompt, Prediction *Histogram
 
-	// Tokens of Counts' requests.
+	// Tokens are those of the requests in Counts.
 	Tokens Tokens
-	// AllTokens are those of the whole run, Uncounted is the number of requests
-	// that reached the server and whose tokens it did not tell.
+	// AllTokens are those of the whole run. Uncounted is the number of requests that
+	// reached the server without it reporting their tokens.
 	AllTokens Tokens
 	Uncounted int
 
 	// Good is the number of requests that met the objective.
 	Good int
 	// Span is the time from the end of warm-up until the last request of Counts
-	// ended: what rates are of.
+	// ended. Rates are per second of it.
 	Span time.Duration
 }
 
@@ -73,12 +73,13 @@ func (c *Counts) add(o completion.Outcome) {
 	c.Sent++
 }
 
-// Tokens are as the server counted them. Cached tokens are part of the input.
+// Tokens are numbers of tokens as the server counted them. Cached tokens are part
+// of the input.
 type Tokens struct {
 	Input  int `json:"input"`
 	Output int `json:"output"`
 	Cached int `json:"cached"`
-	// cachedKnown is the input of requests whose cached tokens are known.
+	// cachedKnown is the input of those requests whose cached tokens are known.
 	cachedKnown int
 }
 
@@ -91,8 +92,8 @@ func (t *Tokens) add(r *completion.Result) {
 	}
 }
 
-// HitRate is the share of the input that came from the server's cache; false
-// where the server does not say.
+// HitRate returns the share of the input that came from the server's cache, and
+// false if the server does not report it.
 func (t *Tokens) HitRate() (float64, bool) {
 	if t.cachedKnown == 0 {
 		return 0, false
@@ -100,7 +101,7 @@ func (t *Tokens) HitRate() (float64, bool) {
 	return float64(t.Cached) / float64(t.cachedKnown), true
 }
 
-// recorder takes the results of requests as they end.
+// recorder collects the results of requests as they end.
 type recorder struct {
 	config     *Config
 	tooManyBad func()
@@ -164,8 +165,8 @@ func (r *recorder) count(s Sample) {
 	}
 }
 
-// times records what a request got as far as: one that was cancelled on purpose
-// has a time to first token, but no end.
+// times records the latencies that a request reached. One that was cancelled on
+// purpose may have a time to first token, but has no end-to-end latency.
 func (r *recorder) times(o *completion.Result) {
 	r.r.Lag.record(o.Sent.Sub(o.Due))
 	if o.Outcome == completion.Failed {
@@ -224,12 +225,12 @@ func (r *recorder) results() *Results {
 	return &c
 }
 
-// Progress is how a run stands, cheap to ask for.
+// Progress is the state of a run. It is cheap to obtain.
 type Progress struct {
 	// Counts are of the whole run so far.
 	Counts Counts
 	// TTFT50 and TTFT95 are percentiles of the time to first token from due
-	// time, 0 where none was measured yet.
+	// time; 0 if none has been measured yet.
 	TTFT50, TTFT95 time.Duration
 }
 

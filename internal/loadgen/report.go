@@ -19,7 +19,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
 )
 
-// Report is what a run is to be judged by. Times are in seconds.
+// Report describes a run and its results. Times are in seconds.
 type Report struct {
 	Generator Generator `json:"generator"`
 	Run       About     `json:"run"`
@@ -47,7 +47,7 @@ type Report struct {
 
 	Tokens struct {
 		Tokens
-		// CacheHitRate is null where the server does not tell.
+		// CacheHitRate is null if the server does not report cached tokens.
 		CacheHitRate *float64 `json:"cache_hit_rate"`
 	} `json:"tokens"`
 	// Rates are per second of Seconds, the time from the end of warm-up until the
@@ -60,19 +60,19 @@ type Report struct {
 	} `json:"rates"`
 	Goodput        *Goodput        `json:"goodput,omitempty"`
 	Reconciliation *Reconciliation `json:"reconciliation"`
-	// NotReconciled is why there is no reconciliation.
+	// NotReconciled is the reason why Reconciliation is nil.
 	NotReconciled string `json:"not_reconciled,omitempty"`
 }
 
-// Generator says whether the figures are the server's or the generator's.
+// Generator tells whether the figures reflect the server or the load generator.
 type Generator struct {
-	// Limited is true where the generator, or what it was allowed, was the
+	// Limited reports whether the load generator, or a limit set for it, was the
 	// bottleneck.
 	Limited bool   `json:"limited"`
 	Note    string `json:"note"`
 }
 
-// About is what was run.
+// About describes the run that was made.
 type About struct {
 	Version  string    `json:"version"`
 	URL      string    `json:"url"`
@@ -81,11 +81,11 @@ type About struct {
 	Duration float64   `json:"duration"`
 	WarmUp   float64   `json:"warm_up"`
 	Tail     float64   `json:"tail"`
-	// Ended is "done", or why the run ended early.
+	// Ended is "done", or the reason why the run ended early.
 	Ended string `json:"ended"`
 }
 
-// Workload is what was sent.
+// Workload describes the requests that were sent.
 type Workload struct {
 	Hash     string `json:"hash"`
 	Endpoint string `json:"endpoint"`
@@ -94,7 +94,8 @@ type Workload struct {
 	workload.Settings
 }
 
-// Goodput is the share of requests that were due and met the objective.
+// Goodput describes the requests that met the objective. Share is their share of
+// the requests that were due.
 type Goodput struct {
 	Objective string  `json:"objective"`
 	Requests  int     `json:"requests"`
@@ -102,11 +103,11 @@ type Goodput struct {
 	PerSecond float64 `json:"per_second"`
 }
 
-// tooLate is the lag of one request in a hundred above which the generator is
-// named as the bottleneck: it is then part of every latency that matters.
+// tooLate is the 99th percentile of lag above which the report names the load
+// generator as the bottleneck, since its lag is part of every latency.
 const tooLate = 10 * time.Millisecond
 
-// NewReport makes the report of results.
+// NewReport returns the report of a run.
 func NewReport(c *Config, r *Results, about About, w Workload) *Report {
 	p := &Report{Generator: generator(c, r), Run: about, Workload: w, Requests: r.Counts, Outside: r.Outside, Errors: r.Errors}
 	p.Latency.TTFT, p.Latency.TPOT, p.Latency.E2E, p.Latency.Lag = r.TTFT, r.TPOT, r.E2E, r.Lag
@@ -155,7 +156,7 @@ func generator(c *Config, r *Results) Generator {
 // WriteJSON writes the report as indented JSON.
 func (p *Report) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false) // objectives have < in them
+	e.SetEscapeHTML(false) // objectives contain <
 	e.SetIndent("", "  ")
 	return e.Encode(p)
 }
@@ -179,7 +180,7 @@ func (p *Report) rows() []row {
 	}
 }
 
-// figures are p50, p95, p99, max and mean.
+// figures returns p50, p95, p99, max and mean.
 func (h *Histogram) figures() []time.Duration {
 	return []time.Duration{h.Percentile(50), h.Percentile(95), h.Percentile(99), h.Max(), h.Mean()}
 }
@@ -223,7 +224,7 @@ func (p *Report) WriteMarkdown(w io.Writer) error {
 	return err
 }
 
-// WriteText writes the report for people.
+// WriteText writes the report as plain text for people.
 func (p *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -251,8 +252,8 @@ func (p *Report) WriteText(w io.Writer) error {
 	return err
 }
 
-// lines are a name and a sentence each. The first says whether the rest can be
-// believed.
+// lines returns pairs of a name and a text. The first tells whether the figures
+// that follow can be trusted.
 func (p *Report) lines() [][2]string {
 	r := p.Requests
 	lines := [][2]string{
@@ -293,7 +294,7 @@ func (p *Report) lines() [][2]string {
 
 func seconds(s float64) string { return short(time.Duration(s * float64(time.Second))) }
 
-// short is a duration to three digits or so.
+// short formats a duration with about three significant digits.
 func short(d time.Duration) string {
 	switch {
 	case d >= 10*time.Second:

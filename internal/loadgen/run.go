@@ -1,15 +1,17 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loadgen runs a load test against one server and says how it went.
+// Package loadgen runs a load test against one server and reports the results.
 //
-// An open loop sends each request when it is due, however the server fares, and
-// counts latency from then: a server that stalls cannot hide the stall by keeping
-// the generator waiting. A closed loop has a number of users, each of whom waits
-// for an answer before the next request. What is sent, and when, comes from the
-// packages workload and arrival; one request is sent and measured by completion.
+// An open loop sends each request when it is due, however slow the server is, and
+// measures latency from then: a server that stalls cannot hide the stall by keeping
+// the load generator waiting. A closed loop has a number of users, each of whom
+// waits for an answer before sending the next request. Package workload decides
+// what is sent, package arrival decides when, and package completion sends and
+// measures one request.
 //
-// The package knows no collector, and keeps no text of prompts or answers.
+// The package does not depend on the collector, and keeps no text of prompts or
+// answers.
 package loadgen // import "github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 
 import (
@@ -26,51 +28,52 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
-// Config says how a run is paced and when it ends.
+// Config defines how a run is paced and when it ends.
 type Config struct {
-	// Arrivals are the times after the start at which requests are due, in order:
-	// an open loop. Where it is nil, Users make a closed loop.
+	// Arrivals are the times after the start at which the requests of an open loop
+	// are due, in order. If Arrivals and Dial are nil, the run is a closed loop.
 	Arrivals iter.Seq[time.Duration]
-	// Dial, if not nil, has the arrivals instead, and their rate can be changed
+	// Dial, if not nil, replaces Arrivals by arrivals whose rate can be changed
 	// during the run. Such a run lasts for all of Duration, however low the rate.
 	Dial *arrival.Dial
-	// Users is the number of users of a closed loop, Think how long each waits
-	// after an answer before the next request is due.
+	// Users is the number of users of a closed loop. Think is how long each of them
+	// waits after an answer before the next request is due.
 	Users int
 	Think time.Duration
 
-	// Duration ends the run: what is due then or later is not sent. 0 is without
-	// end, where Requests says one.
+	// Duration is how long requests are sent: none that is due later is sent. 0
+	// is no limit and requires Requests.
 	Duration time.Duration
-	// Requests ends the run after so many were due; 0 is any number.
+	// Requests ends the run after this number of requests; 0 is no limit.
 	Requests uint64
-	// WarmUp and Tail are cut from the start and the end of Duration: requests
-	// that are due there are sent, but not in the report's figures.
+	// WarmUp and Tail are the parts at the start and the end of Duration whose
+	// requests are sent, but not included in the report's figures.
 	WarmUp, Tail time.Duration
 
-	// MaxInFlight is how many requests of an open loop may be under way at once.
-	// An arrival beyond waits for its place for MaxWait, then it is dropped.
+	// MaxInFlight is how many requests of an open loop may be in flight at once. A
+	// request that is due beyond that waits for up to MaxWait, then it is dropped.
 	MaxInFlight int
 	MaxWait     time.Duration
-	// Drain is how long the run waits for answers after the last request was
-	// due. What has not ended then is cancelled.
+	// Drain is how long the run waits for answers after the last request was due.
+	// Requests that have not ended by then are cancelled.
 	Drain time.Duration
-	// MaxErrors is the share of errors among the last 100 requests, of at least
-	// 20, above which the run stops itself; 1 is never.
+	// MaxErrors is the share of errors among the last 100 requests above which the
+	// run stops itself, once at least 20 have ended. With 1, it never does.
 	MaxErrors float64
 
-	// Objective is what a request has to meet to count as goodput; nil is none.
+	// Objective is what a request has to meet to count as goodput; nil if there is
+	// none.
 	Objective Objective
-	// Record, if not nil, is told of each request as it ends or is dropped, by one
-	// goroutine at a time. The result must not be kept.
+	// Record, if not nil, is called with each request when it ends or is dropped, by
+	// one goroutine at a time. It must not keep the result.
 	Record func(Sample)
-	// Sleep waits until a time and returns at once when ctx ends; nil is a timer.
+	// Sleep waits until a time, or until ctx ends; nil uses Go's timers.
 	Sleep func(ctx context.Context, until time.Time)
 }
 
 // Sample is one request of a run.
 type Sample struct {
-	// N is the request's number in the workload.
+	// N is the number of the request in the workload, counted from 0.
 	N uint64
 	// Due is counted from the start of the run.
 	Due time.Duration
@@ -81,7 +84,7 @@ type Sample struct {
 	Result *completion.Result
 }
 
-// Validate says what cannot be run.
+// Validate returns an error if the configuration cannot be run.
 func (c *Config) Validate() error {
 	switch {
 	case !c.open() && c.Users < 1:
@@ -105,7 +108,7 @@ func (c *Config) Validate() error {
 // open reports whether the run is an open loop.
 func (c *Config) open() bool { return c.Arrivals != nil || c.Dial != nil }
 
-// measured reports whether what is due then is in the figures.
+// measured reports whether a request that is due then is included in the figures.
 func (c *Config) measured(due time.Duration) bool {
 	return due >= c.WarmUp && (c.Duration == 0 || due < c.Duration-c.Tail)
 }
@@ -115,7 +118,7 @@ type Sender interface {
 	Do(ctx context.Context, r *completion.Request, due time.Time) completion.Result
 }
 
-// Requests has the requests of a run, as workload.Workload does.
+// Requests provides the requests of a run, as workload.Workload does.
 type Requests interface {
 	Request(n uint64) *completion.Request
 }
@@ -130,7 +133,7 @@ type Run struct {
 	requests Requests
 	start    time.Time
 	record   *recorder
-	places   chan struct{} // one taken by each request in flight
+	places   chan struct{} // each request in flight takes one
 	inFlight atomic.Int64
 	next     atomic.Uint64 // number of the next request
 	sending  sync.WaitGroup
@@ -138,7 +141,7 @@ type Run struct {
 	cause    error
 }
 
-// Start begins a run. It goes on until its configured end, until ctx ends, or
+// Start begins a run, which continues until its configured end, until ctx ends, or
 // until too many requests fail.
 func Start(ctx context.Context, c Config, s Sender, q Requests) (*Run, error) {
 	if err := c.Validate(); err != nil {
@@ -167,27 +170,28 @@ func Start(ctx context.Context, c Config, s Sender, q Requests) (*Run, error) {
 	return r, nil
 }
 
-// Wait waits for the end of the run. The error is why it ended early: that of
-// the context's cause, or ErrTooManyErrors. The results are complete all the
-// same.
+// Wait waits for the end of the run. If the run ended early, the error is the
+// cause: that of the context, or ErrTooManyErrors. The results are valid in either
+// case.
 func (r *Run) Wait() (*Results, error) {
 	<-r.done
 	return r.record.results(), r.cause
 }
 
-// Done is closed at the end of the run.
+// Done returns a channel that is closed at the end of the run.
 func (r *Run) Done() <-chan struct{} { return r.done }
 
-// Progress is how the run stands.
+// Progress returns the state of the run.
 func (r *Run) Progress() Progress { return r.record.progress() }
 
-// Elapsed is the time since the start.
+// Elapsed returns the time since the start.
 func (r *Run) Elapsed() time.Duration { return time.Since(r.start) }
 
 // ErrNoRate is returned for a run whose arrivals do not come from a Dial.
 var ErrNoRate = errors.New("the run has no rate that could be changed: it is a closed loop, or follows a fixed schedule")
 
-// Turn changes the rate of a run from now on.
+// Turn replaces the rate of the run from now on. It returns ErrNoRate if the run
+// has no Dial.
 func (r *Run) Turn(to arrival.Curve) error {
 	if r.config.Dial == nil {
 		return ErrNoRate
@@ -195,8 +199,8 @@ func (r *Run) Turn(to arrival.Curve) error {
 	return r.config.Dial.Turn(r.Elapsed(), to)
 }
 
-// Rate is the rate at which requests are due now, in requests a second; false
-// for a run that has none of its own.
+// Rate returns the rate at which requests are due now, in requests per second, and
+// false if the run has no Dial.
 func (r *Run) Rate() (float64, bool) {
 	if r.config.Dial == nil {
 		return 0, false
@@ -204,11 +208,11 @@ func (r *Run) Rate() (float64, bool) {
 	return r.config.Dial.Rate(r.Elapsed()), true
 }
 
-// InFlight is the number of requests that have been sent and not ended.
+// InFlight returns the number of requests that were sent and have not ended.
 func (r *Run) InFlight() int { return int(r.inFlight.Load()) }
 
 func (r *Run) run(ctx context.Context) {
-	// Requests in flight outlive the time to send, but not for ever.
+	// Requests in flight may end after the last one was sent, but only within Drain.
 	sendCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if r.config.Arrivals != nil {
@@ -221,8 +225,8 @@ func (r *Run) run(ctx context.Context) {
 	r.sending.Wait()
 }
 
-// open sends each request when it is due, on an absolute schedule: a late one
-// does not move those after it.
+// open sends each request when it is due. The schedule is absolute: a late request
+// does not delay those after it.
 func (r *Run) open(ctx, sendCtx context.Context) {
 	for due := range r.config.Arrivals {
 		if r.config.Dial != nil {
@@ -253,9 +257,8 @@ func (r *Run) open(ctx, sendCtx context.Context) {
 // never is later than any end.
 const never = time.Duration(math.MaxInt64)
 
-// awaitDial waits until the dial's next arrival is due, which a turn of the dial
-// may change, and returns when that was. It waits no longer than for the end of
-// the run.
+// awaitDial waits until the dial's next arrival is due and returns its due time,
+// which may change while it waits. It does not wait beyond the end of the run.
 func (r *Run) awaitDial(ctx context.Context) time.Duration {
 	for {
 		due, ok, turned := r.config.Dial.Next()
@@ -297,7 +300,7 @@ func (r *Run) waitAndSend(ctx context.Context, n uint64, due time.Time) {
 	}
 }
 
-// send needs a place, and gives it back.
+// send sends a request. The caller has taken a place for it, which send gives back.
 func (r *Run) send(ctx context.Context, n uint64, due time.Time) completion.Result {
 	r.inFlight.Add(1)
 	result := r.sender.Do(ctx, r.requests.Request(n), due)
@@ -314,12 +317,12 @@ func (r *Run) drop(n uint64, due time.Time) {
 	}})
 }
 
-// afterError is the shortest pause of a user after an error: one who is refused
-// at once would otherwise try thousands of times a second.
+// afterError is the shortest pause of a user after an error. Without it, a user
+// whose requests are refused at once would send thousands per second.
 const afterError = 100 * time.Millisecond
 
-// closed has each user send, wait for the answer, think, and send again. It
-// returns when no more is to be sent.
+// closed runs the users, each of whom sends a request, waits for the answer and
+// thinks, again and again. It returns when no more requests are to be sent.
 func (r *Run) closed(ctx, sendCtx context.Context) {
 	last := make(chan struct{})
 	user := func() {

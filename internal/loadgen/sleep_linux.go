@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Go's timers wake up late by half a millisecond and more; this much before the
-// time, the kernel's take over.
+// handOver is how long before the wanted time the kernel's timer replaces Go's,
+// which wakes up half a millisecond late or more.
 const handOver = 2 * time.Millisecond
 
-// PreciseSleep waits until a time as a Config's Sleep does, to within some
-// tenths of a millisecond on an idle machine.
+// PreciseSleep is a Config.Sleep that is accurate to a few tenths of a millisecond
+// on an idle machine.
 func PreciseSleep(ctx context.Context, until time.Time) {
 	sleep(ctx, until.Add(-handOver))
-	// What this goroutine has started must run before it takes the processor into
-	// the kernel.
+	// Let the goroutines that this one has started run first, since the system call
+	// below blocks the processor.
 	runtime.Gosched()
 	d := time.Until(until)
 	if d <= 0 || ctx.Err() != nil {
@@ -33,7 +33,7 @@ func PreciseSleep(ctx context.Context, until time.Time) {
 		return
 	}
 	at := unix.NsecToTimespec(now.Nano() + int64(d))
-	// The runtime's own signals interrupt it.
+	// The Go runtime's signals interrupt the system call.
 	for errors.Is(unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &at, nil), unix.EINTR) {
 	}
 }

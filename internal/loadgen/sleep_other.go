@@ -10,5 +10,5 @@ import (
 	"time"
 )
 
-// PreciseSleep waits until a time as a Config's Sleep does.
+// PreciseSleep is a Config.Sleep with the accuracy of Go's timers.
 func PreciseSleep(ctx context.Context, until time.Time) { sleep(ctx, until) }

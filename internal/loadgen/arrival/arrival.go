@@ -1,15 +1,15 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package arrival says when the requests of a run are due.
+// Package arrival computes when the requests of a run are due.
 //
-// A Curve is the rate over time, Gaps are what lies between two arrivals where
-// the rate is 1. Any curve goes with any gaps: an arrival stands at a position,
-// the sum of the gaps before it, and is due when the curve's expected count
+// A Curve is the rate over time. Gaps are the distances between arrivals at a rate
+// of 1. Any curve can be combined with any gaps: the position of an arrival is the
+// sum of the gaps before it, and the arrival is due when the curve's expected count
 // reaches that position (the time-rescaling theorem; with exponential gaps this
 // is a Poisson process whose rate follows the curve).
 //
-// There is no clock here: a due time is a function of the curve, the gaps, the
+// The package has no clock: a due time is a function of the curve, the gaps, the
 // seed and the number of the arrival.
 package arrival // import "github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/arrival"
 
@@ -25,22 +25,22 @@ import (
 
 // A Curve is a rate of arrivals over the time since the start.
 type Curve interface {
-	// Rate is the rate at t, in arrivals a second.
+	// Rate returns the rate at t, in arrivals per second.
 	Rate(t time.Duration) float64
-	// Count is the number of arrivals that are expected until t: the integral of
-	// the rate.
+	// Count returns the expected number of arrivals until t: the integral of the
+	// rate.
 	Count(t time.Duration) float64
-	// When is the inverse of Count: the first time at which n arrivals are
-	// expected; false if that never happens.
+	// When is the inverse of Count. It returns the first time at which n arrivals
+	// are expected, and false if that never happens.
 	When(n float64) (time.Duration, bool)
 }
 
-// Gaps make the positions of arrivals: a sequence that grows by 1 on average.
+// Gaps returns the positions of arrivals: a sequence that grows by 1 on average.
 // The same seed gives the same positions.
 type Gaps func(seed uint64) iter.Seq[float64]
 
-// Times are the due times of all arrivals of a curve with the given gaps, in
-// order, counted from the start.
+// Times returns the due times of all arrivals of a curve with the given gaps, in
+// order and counted from the start.
 func Times(c Curve, g Gaps, seed uint64) iter.Seq[time.Duration] {
 	return func(yield func(time.Duration) bool) {
 		for p := range g(seed) {
@@ -52,7 +52,7 @@ func Times(c Curve, g Gaps, seed uint64) iter.Seq[time.Duration] {
 	}
 }
 
-// Regular gaps are all alike; the first arrival is due at once.
+// Regular gaps are all equal. The first arrival is due at once.
 func Regular(uint64) iter.Seq[float64] {
 	return func(yield func(float64) bool) {
 		for n := 0.0; yield(n); n++ { //nolint:revive // The condition does the work.
@@ -60,16 +60,16 @@ func Regular(uint64) iter.Seq[float64] {
 	}
 }
 
-// Poisson gaps are exponential: arrivals that know nothing of one another, as
-// those of many independent users.
+// Poisson gaps follow an exponential distribution: arrivals are independent of one
+// another, like those of many independent users.
 func Poisson(seed uint64) iter.Seq[float64] {
 	return sums(func() func() float64 { return random(seed).ExpFloat64 })
 }
 
 // Gamma gaps follow a gamma distribution whose shape is the burstiness, as in
-// vllm bench: 1 is Poisson, less comes in bursts, more is more regular. The
-// coefficient of variation of a gap is 1/√burstiness. The burstiness is greater
-// than 0.
+// vllm bench: 1 is Poisson, less is burstier, more is more regular. The
+// coefficient of variation of a gap is 1/√burstiness. The burstiness must be
+// greater than 0.
 func Gamma(burstiness float64) Gaps {
 	return func(seed uint64) iter.Seq[float64] {
 		return sums(func() func() float64 {
@@ -111,14 +111,13 @@ func gamma(r *rand.Rand, shape float64) float64 {
 	}
 }
 
-// Constant is a rate that stays as it is.
+// Constant is a rate that never changes.
 //
 //	rate ┤────────────
 //	     └──────────── t
 type Constant float64
 
-// NewConstant returns a constant rate; it is an error unless the rate is greater
-// than 0.
+// NewConstant returns a constant rate, and an error unless it is greater than 0.
 func NewConstant(rate float64) (Constant, error) {
 	if err := positive("rate", rate); err != nil {
 		return 0, err
@@ -140,13 +139,15 @@ func (c Constant) When(n float64) (time.Duration, bool) {
 	return duration(n / float64(c))
 }
 
-// ramp grows or falls linearly for a time. It is spliced with what comes then.
+// ramp is a rate that grows or falls linearly. It is valid until over, where it is
+// spliced with another curve.
 type ramp struct {
 	from, to float64
 	over     time.Duration
 }
 
-// NewRamp returns a rate that goes linearly from one to another and stays there.
+// NewRamp returns a rate that changes linearly from one value to another and stays
+// there.
 //
 //	to   ┤     ╭──────
 //	from ┤────╯
@@ -186,13 +187,13 @@ func (r ramp) When(n float64) (time.Duration, bool) {
 	return duration(2 * n / (r.from + math.Sqrt(d)))
 }
 
-// Step is one rate of Steps and how long it lasts.
+// Step is a rate and how long it lasts.
 type Step struct {
 	Rate float64
 	For  time.Duration
 }
 
-// NewSteps returns rates that follow one another; the last one stays.
+// NewSteps returns a rate that changes in steps. The last step has no end.
 //
 //	     ┤        ╭────
 //	rate ┤   ╭────╯
@@ -219,7 +220,7 @@ func NewSteps(steps []Step) (Curve, error) {
 	return c, nil
 }
 
-// Sine swings around a mean, as a day does.
+// Sine is a rate that oscillates around a mean, like the load over a day.
 //
 //	rate(t) = mean + amplitude · sin(2π · t/period)
 type Sine struct {
@@ -227,7 +228,7 @@ type Sine struct {
 	Period          time.Duration
 }
 
-// NewSine returns a sine; it is an error if the rate would fall below 0.
+// NewSine returns a sine, and an error if the rate would fall below 0.
 func NewSine(mean, amplitude float64, period time.Duration) (Sine, error) {
 	switch {
 	case !(amplitude >= 0) || amplitude > mean:
@@ -270,9 +271,9 @@ func (s Sine) When(n float64) (time.Duration, bool) {
 	return hi, true
 }
 
-// Splice is the first curve until at, and the second from there on, whose own
-// time begins then. An arrival that is under way keeps the share of its gap that
-// has passed, so a change of the rate makes neither a burst nor a pause.
+// Splice returns a curve that follows the first curve until at and the second from
+// then on, whose own time begins at 0 there. The next arrival keeps the share of
+// its gap that has passed, so the change causes neither a burst nor a pause.
 func Splice(first Curve, at time.Duration, second Curve) Curve {
 	return splice{first, second, at, first.Count(at)}
 }
@@ -280,7 +281,7 @@ func Splice(first Curve, at time.Duration, second Curve) Curve {
 type splice struct {
 	first, second Curve
 	at            time.Duration
-	n             float64 // expected until at
+	n             float64 // expected arrivals until at
 }
 
 func (s splice) Rate(t time.Duration) float64 {
@@ -310,11 +311,11 @@ func (s splice) When(n float64) (time.Duration, bool) {
 	return s.at + t, true
 }
 
-// Replay are arrivals at given times after the start, which are in order:
-// regular gaps make one arrival of each.
+// Replay is a list of times after the start, in order. With regular gaps, there is
+// one arrival at each of them.
 type Replay []time.Duration
 
-// NewReplay returns the arrivals at the given offsets, speed times faster.
+// NewReplay returns arrivals at the given offsets, replayed speed times as fast.
 func NewReplay(offsets []time.Duration, speed float64) (Replay, error) {
 	if err := positive("speed", speed); err != nil {
 		return nil, err
@@ -331,7 +332,7 @@ func NewReplay(offsets []time.Duration, speed float64) (Replay, error) {
 	return r, nil
 }
 
-// Rate implements Curve: the arrivals of the second around t.
+// Rate implements Curve. It returns the number of arrivals in the second around t.
 func (r Replay) Rate(t time.Duration) float64 {
 	return r.Count(t+time.Second/2) - r.Count(t-time.Second/2)
 }
@@ -350,7 +351,8 @@ func (r Replay) When(n float64) (time.Duration, bool) {
 	return 0, false
 }
 
-// duration is false for more than time.Duration holds, 292 years.
+// duration converts seconds. It returns false if they exceed time.Duration's range
+// of 292 years.
 func duration(seconds float64) (time.Duration, bool) {
 	ns := math.Round(seconds * 1e9)
 	return time.Duration(ns), ns < math.MaxInt64

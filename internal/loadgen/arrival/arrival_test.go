@@ -48,9 +48,9 @@ func TestTimes_SameSeedSameTimes(t *testing.T) {
 	}
 }
 
-// Kolmogorov and Smirnov's test: the largest distance between the distribution
-// of the gaps and the one they should have. Above 1.63/√n it would be so by
-// chance once in a hundred seeds; these seeds are fixed.
+// The Kolmogorov-Smirnov test: the largest distance between the distribution of
+// the gaps and the expected one. By chance, one seed in a hundred exceeds 1.63/√n;
+// these seeds are fixed.
 func TestGaps_HaveTheirDistribution(t *testing.T) {
 	const n = 20_000
 	exponential := func(x float64) float64 { return 1 - math.Exp(-x) }
@@ -86,8 +86,8 @@ func TestGaps_HaveTheirDistribution(t *testing.T) {
 	}
 }
 
-// In a Poisson process the counts of equal times have a variance equal to their
-// mean, also where the rate follows a curve.
+// In a Poisson process, the counts of equal intervals have a variance equal to
+// their mean, even if the rate follows a curve.
 func TestTimes_PoissonCountsFollowTheCurve(t *testing.T) {
 	c := must(NewSine(50, 40, 20*time.Second))
 	ts := take(100_000, c, Poisson, 3)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Dial is a curve that can be turned while its arrivals are being sent. It is
-// safe for concurrent use.
+// Dial produces arrivals whose rate can be changed while they are being sent. It
+// is safe for concurrent use.
 type Dial struct {
 	positions iter.Seq[float64]
 
@@ -20,25 +20,25 @@ type Dial struct {
 	curve   Curve
 	at      float64         // position of the last arrival of Times
 	turns   int             // so far
-	turned  context.Context // ends at the next turn
+	turned  context.Context // cancelled at the next turn
 	signify context.CancelFunc
 }
 
-// mostTurns bounds how deep curves are spliced.
+// mostTurns limits how deeply curves are nested by Splice.
 const mostTurns = 1000
 
-// ErrTurnedTooOften is returned by Turn.
+// ErrTurnedTooOften is returned by Turn after 1000 turns.
 var ErrTurnedTooOften = errors.New("the rate was changed 1000 times: start another run")
 
-// NewDial returns the arrivals of a curve with the given gaps.
+// NewDial returns a dial that begins with the given curve and gaps.
 func NewDial(c Curve, g Gaps, seed uint64) *Dial {
 	d := &Dial{positions: g(seed), curve: c}
 	d.turned, d.signify = context.WithCancel(context.Background())
 	return d
 }
 
-// Turn goes on with another curve from the given time after the start, as
-// Splice does. The arrival that is being waited for moves too: see Next.
+// Turn continues with another curve from the given time after the start, as Splice
+// does. The due time of the next arrival changes too: see Next.
 func (d *Dial) Turn(at time.Duration, to Curve) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -52,15 +52,15 @@ func (d *Dial) Turn(at time.Duration, to Curve) error {
 	return nil
 }
 
-// Rate is the rate at a time after the start, in arrivals a second.
+// Rate returns the rate at a time after the start, in arrivals per second.
 func (d *Dial) Rate(at time.Duration) float64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.curve.Rate(at)
 }
 
-// Times are the due times of all arrivals, as far as the curve is known when
-// each is asked for. It can be ranged over once.
+// Times returns the due times of all arrivals. Each follows the curve as it is when
+// that arrival is requested. It can be ranged over once.
 func (d *Dial) Times() iter.Seq[time.Duration] {
 	return func(yield func(time.Duration) bool) {
 		for p := range d.positions {
@@ -75,8 +75,9 @@ func (d *Dial) Times() iter.Seq[time.Duration] {
 	}
 }
 
-// Next is when the last arrival of Times is due by now, false if never. The
-// context ends when the dial is turned, which may change the answer.
+// Next returns the current due time of the arrival that Times yielded last, and
+// false if it is never due. The context is cancelled when the dial is turned, which
+// may change the due time.
 func (d *Dial) Next() (due time.Duration, ok bool, turned context.Context) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

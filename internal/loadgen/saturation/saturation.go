@@ -1,9 +1,10 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package saturation finds how much load a server takes: first, with more and
-// more users in a closed loop, the most that it gets done; then, between nothing
-// and that, the highest rate of an open loop at which its objective is met.
+// Package saturation finds how much load a server can handle. First it finds the
+// ceiling, which is the server's highest throughput, with more and more users in a
+// closed loop. Then it searches, by bisection below the ceiling, for the highest
+// rate of an open loop that meets the objective.
 package saturation // import "github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/saturation"
 
 import (
@@ -16,14 +17,14 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 )
 
-// Pace is the load of one trial: Users of a closed loop, or the Rate of an open
-// one in requests a second.
+// Pace is the load of one trial: the Users of a closed loop, or the Rate of an open
+// loop in requests per second.
 type Pace struct {
 	Users int     `json:"users,omitempty"`
 	Rate  float64 `json:"rate,omitempty"`
 }
 
-// String is such as 8 users or 2.5 requests/s.
+// String returns a text such as "8 users" or "2.5 requests/s".
 func (p Pace) String() string {
 	if p.Users > 0 {
 		return fmt.Sprintf("%d users", p.Users)
@@ -35,55 +36,60 @@ func (p Pace) String() string {
 type Trial struct {
 	Pace
 	Results *loadgen.Results
-	// Done is how many requests succeeded a second.
+	// Done is the number of successful requests per second.
 	Done float64
-	// Met reports whether the objective was met, Why says why not.
+	// Met reports whether the objective was met. If not, Why is the reason.
 	Met bool
 	Why string
 }
 
-// Search says what to look for, and how to try.
+// Search defines what to search for and how to run the trials.
 type Search struct {
-	// MaxUsers is the most users to try.
+	// MaxUsers is the largest number of users to try.
 	MaxUsers int
-	// Share of the requests that are due has to meet the objective.
+	// Share is the share of the due requests that have to meet the objective.
 	Share float64
-	// Precision is the width, as a share of the ceiling, at which the search ends.
+	// Precision is the width of the interval, as a share of the ceiling, at which
+	// the bisection ends.
 	Precision float64
-	// Run makes the run of a trial. It tells watch of each request as it ends, and
-	// ends early when ctx does; with the cause ErrHopeless that is a result.
+	// Run makes the run of a trial. It calls watch with each request when it ends,
+	// and ends early when ctx is cancelled. If the cause is ErrHopeless, it returns
+	// that error with the results so far.
 	Run func(ctx context.Context, p Pace, watch func(loadgen.Sample)) (*loadgen.Results, error)
-	// Expected is how many measured requests a trial at a rate has.
+	// Expected returns the expected number of measured requests of a trial at the
+	// given rate.
 	Expected func(rate float64) float64
-	// Tell, if not nil, is told of each trial.
+	// Tell, if not nil, is called with each trial when it ends.
 	Tell func(Trial)
 }
 
 // ErrHopeless ends a trial that can no longer meet its objective.
 var ErrHopeless = errors.New("the objective can no longer be met")
 
-// Found is what a search found.
+// Found is the result of a search.
 type Found struct {
-	// Ceiling is the closed-loop trial that got most done.
+	// Ceiling is the closed-loop trial with the highest throughput.
 	Ceiling Trial
-	// Limit is the open-loop trial with the highest rate that met the objective,
-	// nil where none did. Beyond is the lowest rate that did not.
+	// Limit is the open-loop trial with the highest rate that met the objective, or
+	// nil if none did. Beyond is the lowest rate that did not meet it.
 	Limit  *Trial
 	Beyond float64
 }
 
 const (
-	// The ladder ends where twice the users get less than this much more done.
+	// The number of users is no longer doubled once that multiplies the throughput by
+	// less than this factor.
 	worthwhile = 1.05
-	// Nothing beyond this share of the ceiling can be kept up.
+	// The bisection begins below this share of the ceiling, which no server sustains.
 	above = 1.1
 	// The bisection gives up below this share of the ceiling.
 	tooLittle = 1.0 / 64
-	// A closed loop in which more than this share fails has reached its end.
+	// The number of users is not increased further once more than this share of the
+	// requests fails.
 	tooManyErrors = 0.01
 )
 
-// Find searches until it has found, or ctx ends.
+// Find searches until it has found the limit, or until ctx ends.
 func (s *Search) Find(ctx context.Context) (*Found, error) {
 	f := &Found{}
 	for users := 1; users <= s.MaxUsers; users *= 2 {
@@ -147,7 +153,8 @@ func done(r *loadgen.Results) float64 {
 	return float64(r.Counts.OK) / r.Span.Seconds()
 }
 
-// try tries a rate. It ends early when too few requests can still be good.
+// try tries a rate. The trial ends early when too few of its requests can still
+// meet the objective.
 func (s *Search) try(ctx context.Context, rate float64) (Trial, error) {
 	trialCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -192,7 +199,7 @@ func (s *Search) try(ctx context.Context, rate float64) (Trial, error) {
 	return s.tell(t), nil
 }
 
-// trend is a line of least squares through times to first token over due time.
+// trend is a least-squares line through the times to first token over due time.
 type trend struct{ n, x, y, xx, xy, yy float64 }
 
 func (t *trend) add(at, d time.Duration) {
@@ -205,8 +212,8 @@ func (t *trend) add(at, d time.Duration) {
 	t.yy += y * y
 }
 
-// grows reports whether the line rises, by more than the mean within the time
-// seen, and too steeply for chance: Student's t above 5.
+// grows reports whether the line rises by more than the mean within the observed
+// time, and too steeply to be chance: Student's t is above 5.
 func (t *trend) grows() bool {
 	const fewest = 20
 	if t.n < fewest {
@@ -217,7 +224,7 @@ func (t *trend) grows() bool {
 		return false
 	}
 	slope := sxy / sxx
-	// The times are spread evenly: their range is √12 deviations.
+	// Due times are spread evenly, so their range is √12 standard deviations.
 	rise := slope * math.Sqrt(12*sxx/t.n)
 	deviation := math.Sqrt(max(syy-slope*sxy, 0) / (t.n - 2) / sxx)
 	return rise > t.y/t.n && slope > 5*deviation

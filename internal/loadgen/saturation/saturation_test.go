@@ -18,8 +18,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
-// slots serve four requests at once, each for half a second, and queue the
-// others: they do 8 a second.
+// slots is a server with four slots. Each request takes half a second and others
+// queue, so its throughput is 8 requests per second.
 type slots struct {
 	free    chan struct{}
 	outcome completion.Outcome

@@ -18,19 +18,19 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
-// Prompt is one prompt of a workload: a text or a conversation, and what a
-// prompt file says about how to answer it.
+// Prompt is one prompt of a workload: a text or a conversation, and the settings
+// that a prompt file has for its answer.
 type Prompt struct {
 	text     string
 	messages json.RawMessage
-	// toMark are messages with a mark in it, which begins at markAt; nil if there
-	// is no text to put one before.
+	// toMark is messages with a mark that begins at markAt; nil if there is no text
+	// to put a mark before.
 	toMark      json.RawMessage
 	markAt      int
 	maxTokens   int
 	temperature *float64
 	extra       map[string]json.RawMessage
-	weight      float64 // 0 is 1
+	weight      float64 // 0 means 1
 	where       string  // file and line
 }
 
@@ -43,11 +43,11 @@ func (p *Prompt) marked(mark string) (text string, messages json.RawMessage) {
 	return "", m
 }
 
-// Prompts are a list of prompts. They are sent in order, over and over; where one
-// has a weight they are drawn by weight.
+// Prompts is a list of prompts. They are sent in order, again and again. If any of
+// them has a weight, they are drawn by weight instead.
 type Prompts struct {
 	list []Prompt
-	sums []float64 // of the weights up to each; nil without weights
+	sums []float64 // cumulative weights; nil if no prompt has a weight
 }
 
 func newPrompts(list []Prompt) *Prompts {
@@ -66,7 +66,7 @@ func newPrompts(list []Prompt) *Prompts {
 	return p
 }
 
-// Inline are the given texts.
+// Inline returns the given texts as prompts.
 func Inline(texts ...string) (*Prompts, error) {
 	if len(texts) == 0 {
 		return nil, errors.New("no prompts: want at least one text")
@@ -81,7 +81,7 @@ func Inline(texts ...string) (*Prompts, error) {
 	return newPrompts(list), nil
 }
 
-// Builtin are ten short questions about inference.
+// Builtin returns ten short questions about inference.
 func Builtin() *Prompts {
 	p, err := Inline(
 		"Explain what happens in a transformer's attention layer while one token is generated.",
@@ -101,15 +101,16 @@ func Builtin() *Prompts {
 	return p
 }
 
-// Parse reads the content of a prompt file: JSON objects, one a line or in one array. Each has
+// Parse parses the content of a prompt file: JSON objects, one per line or in one
+// array. Each has one of
 //
-//	messages       a conversation as OpenAI's chat completions take it, or
-//	conversations  one of ShareGPT, or
+//	messages       a conversation as OpenAI's chat completions take it
+//	conversations  a conversation of ShareGPT
 //	prompt         a text
 //
 // and may have max_tokens, temperature, weight and further members of the body,
-// such as tools, which are sent as they are. What the assistant says at the end
-// is left out: that is for the server to say. name is for errors.
+// such as tools, which are sent unchanged. Assistant messages at the end are left
+// out, since the server has to generate them. name is the file's name in errors.
 func Parse(data []byte, name string) (*Prompts, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	var list []Prompt
@@ -152,7 +153,7 @@ func eachLine(data []byte, add func(int, []byte) error) error {
 }
 
 func eachOfArray(data []byte, name string, add func(int, []byte) error) error {
-	// line is that of the value after offset.
+	// line returns the line number of the value after offset.
 	line := func(offset int64) int {
 		rest := bytes.TrimLeft(data[offset:], ", \t\r\n")
 		return 1 + bytes.Count(data[:len(data)-len(rest)], []byte("\n"))
@@ -176,7 +177,7 @@ func eachOfArray(data []byte, name string, add func(int, []byte) error) error {
 	return nil
 }
 
-// Members of a body that are the workload's or the client's to say.
+// ours are the members of a body that the workload or the client sets.
 var ours = []string{"model", "stream", "stream_options", "n", "seed", "ignore_eos", "id", "source"}
 
 const wantMember = `want one of "messages", "conversations" or "prompt"`
@@ -253,7 +254,7 @@ func parseOne(object []byte) (Prompt, error) {
 	return p, err
 }
 
-// turn is one of a ShareGPT conversation.
+// turn is one turn of a ShareGPT conversation.
 type turn struct{ From, Value string }
 
 var roles = map[string]string{
@@ -270,11 +271,11 @@ func (t turn) message() (map[string]json.RawMessage, error) {
 	return map[string]json.RawMessage{"role": json.RawMessage(`"` + role + `"`), "content": content}, err
 }
 
-// converse keeps a conversation up to what is to be answered, and finds the text
-// that a mark goes before.
+// converse keeps the conversation up to the message that is to be answered, and
+// finds the text that a mark can be put before.
 func (p *Prompt) converse(messages []map[string]json.RawMessage) error {
 	role := func(m map[string]json.RawMessage) (r string) {
-		_ = json.Unmarshal(m["role"], &r) // "" if it is none
+		_ = json.Unmarshal(m["role"], &r) // "" if it is not a string
 		return r
 	}
 	for len(messages) > 0 && role(messages[len(messages)-1]) == "assistant" {
@@ -295,7 +296,7 @@ func (p *Prompt) converse(messages []map[string]json.RawMessage) error {
 	a, okA := withMark(messages, "[000000000000] ")
 	b, okB := withMark(messages, "[ffffffffffff] ")
 	if okA && okB {
-		p.toMark, p.markAt = a, -1 // the bracket before the first difference
+		p.toMark, p.markAt = a, -1 // the marks differ after their opening bracket
 		for a[p.markAt+1] == b[p.markAt+1] {
 			p.markAt++
 		}
@@ -303,7 +304,8 @@ func (p *Prompt) converse(messages []map[string]json.RawMessage) error {
 	return nil
 }
 
-// withMark is messages with a mark before the first text; false if there is none.
+// withMark returns the messages with a mark before the first text, and false if
+// there is no text.
 func withMark(messages []map[string]json.RawMessage, mark string) ([]byte, bool) {
 	for i, m := range messages {
 		content, ok := markContent(m["content"], mark)

@@ -18,21 +18,22 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
-// Lengths are how many tokens synthetic prompts have.
+// Lengths defines how many tokens synthetic prompts have.
 type Lengths struct {
-	// New is the number of tokens after Depth, drawn for each prompt.
+	// New is the number of new tokens after Depth, drawn for each prompt.
 	New Range `json:"new"`
-	// Depth is the number of tokens before those. Unless ColdDepth is set they
-	// are the same in all prompts: the server has them in its cache once each
-	// slot has seen them.
+	// Depth is the number of tokens before the new ones. Unless ColdDepth is set,
+	// they are the same in all prompts, and the server has them in its cache once
+	// each slot has seen them.
 	Depth     int  `json:"depth,omitempty"`
 	ColdDepth bool `json:"cold_depth,omitempty"`
-	// Shared is the share of the new tokens with which all prompts begin.
+	// Shared is the share of the new tokens that is the same at the start of all
+	// prompts.
 	Shared float64 `json:"shared,omitempty"`
 }
 
-// ParseLengths reads 512, 100-500 or, with the tokens already in context after
-// the @, 512@4096.
+// ParseLengths parses a number or range of new tokens, such as 512 or 100-500,
+// which may be followed by @ and a depth: 512@4096.
 func ParseLengths(s string) (Lengths, error) {
 	fresh, depth, deep := strings.Cut(s, "@")
 	r, err := ParseRange(fresh)
@@ -46,27 +47,27 @@ func ParseLengths(s string) (Lengths, error) {
 	return l, nil
 }
 
-// A Tokenizer counts the tokens of a text as the server does, without those that
-// stand before every prompt.
+// A Tokenizer counts the tokens of a text as the server does, without the special
+// tokens that the server adds before every prompt.
 type Tokenizer interface {
 	Count(ctx context.Context, text string) (int, error)
 }
 
-// Synthetic are prompts of random words with an exact number of tokens. What a
-// chat template adds is not counted.
+// Synthetic makes prompts of random words with an exact number of tokens. Tokens
+// that a chat template adds are not counted.
 type Synthetic struct {
 	lengths Lengths
 	seed    uint64
-	heads   []string // one token each as the first word of a text
-	words   []string // one token each after another word
-	common  string   // the tokens that all prompts begin with, of depth and share
+	heads   []string // words that are one token at the start of a text
+	words   []string // words that are one token after another word
+	common  string   // the text that all prompts begin with, of depth and shared tokens
 }
 
-// Samples of what is sent are counted as a whole before any is.
+// samples is how many prompts of each length the server counts before a run.
 const samples = 4
 
-// NewSynthetic learns from the server which words are one token each, and checks
-// on whole prompts that their tokens add up.
+// NewSynthetic asks the server which words are one token each, and checks on whole
+// prompts that the numbers of tokens add up.
 func NewSynthetic(ctx context.Context, t Tokenizer, l Lengths, seed uint64) (*Synthetic, error) {
 	if !(l.Shared >= 0 && l.Shared <= 1) {
 		return nil, fmt.Errorf("share of common tokens of %g: want 0 to 1", l.Shared)
@@ -96,7 +97,8 @@ func NewSynthetic(ctx context.Context, t Tokenizer, l Lengths, seed uint64) (*Sy
 	return s, nil
 }
 
-// learn finds the words that are one token each. Few are enough as first words.
+// learn finds the words that are one token each. Only a few are needed as first
+// words.
 func (s *Synthetic) learn(ctx context.Context, t Tokenizer) error {
 	const head = "the"
 	base, err := t.Count(ctx, head)
@@ -139,7 +141,7 @@ func (s *Synthetic) learn(ctx context.Context, t Tokenizer) error {
 	return fmt.Errorf("synthetic prompts: only %d common English words are one token to this server, too few: use a prompt file", len(s.heads))
 }
 
-// text is n tokens; first says that nothing stands before it.
+// text returns n tokens; first reports whether they begin the prompt.
 func (s *Synthetic) text(r *rand.Rand, n int, first bool) string {
 	var b strings.Builder
 	for i := range n {
@@ -154,7 +156,7 @@ func (s *Synthetic) text(r *rand.Rand, n int, first bool) string {
 	return b.String()
 }
 
-// of is a prompt with a number of new tokens in the range.
+// of returns a prompt whose number of new tokens is drawn from the range.
 func (s *Synthetic) of(r *rand.Rand, length Range) string {
 	n := length.draw(r)
 	shared := int(s.lengths.Shared * float64(n))
@@ -168,7 +170,7 @@ func (s *Synthetic) of(r *rand.Rand, length Range) string {
 	return s.prefix(common) + s.text(r, unique, common == 0)
 }
 
-// prefix is the first n tokens of what is common.
+// prefix returns the first n tokens of the common text.
 func (s *Synthetic) prefix(n int) string {
 	if n == 0 {
 		return ""
@@ -194,7 +196,7 @@ func (s *Synthetic) check(completion.Endpoint, bool) error { return nil }
 
 func (s *Synthetic) content() any { return []any{s.lengths, s.heads, s.words} }
 
-// ServerTokenizer is llama-server's /tokenize.
+// ServerTokenizer counts tokens with llama-server's /tokenize.
 type ServerTokenizer struct {
 	// Base is the server's base URL, without a slash at its end.
 	Base   string
@@ -239,7 +241,8 @@ func (t *ServerTokenizer) Count(ctx context.Context, text string) (n int, err er
 	return len(answer.Tokens), nil
 }
 
-// Common English words, most of which are one token in most vocabularies.
+// vocabulary is a list of common English words, most of which are one token in most
+// models' vocabularies.
 const vocabulary = `the of and to in is you that it he was for on are as with his they at be this have from or one had
 by word but not what all were we when your can said there use an each which she do how their if will up other about out
 many then them these so some her would make like him into time has look two more write go see number no way could people

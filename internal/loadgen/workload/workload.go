@@ -1,12 +1,12 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package workload says what the requests of a run are: their prompts, lengths
-// and sampling. Request n of a workload is a function of its settings, its seed
-// and n, so that the same workload can be sent again, to the byte.
+// Package workload makes the requests of a run: their prompts, lengths and sampling
+// settings. Request n of a workload is a function of its settings, its seed and n,
+// so that exactly the same bytes can be sent again.
 //
-// Each prompt is unique unless asked otherwise: one that was sent before is in
-// the server's cache, which makes the server look faster than its users find it.
+// By default, each prompt is unique. A prompt that was sent before is in the
+// server's cache, which makes the server look faster than it is for its users.
 package workload // import "github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
 
 import (
@@ -26,11 +26,11 @@ import (
 // Settings are what all requests of a workload have in common.
 type Settings struct {
 	Endpoint completion.Endpoint `json:"-"`
-	// Model is the model to ask for, "" leaves it to the server. It is no part of
-	// the hash: two models can be compared by one workload.
+	// Model is the model to request; "" leaves it to the server. It is not part of
+	// the hash, so that two models can be compared with the same workload.
 	Model string `json:"-"`
 	Seed  uint64 `json:"seed"`
-	// MaxTokens is the most tokens to generate, drawn for each request.
+	// MaxTokens is the maximum number of tokens to generate, drawn for each request.
 	MaxTokens Range `json:"max_tokens"`
 	// Temperature is drawn for each request, to two decimals; nil leaves it to
 	// the server.
@@ -38,13 +38,13 @@ type Settings struct {
 	Stream      bool      `json:"stream"`
 	// IgnoreEOS makes every answer as long as MaxTokens.
 	IgnoreEOS bool `json:"ignore_eos"`
-	// CancelShare is the share of requests that are left after CancelAfter
-	// chunks of text.
+	// CancelShare is the share of requests that are cancelled after CancelAfter
+	// chunks with text.
 	CancelShare float64 `json:"cancel_share,omitempty"`
 	CancelAfter int     `json:"cancel_after,omitempty"`
-	// Repeat sends prompts as they are, over and over, so that the server's cache
-	// helps. Otherwise each begins with a number of its own. Synthetic prompts
-	// are unique as they are.
+	// Repeat sends the same prompts again and again, so that the server's cache has
+	// them. Otherwise each begins with a unique number. Synthetic prompts are always
+	// unique.
 	Repeat bool `json:"repeat,omitempty"`
 }
 
@@ -62,15 +62,17 @@ func (s *Settings) validate() error {
 	return nil
 }
 
-// A Source has the prompts of a workload.
+// A Source provides the prompts of a workload.
 type Source interface {
-	// prompt is that of request n; r draws what is random about it.
+	// prompt returns the prompt of request n. Random choices use r.
 	prompt(n uint64, r *rand.Rand) Prompt
-	// unique reports whether all prompts differ by themselves.
+	// unique reports whether all prompts differ without a mark.
 	unique() bool
-	// check says what the endpoint would not take.
+	// check returns an error if a prompt cannot be sent to the endpoint, or if it
+	// cannot be made unique although that is required.
 	check(e completion.Endpoint, unique bool) error
-	// content is a value that has in JSON all that the prompts depend on.
+	// content returns a value whose JSON contains everything that determines the
+	// prompts.
 	content() any
 }
 
@@ -82,7 +84,7 @@ type Workload struct {
 	hash     string
 }
 
-// New returns the workload of the prompts of source.
+// New returns a workload with the prompts of source.
 func New(s Settings, source Source) (*Workload, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
@@ -100,18 +102,19 @@ func New(s Settings, source Source) (*Workload, error) {
 	return w, nil
 }
 
-// Hash names the workload: where it is equal, request n is the same to the byte,
-// but for the model.
+// Hash identifies the workload. For workloads with the same hash, request n is
+// identical to the byte, except for the model.
 func (w *Workload) Hash() string { return w.hash }
 
-// Settings are those the workload was made with.
+// Settings returns the settings that the workload was made with.
 func (w *Workload) Settings() Settings { return w.settings }
 
 // Request returns request n, counted from 0.
 func (w *Workload) Request(n uint64) *completion.Request {
 	s := &w.settings
 	r := rand.New(rand.NewPCG(s.Seed, n)) //nolint:gosec // Reproducible, and nobody's secret.
-	// What is drawn stays in this order, whatever the prompt draws after it.
+	// The order of these draws is fixed. The prompt draws after them, so that it does
+	// not affect them.
 	seed := int64(r.Uint32() >> 1)
 	maxTokens := s.MaxTokens.draw(r)
 	temperature := s.Temperature.draw(r)
@@ -139,13 +142,13 @@ func (w *Workload) Request(n uint64) *completion.Request {
 	return q
 }
 
-// marker draws what makes a prompt unique. All have the same length.
+// marker draws a mark that makes a prompt unique. All marks have the same length.
 func marker(r *rand.Rand) string { return fmt.Sprintf("[%012x] ", r.Uint64()>>16) }
 
-// Range are whole numbers from Min to Max, both included.
+// Range is a range of whole numbers from Min to Max, both included.
 type Range struct{ Min, Max int }
 
-// ParseRange reads a number or two with a hyphen between them: 100, 50-150.
+// ParseRange parses a number, or two with a hyphen between them: 100, 50-150.
 func ParseRange(s string) (Range, error) {
 	low, high, two := strings.Cut(s, "-")
 	if !two {
@@ -159,7 +162,7 @@ func ParseRange(s string) (Range, error) {
 	return Range{lo, hi}, nil
 }
 
-// String is what ParseRange reads.
+// String returns the range in the form that ParseRange parses.
 func (r Range) String() string {
 	if r.Min == r.Max {
 		return strconv.Itoa(r.Min)
@@ -178,10 +181,10 @@ func (r *Range) UnmarshalText(b []byte) (err error) {
 
 func (r Range) draw(rnd *rand.Rand) int { return r.Min + rnd.IntN(r.Max-r.Min+1) }
 
-// Interval are numbers from Min to Max.
+// Interval is a range of numbers from Min to Max.
 type Interval struct{ Min, Max float64 }
 
-// ParseInterval reads a number or two with a hyphen between them: 0.7, 0.5-0.9.
+// ParseInterval parses a number, or two with a hyphen between them: 0.7, 0.5-0.9.
 func ParseInterval(s string) (Interval, error) {
 	low, high, two := strings.Cut(s, "-")
 	if !two {
@@ -195,7 +198,7 @@ func ParseInterval(s string) (Interval, error) {
 	return Interval{lo, hi}, nil
 }
 
-// String is what ParseInterval reads.
+// String returns the interval in the form that ParseInterval parses.
 func (i Interval) String() string {
 	if i.Min == i.Max {
 		return fmt.Sprint(i.Min)
