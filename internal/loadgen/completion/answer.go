@@ -10,41 +10,42 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// said is what an event, or a whole body, turned out to hold.
+// said is a set of flags for the content of an event or of a whole body.
 type said uint8
 
 const (
-	saidPart     said = 1 << iota // something of the answer, be it only its role
+	saidPart     said = 1 << iota // a part of the answer, even if only its role
 	saidThought                   // text of reasoning
 	saidText                      // text of the answer, or of a tool call
 	saidEnd                       // the end of the answer
-	saidError                     // that the server has failed
-	saidNonsense                  // nothing that can be read
+	saidError                     // an error of the server
+	saidNonsense                  // not valid JSON
 )
 
-// answer gathers what the events of a stream, or a whole body, say of a
-// request. It keeps none of the text.
+// answer collects what the events of a stream, or a whole body, tell about a
+// request. It does not keep the text.
 type answer struct {
 	endpoint          Endpoint
 	id, model, finish string
-	// Tokens as the server counted them, -1 where it did not say.
+	// Tokens as the server counted them; -1 if it did not report them.
 	input, cached, output, reasoning int
-	// written is what Anthropic counts beside the input: tokens that it wrote to its cache.
+	// written is the number of tokens written to the cache, which Anthropic counts
+	// separately from the input.
 	written int
-	timings []byte // the last ones, as written
+	timings []byte // the latest timings as JSON
 	problem *ServerError
 }
 
-// reset makes it ready for another request.
+// reset prepares the answer for another request.
 func (a *answer) reset(e Endpoint) {
 	*a = answer{endpoint: e, input: -1, cached: -1, output: -1, reasoning: -1, timings: a.timings[:0]}
 }
 
-// ServerError is what the server said is wrong.
+// ServerError is an error that the server reported.
 type ServerError struct {
 	// Status is the answer's, 200 for an error within a stream.
 	Status int
-	// Type and Message are the server's own words; Message may be cut.
+	// Type and Message are the server's own texts; Message may be truncated.
 	Type, Message string
 }
 
@@ -55,7 +56,7 @@ func (e *ServerError) Error() string {
 	return fmt.Sprintf("%d: %s: %s", e.Status, e.Type, e.Message)
 }
 
-// read takes in an event of a stream.
+// read reads an event of a stream or a whole body.
 func (a *answer) read(name, data []byte) said {
 	if string(data) == "[DONE]" {
 		return saidEnd
@@ -79,7 +80,7 @@ func (a *answer) read(name, data []byte) said {
 		return saidNonsense
 	}
 	if string(name) == "error" && s&saidError == 0 {
-		// An older llama-server's, which is the error itself, or one without details.
+		// An older llama-server sends the error object itself, or no details.
 		a.fail(data)
 		s |= saidError
 	}
@@ -115,7 +116,8 @@ func (a *answer) fail(v []byte) {
 	a.problem = problem(200, v)
 }
 
-// choices reads a chunk, or the whole, of chat completions and completions.
+// choices reads a chunk or a whole body of chat completions, completions and
+// embeddings.
 func (a *answer) choices(w *walker) said {
 	var s said
 	progress := false
@@ -168,7 +170,7 @@ func (s *said) text(kind said, w *walker) {
 	}
 }
 
-// native reads an event, or the whole, of llama.cpp's own completion.
+// native reads an event or a whole body of llama.cpp's own completion.
 func (a *answer) native(w *walker) said {
 	s := saidPart
 	w.object(func(name []byte) {
@@ -197,7 +199,7 @@ func (a *answer) native(w *walker) said {
 	return s
 }
 
-// response reads an event, or the whole, of responses.
+// response reads an event or a whole body of responses.
 func (a *answer) response(w *walker, name []byte) said {
 	var (
 		s     said
@@ -260,7 +262,7 @@ func (a *answer) responseMember(w *walker, name []byte, s *said) {
 	}
 }
 
-// message reads an event, or the whole, of Anthropic's messages.
+// message reads an event or a whole body of Anthropic's messages.
 func (a *answer) message(w *walker, name []byte) said {
 	var (
 		s     said
@@ -281,7 +283,7 @@ func (a *answer) message(w *walker, name []byte) said {
 	switch string(name) {
 	case "ping":
 	case "message_start":
-		a.output = -1 // so far it is 0, which is not known to be all
+		a.output = -1 // it is 0 so far, which is not the final number
 		s |= saidPart
 	case "message_stop":
 		s |= saidPart | saidEnd
@@ -313,7 +315,7 @@ func (a *answer) messageMember(w *walker, name []byte, s *said) {
 	}
 }
 
-// usage reads what the server counted, by the names of all endpoints.
+// usage reads the numbers of tokens under the names that any endpoint uses.
 func (a *answer) usage(w *walker) {
 	w.object(func(name []byte) {
 		switch string(name) {
@@ -341,12 +343,12 @@ func (a *answer) usage(w *walker) {
 	})
 }
 
-// into puts what was gathered into a result. What usage does not say the
-// timings may.
+// into copies the answer into a result. Numbers of tokens that the usage lacks are
+// taken from the timings.
 func (a *answer) into(r *Result) {
 	r.ID, r.Model, r.FinishReason = a.id, a.model, a.finish
 	r.InputTokens, r.CachedTokens, r.OutputTokens, r.ReasoningTokens = a.input, a.cached, a.output, a.reasoning
-	if a.endpoint == Messages && a.input >= 0 { // where the input is without what the cache had
+	if a.endpoint == Messages && a.input >= 0 { // whose input does not include cached tokens
 		r.InputTokens += max(a.cached, 0) + a.written
 	}
 	if len(a.timings) == 0 {
@@ -391,8 +393,9 @@ func timings(b []byte) Timings {
 
 func milliseconds(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
 
-// problem reads the error that the server tells of: {"error":{"type":…,"message":…}},
-// {"error":"…"}, or what is in there alone. Anything else is shown as it begins.
+// problem parses an error of the server: {"error":{"type":…,"message":…}},
+// {"error":"…"}, or only the inner value. Of anything else, the message is the
+// beginning of the body.
 func problem(status int, body []byte) *ServerError {
 	e := &ServerError{Status: status, Message: string(body)}
 	if gjson.ValidBytes(body) {

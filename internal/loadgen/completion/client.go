@@ -17,21 +17,21 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 )
 
-// Options are how requests are sent.
+// Options define how requests are sent.
 type Options struct {
-	// APIKey is sent as a bearer token, to Messages as x-api-key too.
+	// APIKey is sent as a bearer token and, to Messages, also as x-api-key.
 	APIKey string
 	// Header is sent with each request.
 	Header http.Header
 	// Prepare, if not nil, may add headers to a request before it is sent, such
 	// as the trace context of ctx.
 	Prepare func(ctx context.Context, h http.Header)
-	// ConnectTimeout, FirstTokenTimeout and Timeout are how long a request
-	// may take from the time when it is sent until it has a connection, its
-	// first token (of a stream) and its whole answer. 0 is without limit.
+	// ConnectTimeout, FirstTokenTimeout and Timeout limit the time from when a request
+	// is sent until it has a connection, its first token (of a stream) and its whole
+	// answer. 0 is no limit.
 	ConnectTimeout, FirstTokenTimeout, Timeout time.Duration
-	// MaxEvent is the most bytes of an event, or of an answer that is not
-	// streamed, that are read; 0 is 16 MiB.
+	// MaxEvent is the maximum size in bytes of an event, or of an answer that is not
+	// streamed; 0 means 16 MiB.
 	MaxEvent int
 }
 
@@ -41,16 +41,16 @@ type Client struct {
 	options Options
 	urls    [len(endpoints)]url.URL
 	headers [len(endpoints)]http.Header
-	// keeps is whether the server is known to keep the connection of a stream.
-	// llama-server closes it although it announces the contrary, and the next
-	// request on it would fail.
+	// keeps reports whether the server is known to keep connections open after a
+	// stream. llama-server closes them although it announces to keep them, and the
+	// next request on one would fail.
 	keeps atomic.Bool
 }
 
 // New returns a client of the server at base, an absolute http or https URL
-// that may have a path. TLS, proxies and the number of connections are those
-// of the given client's transport; redirects are not followed, since the key
-// would go along.
+// that may have a path. The given client's transport determines TLS, proxies and the
+// number of connections. Redirects are not followed, since they would pass the API
+// key on.
 func New(base string, client *http.Client, o Options) (*Client, error) {
 	server, err := endpoint.Parse(base)
 	if err != nil {
@@ -75,10 +75,10 @@ func New(base string, client *http.Client, o Options) (*Client, error) {
 func (o *Options) header(e Endpoint) http.Header {
 	h := http.Header{}
 	h.Set("Content-Type", "application/json")
-	// A compressed stream would come in other pieces than the server made.
+	// A compressed stream would not arrive in the pieces that the server wrote.
 	h.Set("Accept-Encoding", "identity")
-	// The request may be sent again where the server has closed a kept
-	// connection just then. Without a value the header itself is not sent.
+	// This header allows net/http to send the request again if the server closes a
+	// reused connection at that moment. Without a value, it is not sent itself.
 	h["Idempotency-Key"] = nil
 	if o.APIKey != "" {
 		h.Set("Authorization", "Bearer "+o.APIKey)
@@ -95,9 +95,8 @@ func (o *Options) header(e Endpoint) http.Header {
 	return h
 }
 
-// Do sends a request that was due at the given time, and returns when its
-// answer is complete or it has failed. When ctx ends first the request is
-// cancelled: the client leaves, as a user would.
+// Do sends a request that was due at the given time, and returns when its answer is
+// complete or it has failed. If ctx ends first, the request is cancelled.
 func (c *Client) Do(ctx context.Context, r *Request, due time.Time) Result {
 	x := newExchange(c, r, due)
 	defer x.release()
@@ -106,8 +105,8 @@ func (c *Client) Do(ctx context.Context, r *Request, due time.Time) Result {
 	return x.result
 }
 
-// trail is what is seen of a request's way below HTTP, from whatever goroutine
-// it is seen. Times are nanoseconds after it was sent, 0 where it is not so far.
+// trail records what httptrace reports about a request, from any goroutine. Times
+// are nanoseconds after it was sent; 0 if not yet reached.
 type trail struct {
 	sent             time.Time
 	gotConn, headers atomic.Int64
@@ -177,7 +176,7 @@ func (x *exchange) do(ctx context.Context) {
 	x.read(response)
 }
 
-// request makes what net/http sends.
+// request returns the HTTP request to send.
 func (c *Client) request(r *Request, body []byte) *http.Request {
 	return &http.Request{
 		Method:        http.MethodPost,

@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package completion sends one request to an inference server and measures it:
-// when it was sent, when each part of the answer came, how many tokens the
+// when it was sent, when each part of the answer arrived, how many tokens the
 // server counted, and how it ended.
 //
-// It speaks the APIs of OpenAI and Anthropic and llama.cpp's own, and takes
-// llama-server's timings where they come. Every time is taken as soon as the
-// bytes have arrived, before anything is parsed. Prompts and answers are not
-// kept: no Result has a word of either.
+// It supports the APIs of OpenAI and Anthropic and llama.cpp's own, and reads
+// llama-server's timings if an answer has them. Timestamps are taken as soon as
+// bytes arrive, before they are parsed. The text of prompts and answers is not
+// kept in a Result.
 package completion // import "github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"

@@ -20,8 +20,8 @@ const (
 	Embeddings                  // OpenAI's embeddings, /v1/embeddings
 )
 
-// endpoints has, of each endpoint, how the prompt and the most tokens to
-// generate are called in a request's body.
+// endpoints has, for each endpoint, its name and path, and the members of a
+// request's body that hold the prompt and the maximum number of tokens.
 var endpoints = [...]struct{ name, path, prompt, maxTokens string }{
 	Chat:        {"chat", "/v1/chat/completions", "messages", "max_tokens"},
 	Completions: {"completions", "/v1/completions", "prompt", "max_tokens"},
@@ -46,9 +46,9 @@ func ParseEndpoint(name string) (Endpoint, error) {
 	return 0, fmt.Errorf("endpoint %q: want one of %s", name, strings.Join(names, ", "))
 }
 
-// String is the endpoint's name: chat, completions, responses, messages,
+// String returns the endpoint's name: chat, completions, responses, messages,
 // completion or embeddings.
 func (e Endpoint) String() string { return endpoints[e].name }
 
-// Path is what follows the server's base URL.
+// Path returns the path of the endpoint below the server's base URL.
 func (e Endpoint) Path() string { return endpoints[e].path }

@@ -23,8 +23,8 @@ type exchange struct {
 	answer  answer
 	events  eventReader
 
-	caller  context.Context // what Do was given
-	ctx     context.Context // ends when the caller's does, or a time-out comes
+	caller  context.Context // the context that Do was called with
+	ctx     context.Context // derived from caller; also ends with a time-out
 	cancel  context.CancelCauseFunc
 	waiting *time.Timer // for the first token; nil without a limit
 }
@@ -36,7 +36,7 @@ var (
 	errEndless           = errors.New("nothing came after the end of the answer, not even the end of the stream")
 )
 
-// exchanges keeps the buffers of those that have ended.
+// exchanges holds ended exchanges, so that their buffers are reused.
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
 func newExchange(c *Client, r *Request, due time.Time) *exchange {
@@ -47,7 +47,7 @@ func newExchange(c *Client, r *Request, due time.Time) *exchange {
 	return x
 }
 
-// keepBuffer is the size up to which a buffer is kept for other requests.
+// keepBuffer is the largest size of a buffer that is kept for other requests.
 const keepBuffer = 64 << 10
 
 func (x *exchange) release() {
@@ -59,13 +59,13 @@ func (x *exchange) release() {
 	exchanges.Put(x)
 }
 
-// limit ends the exchange with the cause when it lasts longer. It returns nil
-// where there is no limit.
+// limit cancels the exchange with the cause after a time. It returns nil if there is
+// no limit.
 func (x *exchange) limit(d time.Duration, cause error) *time.Timer {
 	if d <= 0 {
 		return nil
 	}
-	cancel := x.cancel // x may serve another request when it fires
+	cancel := x.cancel // x may serve another request when the timer fires
 	return time.AfterFunc(d, func() { cancel(cause) })
 }
 
@@ -75,7 +75,7 @@ func stop(t *time.Timer) {
 	}
 }
 
-// read reads the answer, whatever it is.
+// read reads the answer: an error, a stream or a whole body.
 func (x *exchange) read(response *http.Response) {
 	x.result.Status = response.StatusCode
 	x.events.in, x.events.now, x.events.limit = response.Body, time.Now, x.client.options.MaxEvent
@@ -95,7 +95,7 @@ func (x *exchange) read(response *http.Response) {
 	x.whole()
 }
 
-// refused reads an answer that is not 200.
+// refused reads an answer whose status is not 200.
 func (x *exchange) refused(response *http.Response) {
 	late := x.limit(5*time.Second, errEndless)
 	defer stop(late)
@@ -130,7 +130,7 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// stream reads the events, and reports whether the end of the answer was among them.
+// stream reads the events, and reports whether they included the end of the answer.
 func (x *exchange) stream() bool {
 	for {
 		e, err := x.events.next()
@@ -178,7 +178,7 @@ func (x *exchange) stream() bool {
 	}
 }
 
-// text notes that a chunk with text arrived.
+// text records that a chunk with text arrived.
 func (x *exchange) text(arrived time.Time) {
 	r := &x.result
 	if r.Chunks++; r.Chunks == 1 {
@@ -193,9 +193,9 @@ func (x *exchange) text(arrived time.Time) {
 	r.LastToken = arrived
 }
 
-// ended judges a stream that ended without the end of the answer. OpenAI's
-// last event, [DONE], adds nothing: where the reason to finish was given and
-// the stream was closed in order, the answer is complete.
+// ended handles a stream that ended without the event that ends the answer. OpenAI's
+// last event, [DONE], adds nothing: if there was a finish reason and the stream was
+// closed in order, the answer is complete.
 func (x *exchange) ended(err error) {
 	if errors.Is(err, io.EOF) && x.answer.finish != "" && (x.request.Endpoint == Chat || x.request.Endpoint == Completions) {
 		return
@@ -206,12 +206,12 @@ func (x *exchange) ended(err error) {
 	x.failBelow(err, true)
 }
 
-// drain reads what comes after the end of the answer, so that the connection
-// can be used again.
+// drain reads the rest of the stream after the end of the answer, so that the
+// connection can be reused.
 func (x *exchange) drain(body io.Reader) {
 	late := x.limit(100*time.Millisecond, errEndless)
 	defer stop(late)
-	_, _ = io.Copy(io.Discard, io.LimitReader(body, 64<<10)) // what goes wrong costs the connection and nothing else
+	_, _ = io.Copy(io.Discard, io.LimitReader(body, 64<<10)) // an error only costs the connection
 }
 
 // whole reads an answer that is not a stream.

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// fail notes that the request has failed.
+// fail records that the request has failed.
 func (x *exchange) fail(class string, err error) {
 	r := &x.result
 	r.Outcome, r.ErrorType = Failed, class
@@ -27,9 +27,9 @@ func (x *exchange) fail(class string, err error) {
 	}
 }
 
-// failBelow notes an error of the connection, or of what ended it from here:
-// the caller or a time-out. Once the answer has begun, a connection that fails
-// has cut it.
+// failBelow records an error of the connection, or the reason why the client ended
+// it: the caller or a time-out. If the answer has begun, a failing connection cuts
+// it.
 func (x *exchange) failBelow(err error, begun bool) {
 	x.result.End = time.Now()
 	cause := context.Cause(x.ctx)
@@ -49,14 +49,15 @@ func (x *exchange) failBelow(err error, begun bool) {
 	}
 }
 
-// shown is the endpoint's address without credentials.
+// shown returns the endpoint's address without credentials.
 func (c *Client) shown(e Endpoint) string {
 	u := c.urls[e]
 	u.User = nil
 	return u.String()
 }
 
-// below classifies the error of a request that got no answer, and says what to do about it.
+// below classifies the error of a request that got no answer, and adds what to do
+// about it.
 func below(err error) (class string, told error) {
 	var ue *url.Error
 	if errors.As(err, &ue) { // its text would repeat method and address

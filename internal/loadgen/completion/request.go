@@ -13,15 +13,14 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Request is a request as it is sent. It is not changed by being sent and can
-// be sent any number of times, also at once.
+// Request is a request to send. Sending does not change it, so it can be sent any
+// number of times, even concurrently.
 type Request struct {
 	Endpoint Endpoint
-	// Model is the model to ask for; "" leaves it to the server.
+	// Model is the model to request; "" leaves it to the server.
 	Model string
-	// Messages is the conversation, a JSON array of messages as the endpoint
-	// wants them. Tool calls, images and whatever else they hold go along as
-	// they are.
+	// Messages is the conversation, a JSON array of messages in the endpoint's format.
+	// It is sent unchanged, including tool calls, images and so on.
 	Messages json.RawMessage
 	// Prompt is a text instead of Messages: the prompt itself, the input of
 	// Responses and Embeddings, the user's only message of Chat and Messages.
@@ -29,29 +28,29 @@ type Request struct {
 	// PromptTokens is a prompt of token numbers instead of a text, for
 	// Completions, Native and Embeddings.
 	PromptTokens []int
-	// MaxTokens is the most tokens to generate; 0 leaves it to the server.
+	// MaxTokens is the maximum number of tokens to generate; 0 leaves it to the server.
 	MaxTokens int
-	// Temperature and Seed of the sampling; nil leaves them to the server.
+	// Temperature and Seed control the sampling; nil leaves them to the server.
 	Temperature *float64
 	Seed        *int64
 	// Stream asks for the tokens one by one, as server-sent events.
 	Stream bool
-	// IgnoreEOS asks for MaxTokens tokens, even if the model wants to stop
-	// earlier. Known to llama.cpp and vLLM.
+	// IgnoreEOS asks for MaxTokens tokens, even if the model would stop earlier.
+	// llama.cpp and vLLM support it.
 	IgnoreEOS bool
-	// CachePrompt tells llama.cpp whether to reuse what its cache has of the
-	// prompt; nil leaves it to the server, which does.
+	// CachePrompt tells llama.cpp whether to reuse the part of the prompt that is in
+	// its cache; nil leaves it to the server, which reuses it.
 	CachePrompt *bool
-	// CancelAfter leaves the stream when so many chunks with text have come;
-	// 0 is never.
+	// CancelAfter cancels the request after this number of chunks with text; 0 is
+	// never.
 	CancelAfter int
 	// Extra are further members of the body, such as tools or
 	// chat_template_kwargs. They replace those of the same name.
 	Extra map[string]json.RawMessage
 }
 
-// Body is what is sent. It is the same for equal requests. The error says what
-// the endpoint cannot be asked.
+// Body returns the body to send, which is the same for equal requests. It returns an
+// error if the endpoint does not support such a request.
 func (r *Request) Body() ([]byte, error) {
 	size := 512 + len(r.Messages) + len(r.Prompt) + len(r.Prompt)/8 + 7*len(r.PromptTokens)
 	b := body{text: append(make([]byte, 0, size), '{'), extra: r.Extra}
@@ -125,7 +124,7 @@ func (r *Request) sampling(b *body) {
 	}
 }
 
-// body is a JSON object in the making.
+// body builds a JSON object.
 type body struct {
 	text  []byte
 	extra map[string]json.RawMessage
@@ -138,7 +137,7 @@ func (b *body) name(name string) {
 	b.text = append(gjson.AppendJSONString(b.text, name), ':')
 }
 
-// raw adds a member, unless Extra has another of its name.
+// raw adds a member, unless Extra has one of the same name.
 func (b *body) raw(name string, value []byte) {
 	if _, replaced := b.extra[name]; replaced {
 		return

@@ -10,25 +10,25 @@ import (
 	"time"
 )
 
-// event is a server-sent event. Its bytes are good until the next one is read.
+// event is a server-sent event. Its bytes are valid until the next one is read.
 type event struct {
-	// name is the event's type, empty where it has none. Older builds of
-	// llama-server put an error into a field of the name "error": it is read as
-	// the data of an event of that name.
+	// name is the event's type, empty if it has none. Older builds of llama-server
+	// send an error in a field named "error", which is read as the data of an event
+	// of that name.
 	name, data []byte
-	// arrived is when the last of its bytes came.
+	// arrived is when the last of its bytes arrived.
 	arrived time.Time
-	// whole is false where the stream ended before the empty line that ends an event.
+	// whole is false if the stream ended before the empty line that ends an event.
 	whole bool
 }
 
 var errTooLarge = errors.New("event of more bytes than allowed")
 
 // eventReader reads server-sent events as the HTML standard defines them,
-// except that a lone carriage return does not end a line: nobody sends that.
+// except that a lone carriage return does not end a line: no server sends that.
 //
-// An event that is not yet whole stays where it was read to, so that in the
-// common case, a line of data and an empty one, nothing is copied.
+// An incomplete event stays in place in the buffer, so that nothing is copied in the
+// common case of one line of data and an empty line.
 type eventReader struct {
 	in    io.Reader
 	now   func() time.Time
@@ -38,15 +38,16 @@ type eventReader struct {
 	from    int // where the event being read begins
 	to      int // end of what has been read
 	arrived time.Time
-	err     error  // what the last read ended with
-	joined  []byte // the data of an event that has more than one line of it
+	err     error  // the error of the last read
+	joined  []byte // the data of an event with several lines of data
 }
 
-// firstBuffer holds many events of one token each: 10,000 open streams have as many buffers.
+// firstBuffer is enough for many events of one token each. It is small, since 10,000
+// open streams have as many buffers.
 const firstBuffer = 4 << 10
 
-// next returns the next event that has data. A stream that ends gives io.EOF,
-// after an event that is not whole, if there was the beginning of one.
+// next returns the next event that has data, and io.EOF at the end of the stream. If
+// the stream ends within an event, that event is returned first and is not whole.
 func (r *eventReader) next() (event, error) {
 	type span struct{ from, to int } // relative to r.from, which may move
 	var (
@@ -105,8 +106,8 @@ func (r *eventReader) next() (event, error) {
 				r.joined = append(r.joined, r.buf[r.from+v.from:r.from+v.to]...)
 			}
 		default:
-			// A comment, which has an empty field, or one of no use here. Pings
-			// between events are forgotten at once: they have no end.
+			// A comment, whose field is empty, or an unknown field. Outside an event it
+			// is dropped from the buffer at once, since pings may go on for ever.
 			if lines == 0 && name == (span{}) {
 				r.from, at = r.from+at, 0
 			}
@@ -120,8 +121,8 @@ func (r *eventReader) next() (event, error) {
 	}
 }
 
-// line returns the line that begins at the offset from r.from, without its
-// newline, and whether there was one; where there was none, r.err says why.
+// line returns the line that begins at the offset from r.from, without its newline,
+// and reports whether it had one. If not, r.err is the reason.
 func (r *eventReader) line(at int) ([]byte, bool) {
 	searched := at
 	for {
@@ -135,7 +136,7 @@ func (r *eventReader) line(at int) ([]byte, bool) {
 	}
 }
 
-// fill reads once, and reports whether it brought anything.
+// fill reads once, and reports whether any bytes were read.
 func (r *eventReader) fill() bool {
 	if r.to == len(r.buf) {
 		switch held := r.to - r.from; {
@@ -166,7 +167,7 @@ func (r *eventReader) fill() bool {
 	return false
 }
 
-// rest reads all that is left, for an answer that is not a stream of events.
+// rest reads the rest of the input, for an answer that is not a stream of events.
 func (r *eventReader) rest() ([]byte, error) {
 	for r.err == nil {
 		r.fill()

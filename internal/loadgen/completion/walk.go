@@ -8,18 +8,18 @@ import (
 	"strconv"
 )
 
-// walker goes over a JSON text once, from left to right, and copies nothing.
-// Most of what an event holds is of no interest and is only stepped over. The
-// structure is checked on the way, but not numbers, literals and escapes.
+// walker reads a JSON text once, from left to right, without copying. Most of an
+// event is irrelevant and skipped. The walker checks the structure, but not numbers,
+// literals and escapes.
 type walker struct {
 	text   []byte
 	at     int
 	broken bool // the text is not JSON, as far as it has been read
 }
 
-// object calls member with the name of each member of the object that is next,
-// as it is written, without quotes. What member does not read is stepped over.
-// Any other value is stepped over too.
+// object reads the next value, an object, and calls member with the name of each of
+// its members, as written and without quotes. Values that member does not read are
+// skipped. If the next value is not an object, it is skipped.
 func (w *walker) object(member func(name []byte)) {
 	if w.peek() != '{' {
 		w.value()
@@ -50,8 +50,9 @@ func (w *walker) object(member func(name []byte)) {
 	}
 }
 
-// array calls element before each element of the array that is next. What
-// element does not read is stepped over. Any other value is stepped over too.
+// array reads the next value, an array, and calls element before each of its
+// elements. Elements that it does not read are skipped. If the next value is not an
+// array, it is skipped.
 func (w *walker) array(element func()) {
 	if w.peek() != '[' {
 		w.value()
@@ -74,8 +75,8 @@ func (w *walker) array(element func()) {
 	}
 }
 
-// more steps over what follows a member or an element, and reports whether
-// another follows.
+// more skips the comma or end after a member or an element, and reports whether
+// another one follows.
 func (w *walker) more(end byte) bool {
 	switch w.peek() {
 	case ',':
@@ -89,10 +90,10 @@ func (w *walker) more(end byte) bool {
 	return false
 }
 
-// ended reports whether the whole text was read and nothing in it was wrong.
+// ended reports whether the whole text was read without an error.
 func (w *walker) ended() bool { return w.peek() == 0 && w.at == len(w.text) && !w.broken }
 
-// value steps over the value that is next and returns it as it is written.
+// value skips the next value and returns its JSON text.
 func (w *walker) value() []byte {
 	var (
 		first = w.peek()
@@ -125,10 +126,10 @@ func (w *walker) value() []byte {
 	return none
 }
 
-// none is returned where no value is, or one without an end.
+// none is returned if there is no value, or if it has no end.
 var none = []byte(`""`)
 
-// scalar steps over a number or a literal.
+// scalar skips a number or a literal and returns its text.
 func (w *walker) scalar() []byte {
 	begin := w.at
 	if n := bytes.IndexAny(w.text[begin:], ",:\"{}[] \t\r\n"); n >= 0 {
@@ -162,7 +163,7 @@ func (w *walker) skipString() bool {
 	}
 }
 
-// peek steps over space and returns the byte that is next, 0 at the end.
+// peek skips white space and returns the next byte, or 0 at the end.
 func (w *walker) peek() byte {
 	for ; w.at < len(w.text); w.at++ {
 		switch c := w.text[w.at]; c {
@@ -183,14 +184,14 @@ func (w *walker) take(c byte) bool {
 	return true
 }
 
-// hasText reports whether the value that is next is a string that is not empty.
+// hasText reports whether the next value is a non-empty string.
 func (w *walker) hasText() bool {
 	v := w.value()
 	return len(v) > 2 && v[0] == '"'
 }
 
-// str returns the string that is next, "" for any other value. Escapes stay
-// as they are: it is for names and identifiers, which have none.
+// str returns the next string, or "" for any other value. Escapes are not decoded,
+// since names and identifiers have none.
 func (w *walker) str() string {
 	if v := w.value(); len(v) > 1 && v[0] == '"' {
 		return string(v[1 : len(v)-1])
@@ -198,7 +199,7 @@ func (w *walker) str() string {
 	return ""
 }
 
-// number returns the number that is next, or the one given for any other value.
+// number returns the next number, or the given one for any other value.
 func (w *walker) number(otherwise float64) float64 {
 	f, err := strconv.ParseFloat(string(w.value()), 64)
 	if err != nil {
