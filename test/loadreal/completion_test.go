@@ -34,7 +34,7 @@ func newClient(t *testing.T, url string, o completion.Options) *completion.Clien
 	return c
 }
 
-// tokens are what the server's counters, or a client's results, add up to.
+// tokens are the totals of the server's counters or of a client's results.
 type tokens struct{ computed, cached, predicted float64 }
 
 func (n *tokens) add(r completion.Result) {
@@ -43,7 +43,7 @@ func (n *tokens) add(r completion.Result) {
 	n.predicted += float64(r.OutputTokens)
 }
 
-// metrics reads the server's /metrics, none where it does not answer.
+// metrics reads the server's /metrics and returns none if it does not answer.
 func metrics(s *llamatest.Server) func(name string) float64 {
 	c, err := llamaserver.New(s.URL(), &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, "", 1<<20)
 	if err != nil {

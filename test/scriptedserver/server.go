@@ -1,9 +1,9 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package scriptedserver is an inference server that answers as it is told and
-// notes when it really did what, so that what a client measures can be held
-// against what was.
+// Package scriptedserver is an inference server that follows a script and records
+// when it did what, so that tests can compare a client's measurements with the
+// truth.
 package scriptedserver
 
 import (
@@ -15,23 +15,23 @@ import (
 	"time"
 )
 
-// Script is how a request is answered.
+// Script defines how a request is answered.
 type Script struct {
 	// Status is the answer's status; 0 is 200.
 	Status int
-	// Header is the answer's. Without a Content-Type it is text/event-stream.
+	// Header is the answer's header. The Content-Type is text/event-stream by default.
 	Header http.Header
 	// Delay is the time from the request to the header of the answer.
 	Delay time.Duration
 	// Events are sent one by one, each in a chunk of its own.
 	Events []Event
-	// End is what follows the last of them.
+	// End is how the answer ends after the last event.
 	End End
 }
 
 // Event is a part of an answer.
 type Event struct {
-	// After is the time since the one before, or since the header.
+	// After is the time since the previous event, or since the header.
 	After time.Duration
 	// Bytes are sent as they are.
 	Bytes string
@@ -41,22 +41,22 @@ type Event struct {
 type End int
 
 const (
-	InOrder End = iota // as HTTP wants it
-	Cut                // the connection is closed, without the last chunk, and where nothing was sent without any answer
+	InOrder End = iota // as HTTP requires
+	Cut                // the connection is closed without the last chunk, or without any answer if nothing was sent
 	Reset              // the connection is reset
 	Never              // nothing more comes until the client leaves
 )
 
-// Exchange is a request and what was done when. Times are taken before what
-// they are of is handed to the operating system.
+// Exchange is a request, with the times of the server's actions. The time of an
+// event is taken before it is handed to the operating system.
 type Exchange struct {
 	Header  http.Header
 	Body    []byte
-	Arrived time.Time   // the whole request had been read
-	Sent    []time.Time // each event
+	Arrived time.Time   // when the whole request had been read
+	Sent    []time.Time // when each event was sent
 }
 
-// Server answers requests. It is a real one, on a port of the loopback interface.
+// Server is a real HTTP server.
 type Server struct {
 	// URL is its base URL.
 	URL string
@@ -71,8 +71,8 @@ type Server struct {
 	exchanges []*Exchange
 }
 
-// Start runs a server until the end of the test. The function is called for
-// each request, with their number so far, and says how to answer it.
+// Start runs a server on a loopback port until the end of the test. script is called
+// with each request and the number of requests before it, and returns how to answer.
 func Start(tb testing.TB, script func(n int, r *http.Request, body []byte) Script) *Server {
 	tb.Helper()
 	s, err := Run("127.0.0.1:0", script)
@@ -83,7 +83,7 @@ func Start(tb testing.TB, script func(n int, r *http.Request, body []byte) Scrip
 	return s
 }
 
-// Always answers each request alike.
+// Always answers each request with the same script.
 func Always(s Script) func(int, *http.Request, []byte) Script {
 	return func(int, *http.Request, []byte) Script { return s }
 }
@@ -100,7 +100,7 @@ func Run(address string, script func(n int, r *http.Request, body []byte) Script
 	return s, nil
 }
 
-// Close ends the server, and all answers with it.
+// Close stops the server and cuts all answers.
 func (s *Server) Close() {
 	select {
 	case <-s.down:
@@ -112,15 +112,15 @@ func (s *Server) Close() {
 	s.going.Wait()
 }
 
-// Stall lets nothing be sent for so long.
+// Stall blocks for a time in which the server sends no events.
 func (s *Server) Stall(d time.Duration) {
 	s.stall.Lock()
 	defer s.stall.Unlock()
 	time.Sleep(d)
 }
 
-// Exchanges are those so far, in the order in which they came. One that has not
-// ended may change; its client's Result is there only when it has.
+// Exchanges returns the exchanges so far, in the order of their requests. One that
+// has not ended may still change.
 func (s *Server) Exchanges() []Exchange {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,7 +194,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, x *Exchange, scr
 	}
 }
 
-// wait waits until it is due, and reports whether the client is still there.
+// wait waits until the due time. It reports false if the client leaves or the server
+// is closed before.
 func (s *Server) wait(r *http.Request, due time.Time) bool {
 	d := time.Until(due)
 	if d <= 0 {

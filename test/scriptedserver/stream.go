@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// Chat is a stream of chat completions as llama-server sends it: the role with
-// the first token, one token an event, the reason to finish, usage and
-// timings, [DONE]. The id tells the answer. Token i of n comes gaps[i] after the
-// one before, where the first gap counts from the header of the answer.
+// Chat returns a stream of chat completions as llama-server sends it: the role with
+// the first token, one token per event, the finish reason, usage and timings, and
+// [DONE]. The id identifies the answer. Each token is sent its gap after the one
+// before; the first gap counts from the header of the answer.
 func Chat(id string, promptTokens int, gaps ...time.Duration) Script {
 	var events []Event
 	for i, gap := range gaps {
@@ -28,13 +28,14 @@ func Chat(id string, promptTokens int, gaps ...time.Duration) Script {
 // Done is the last event of OpenAI's streams.
 const Done = "data: [DONE]\n\n"
 
-// Chunk is an event of chat completions.
+// Chunk returns an event of chat completions.
 func Chunk(id, delta, reason string) string {
 	return fmt.Sprintf(`data: {"choices":[{"finish_reason":%s,"index":0,"delta":%s}],"created":1795433559,"id":%q,`+
 		`"model":"tiny","system_fingerprint":"b11669-Debian","object":"chat.completion.chunk"}`+"\n\n", reason, delta, id)
 }
 
-// Usage is the event of chat completions with what the server counted.
+// Usage returns the event of chat completions with the numbers of tokens that the
+// server counted.
 func Usage(id string, prompt, cached, output int) string {
 	return fmt.Sprintf(`data: {"choices":[],"created":1795433559,"id":%q,"model":"tiny","system_fingerprint":"b11669-Debian",`+
 		`"object":"chat.completion.chunk","usage":{"completion_tokens":%d,"prompt_tokens":%d,"total_tokens":%d,`+
@@ -43,7 +44,7 @@ func Usage(id string, prompt, cached, output int) string {
 		id, output, prompt, prompt+output, cached, cached, prompt-cached, output)
 }
 
-// Every is n gaps of which the first is another: the time to the first token.
+// Every returns n gaps, of which the first is the time to the first token.
 func Every(first time.Duration, n int, gap time.Duration) []time.Duration {
 	gaps := make([]time.Duration, n)
 	for i := range gaps {
@@ -53,7 +54,7 @@ func Every(first time.Duration, n int, gap time.Duration) []time.Duration {
 	return gaps
 }
 
-// JSON is an answer that is not a stream.
+// JSON returns an answer that is not a stream.
 func JSON(status int, body string) Script {
 	return Script{Status: status, Header: map[string][]string{"Content-Type": {"application/json"}}, Events: []Event{{Bytes: body}}}
 }
