@@ -39,8 +39,8 @@ func newLines(path string, stdout io.Writer) (*lines, error) {
 	return l, nil
 }
 
-// line is one request. Times are seconds: due from the start of the run, the
-// others from when the request was due; null where it did not get so far.
+// line is one request. Times are in seconds: due counts from the start of the run,
+// the others from when the request was due. A time that was not reached is null.
 type line struct {
 	N           uint64   `json:"n"`
 	Due         float64  `json:"due"`
@@ -67,7 +67,7 @@ type line struct {
 	ServerPart  *server  `json:"server,omitempty"`
 }
 
-// server is what llama-server's timings say.
+// server holds llama-server's timings, in seconds.
 type server struct {
 	Prompt     float64 `json:"prompt"`
 	Prediction float64 `json:"prediction"`

@@ -24,7 +24,7 @@ const (
 	exitFailIf = 3 // a --fail-if came true
 )
 
-// usageError is a command line that is wrong.
+// usageError is an error in the command line.
 type usageError struct{ error }
 
 var (
@@ -46,7 +46,7 @@ func main() {
 	os.Exit(execute(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// execute is the command from its arguments to its exit code.
+// execute runs the command with the arguments and returns its exit code.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use:           "llamaload",
@@ -59,7 +59,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return usageError{errors.New("no command: want run, saturate or compare; see llamaload --help")}
 		},
 	}
-	begun := false // what cobra refuses before is wrong usage
+	begun := false // an error of cobra before that is wrong usage
 	for _, c := range []*cobra.Command{runCommand(stdout, stderr), saturateCommand(stdout, stderr), compareCommand(stdout)} {
 		run := c.RunE
 		c.RunE = func(c *cobra.Command, args []string) error {

@@ -152,7 +152,7 @@ func TestRun_ExitCodes(t *testing.T) {
 		{exitUsage, "--ramp 1:2: 2 values: want FROM:TO:OVER", []string{"run", "--ramp", "1:2"}},
 		{exitUsage, "--steps 1: ", []string{"run", "--steps", "1"}},
 		{exitUsage, "amplitude of 2 requests a second around 1", []string{"run", "--sine", "1:2:1s"}},
-		{exitUsage, "of synthetic prompts: want --prompt-tokens", quick("--shared-prefix", "0.5")},
+		{exitUsage, "to synthetic prompts: want --prompt-tokens", quick("--shared-prefix", "0.5")},
 		{exitUsage, `--header "novalue": want 'Name: value'`, quick("--header", "novalue")},
 	} {
 		t.Run(strings.Join(append(slices.Clone(c.args), c.stderr), " "), func(t *testing.T) {

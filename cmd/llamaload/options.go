@@ -28,7 +28,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
 )
 
-// options are the flags of a run.
+// options holds the flags of a run.
 type options struct {
 	url, endpoint, model, apiKey, caFile string
 	headers                              []string
@@ -51,7 +51,7 @@ type options struct {
 	json, csv, markdown, requests        string
 }
 
-// exclusive are flags of which one excludes the others.
+// exclusive lists groups of mutually exclusive flags.
 var exclusive = [][]string{
 	{"rate", "ramp", "steps", "sine", "replay", "users"},
 	{"gaps", "users"},
@@ -60,7 +60,7 @@ var exclusive = [][]string{
 	{"repeat-prompts", "prompt-tokens"},
 }
 
-// exclude makes the flags of each group that the command has exclude one another.
+// exclude marks those flags of each group that the command has as mutually exclusive.
 func exclude(c *cobra.Command) {
 	for _, group := range exclusive {
 		has := slices.DeleteFunc(slices.Clone(group), func(name string) bool { return c.Flags().Lookup(name) == nil })
@@ -77,14 +77,14 @@ func flagsOnly(c *cobra.Command, args []string) error {
 	return nil
 }
 
-// chooseSeed takes another seed each time, unless one is given.
+// chooseSeed chooses a random seed, unless one is given.
 func (o *options) chooseSeed(f *pflag.FlagSet) {
 	if !f.Changed("seed") {
 		o.seed = rand.Uint64() >> 32 //nolint:gosec // Printed in the report.
 	}
 }
 
-// target are the flags of whom requests go to, and how.
+// target defines the flags for the server and the way in which requests reach it.
 func (o *options) target(f *pflag.FlagSet) {
 	f.StringVar(&o.url, "url", "http://localhost:8080", "base `URL` of the server")
 	f.StringVar(&o.endpoint, "endpoint", "chat", "`API`: chat, completions, responses, messages, completion (llama.cpp's own) or embeddings")
@@ -96,29 +96,29 @@ func (o *options) target(f *pflag.FlagSet) {
 	f.BoolVar(&o.insecure, "insecure", false, "do not verify the server's certificate")
 	f.BoolVar(&o.noStream, "no-stream", false, "ask for the whole answer at once; there is no time to first token then")
 	f.BoolVar(&o.noKeepAlive, "no-keep-alive", false, "open a connection for each request")
-	f.DurationVar(&o.connectTimeout, "connect-timeout", 10*time.Second, "longest time to connect; 0 is any")
-	f.DurationVar(&o.firstToken, "first-token-timeout", 0, "longest time to the first token; 0 is any")
-	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "longest time of a whole request; 0 is any")
+	f.DurationVar(&o.connectTimeout, "connect-timeout", 10*time.Second, "longest time to connect; 0 is no limit")
+	f.DurationVar(&o.firstToken, "first-token-timeout", 0, "longest time to the first token; 0 is no limit")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "longest time of a whole request; 0 is no limit")
 }
 
-// pace are the flags of when requests of a run are sent.
+// pace defines the flags that determine when the requests of a run are sent.
 func (o *options) pace(f *pflag.FlagSet) {
 	f.Float64Var(&o.rate, "rate", 2, "requests a second")
-	f.StringVar(&o.ramp, "ramp", "", "rate that goes linearly `FROM:TO:OVER`, such as 1:10:1m, and stays")
+	f.StringVar(&o.ramp, "ramp", "", "rate that changes linearly, `FROM:TO:OVER`, such as 1:10:1m, and then stays")
 	f.StringVar(&o.steps, "steps", "", "rates one after another, `RATE:FOR,…`, such as 2:30s,4:30s; the last stays")
-	f.StringVar(&o.sine, "sine", "", "rate that swings, `MEAN:AMPLITUDE:PERIOD`, such as 10:5:1m")
+	f.StringVar(&o.sine, "sine", "", "rate that oscillates, `MEAN:AMPLITUDE:PERIOD`, such as 10:5:1m")
 	f.StringVar(&o.replay, "replay", "", "`file` of times at which requests are due, in seconds from the start, one a line")
 	f.Float64Var(&o.speed, "speed", 1, "how many times faster to replay")
 	f.IntVar(&o.users, "users", 0, "closed loop: `number` of users, each waiting for an answer before the next request")
 	f.DurationVar(&o.think, "think", 0, "how long a user waits after an answer")
 	f.DurationVar(&o.duration, "duration", 30*time.Second, "how long requests are sent; 0 is until --count")
-	f.Uint64Var(&o.count, "count", 0, "`number` of requests after which the run ends; 0 is any")
+	f.Uint64Var(&o.count, "count", 0, "`number` of requests after which the run ends; 0 is no limit")
 	f.DurationVar(&o.warmUp, "warm-up", 0, "requests due in this time at the start are not counted")
 	f.DurationVar(&o.tail, "tail", 0, "requests due in this time at the end are not counted")
-	f.DurationVar(&o.maxWait, "max-wait", 0, "how long a request waits for its place in flight before it is dropped")
+	f.DurationVar(&o.maxWait, "max-wait", 0, "how long a request that exceeds --max-in-flight waits before it is dropped")
 }
 
-// limits are the flags that bound every run, and what lies between its requests.
+// limits defines the flags for the limits of every run and the gaps between requests.
 func (o *options) limits(f *pflag.FlagSet, gaps string) {
 	f.StringVar(&o.gaps, "gaps", gaps, "time between requests: constant, poisson or gamma")
 	f.Float64Var(&o.burstiness, "burstiness", 1, "shape of gamma gaps: less than 1 comes in bursts, 1 is poisson, more is more regular")
@@ -127,27 +127,27 @@ func (o *options) limits(f *pflag.FlagSet, gaps string) {
 	f.Float64Var(&o.maxErrors, "max-errors", 0.5, "share of errors among the last 100 requests that ends a run; 1 is never")
 }
 
-// content are the flags of what is sent.
+// content defines the flags for the content of requests.
 func (o *options) content(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.prompts, "prompt", nil, "`text` to send instead of the ten built-in prompts; may be repeated")
 	f.StringVar(&o.promptFile, "prompts", "", "`file` of prompts, one JSON object a line: messages, prompt, or ShareGPT's conversations")
 	f.StringVar(&o.promptTokens, "prompt-tokens", "", "synthetic prompts of so many `tokens`, as llama-server counts: 512, 100-500, or 512@4096 after 4,096 in context")
-	f.Float64Var(&o.sharedPrefix, "shared-prefix", 0, "share of a synthetic prompt's new tokens with which all begin")
+	f.Float64Var(&o.sharedPrefix, "shared-prefix", 0, "share of a synthetic prompt's new tokens that is the same at the start of all")
 	f.BoolVar(&o.coldDepth, "cold-depth", false, "make the tokens after @ new in each prompt as well, so that none is in the cache")
-	f.BoolVar(&o.repeatPrompts, "repeat-prompts", false, "send prompts as they are, again and again; by default each begins with a number of its own, so that the cache does not flatter")
+	f.BoolVar(&o.repeatPrompts, "repeat-prompts", false, "send the same prompts again and again; by default each begins with a unique number, so that the server's cache does not help")
 	f.StringVar(&o.maxTokens, "max-tokens", "50-150", "most tokens to generate, a number or a `range`")
 	f.StringVar(&o.temperature, "temperature", "0.5-0.9", "a number, a `range`, or server to leave it to the server")
 	f.BoolVar(&o.ignoreEOS, "ignore-eos", false, "generate --max-tokens tokens always (llama.cpp, vLLM)")
-	f.Float64Var(&o.cancelShare, "cancel-share", 0, "share of requests to leave before their end")
-	f.IntVar(&o.cancelAfter, "cancel-after", 10, "chunks of text after which those are left")
-	f.Uint64Var(&o.seed, "seed", 0, "`number` from which prompts, lengths and gaps are drawn: the same gives the same requests; by default another each time, since the server's cache knows those of the last")
+	f.Float64Var(&o.cancelShare, "cancel-share", 0, "share of requests to cancel before their end")
+	f.IntVar(&o.cancelAfter, "cancel-after", 10, "chunks of text after which those are cancelled")
+	f.Uint64Var(&o.seed, "seed", 0, "`number` that determines the random prompts, lengths and gaps: the same seed gives the same requests; by default random, so that the server's cache does not have the prompts of the last run")
 }
 
-// outputs are the flags of how a run is judged, and where to.
+// outputs defines the flags for judging a run and writing its report.
 func (o *options) outputs(f *pflag.FlagSet) {
-	f.StringVar(&o.objective, "objective", "", "what a good request meets, such as `'ttft<500ms && tpot<50ms'`")
-	f.StringArrayVar(&o.failIf, "fail-if", nil, "exit with 3 if this is true in the end, such as `'p95(ttft)>2s'`; may be repeated")
-	f.StringVar(&o.json, "json", "", "write the report as JSON to this `file`; - is standard output, also below")
+	f.StringVar(&o.objective, "objective", "", "latency bounds that a good request meets, such as `'ttft<500ms && tpot<50ms'`")
+	f.StringArrayVar(&o.failIf, "fail-if", nil, "exit with 3 if this is true at the end, such as `'p95(ttft)>2s'`; may be repeated")
+	f.StringVar(&o.json, "json", "", "write the report as JSON to this `file`; - is standard output, as for the files below")
 	f.StringVar(&o.csv, "csv", "", "write the latencies as CSV to this `file`")
 	f.StringVar(&o.markdown, "markdown", "", "write the report as Markdown to this `file`")
 	f.StringVar(&o.requests, "requests", "", "write one line of JSON for each request to this `file`")
@@ -165,7 +165,7 @@ func (o *options) conditions() ([]loadgen.Condition, error) {
 	return all, nil
 }
 
-// config is how the run is paced, and that in words.
+// config returns how the run is paced, and a description of it for people.
 func (o *options) config() (*loadgen.Config, string, error) {
 	c := &loadgen.Config{
 		Users: o.users, Think: o.think, Duration: o.duration, Requests: o.count, WarmUp: o.warmUp, Tail: o.tail,
@@ -263,7 +263,7 @@ func (o *options) curve() (arrival.Curve, string, error) {
 	return c, fmt.Sprintf("%g requests/s", o.rate), err
 }
 
-// twoRates reads two rates and a time with colons between them.
+// twoRates parses two rates and a time with colons between them.
 func twoRates(s string) (a, b float64, d time.Duration, err error) {
 	parts := strings.Split(s, ":")
 	if len(parts) != 3 {
@@ -307,7 +307,7 @@ func readReplay(path string, speed float64) (arrival.Replay, error) {
 	return r, nil
 }
 
-// transport opens as many connections as there are requests in flight.
+// transport returns a transport that keeps a connection for each request in flight.
 func (o *options) transport() (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
@@ -332,7 +332,8 @@ func (o *options) transport() (*http.Transport, error) {
 	return t, nil
 }
 
-// clients send requests, and read what llama-server says of itself.
+// clients returns a client that sends requests and one that reads llama-server's
+// metrics.
 func (o *options) clients(transport http.RoundTripper) (*completion.Client, *llamaserver.Client, error) {
 	header := http.Header{}
 	for _, h := range o.headers {
@@ -355,7 +356,7 @@ func (o *options) clients(transport http.RoundTripper) (*completion.Client, *lla
 	return client, server, err
 }
 
-// workload is what is sent, and that in words.
+// workload returns what is sent, and a description of its prompts for people.
 func (o *options) workload(ctx context.Context, transport http.RoundTripper) (*workload.Workload, string, error) {
 	s := workload.Settings{
 		Model: o.model, Seed: o.seed, Stream: !o.noStream, IgnoreEOS: o.ignoreEOS,
@@ -402,7 +403,7 @@ func (o *options) source(ctx context.Context, transport http.RoundTripper) (work
 		}, l, o.seed)
 		return s, "synthetic prompts of " + o.promptTokens + " tokens", err
 	case o.coldDepth || o.sharedPrefix != 0:
-		return nil, "", usageError{errors.New("--cold-depth and --shared-prefix are of synthetic prompts: want --prompt-tokens with them")}
+		return nil, "", usageError{errors.New("--cold-depth and --shared-prefix apply to synthetic prompts: want --prompt-tokens with them")}
 	case o.promptFile != "":
 		content, err := os.ReadFile(o.promptFile)
 		if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 )
 
-// showProgress tells how a run stands until it is done: on a terminal in one
-// line that is drawn again and again, elsewhere now and then in a line of its own.
+// showProgress prints the progress of a run until it is done: on a terminal in one
+// line that is redrawn, elsewhere in a new line every ten seconds.
 func showProgress(r *loadgen.Run, c *loadgen.Config, w io.Writer) {
 	f, ok := w.(*os.File)
 	bar := ok && term.IsTerminal(int(f.Fd()))
@@ -45,7 +45,7 @@ func showProgress(r *loadgen.Run, c *loadgen.Config, w io.Writer) {
 	}
 }
 
-// meter has the live rate, of the last second or so.
+// meter measures the current rate, over about the last second.
 type meter struct {
 	at    time.Duration
 	ended int

@@ -21,20 +21,19 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
-const runLong = `Sends requests to a server, prints how it fares while it does, and a report at
-the end.
+const runLong = `Sends requests to a server, and prints the progress and, at the end, a report.
 
 By default it is an open loop: requests are sent when they are due, however slow
-the answers are, and latency counts from then. --users makes a closed loop: so
-many users, each of whom waits for an answer before the next request.
+the answers are, and latency is measured from then. --users makes it a closed
+loop, in which each user waits for an answer before the next request.
 
 Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 a --fail-if came
-true. Ctrl-C ends the run with a report, twice ends it at once.`
+true. Ctrl-C ends the run with a report; a second Ctrl-C exits at once.`
 
 const runExamples = `  # two requests a second for thirty seconds, ten built-in prompts
   llamaload run --url http://localhost:8080
 
-  # ten a second from users who know nothing of one another, the first 10 s not counted
+  # ten a second from independent users, without counting the first 10 s
   llamaload run --rate 10 --gaps poisson --duration 2m --warm-up 10s
 
   # 512 new tokens after 4,096 that are in the cache, 128 tokens each
@@ -70,7 +69,7 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 	return cmd
 }
 
-// run is a run from its settings to its report.
+// run performs a run, from parsing its settings to writing its report.
 func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	conditions, err := o.conditions()
 	if err != nil {
@@ -110,7 +109,7 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 		Version: version(), URL: server.Address(), Started: time.Now(), Schedule: schedule,
 		Duration: o.duration.Seconds(), WarmUp: o.warmUp.Seconds(), Tail: o.tail.Seconds(), Ended: "done",
 	}
-	before, notReconciled := o.before(ctx, server)
+	before, unavailable := o.before(ctx, server)
 	r, err := loadgen.Start(ctx, *config, client, work)
 	if err != nil {
 		return usageError{err}
@@ -123,9 +122,9 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	report := loadgen.NewReport(config, results, about, loadgen.Workload{
 		Hash: work.Hash(), Endpoint: o.endpoint, Model: o.model, Prompts: prompts, Settings: work.Settings(),
 	})
-	report.NotReconciled = notReconciled
+	report.NotReconciled = unavailable
 	if before != nil {
-		// Also after an interrupt, but not for ever.
+		// Read the counters even after an interrupt, but only for a limited time.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countersTimeout)
 		defer cancel()
 		report.Reconciliation, err = loadgen.AwaitCounters(ctx, server, o.model, before, results)
@@ -139,13 +138,14 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	return verdict(results, errors.Join(cause, o.files(report, stdout)), conditions)
 }
 
-// countersTimeout is how long the server may take to tell its counters.
+// countersTimeout limits how long the server may take to return its counters.
 const countersTimeout = 5 * time.Second
 
-// before reads the server's counters, or says why that cannot be done.
+// before reads the server's counters. If they are nil, the string is the reason why
+// they are unavailable.
 func (o *options) before(ctx context.Context, server *llamaserver.Client) (*loadgen.Counters, string) {
 	if o.endpoint == completion.Embeddings.String() {
-		return nil, "its counters have no embeddings"
+		return nil, "the server's counters do not cover embeddings"
 	}
 	ctx, cancel := context.WithTimeout(ctx, countersTimeout)
 	defer cancel()
@@ -156,7 +156,7 @@ func (o *options) before(ctx context.Context, server *llamaserver.Client) (*load
 	return c, ""
 }
 
-// verdict is the error that decides the exit code.
+// verdict returns the error that decides the exit code.
 func verdict(r *loadgen.Results, err error, conditions []loadgen.Condition) error {
 	if err == nil && r.Counts.Due > 0 && r.Counts.OK+r.Counts.Cancelled == 0 {
 		err = errors.New("no request succeeded: see the errors in the report")
@@ -176,7 +176,7 @@ func verdict(r *loadgen.Results, err error, conditions []loadgen.Condition) erro
 	return nil
 }
 
-// files writes the report's files. One that cannot be written leaves the others.
+// files writes the report's files. If one cannot be written, the others still are.
 func (o *options) files(p *loadgen.Report, stdout io.Writer) error {
 	var errs []error
 	for _, f := range []struct {

@@ -19,7 +19,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/saturation"
 )
 
-const saturateLong = `Finds how much load a server takes. First a closed loop with 1, 2, 4, … users,
+const saturateLong = `Finds how much load a server can handle. First a closed loop with 1, 2, 4, … users,
 until twice as many get less than 5 % more done: that is the ceiling. Then trials
 of an open loop at rates below it, halving the interval, until the highest rate
 is known at which the objective is met.
@@ -31,7 +31,7 @@ would never end. Each trial sends prompts of its own.
 Exit codes: 0 found, 1 failed, interrupted, or no rate met the objective, 2 wrong
 usage.`
 
-// search are the flags of saturate beside those of its runs.
+// search holds the flags of saturate, including those of its runs.
 type search struct {
 	options
 	maxUsers         int
@@ -58,8 +58,8 @@ func saturateCommand(stdout, stderr io.Writer) *cobra.Command {
 	f := cmd.Flags()
 	f.SortFlags = false
 	s.target(f)
-	f.StringVar(&s.objective, "objective", "ttft<1s && tpot<100ms", "what a good request meets")
-	f.Float64Var(&s.share, "share", 0.99, "share of the requests that has to be good")
+	f.StringVar(&s.objective, "objective", "ttft<1s && tpot<100ms", "latency bounds that a good request meets")
+	f.Float64Var(&s.share, "share", 0.99, "share of requests that have to be good")
 	f.Float64Var(&s.precision, "precision", 0.05, "how exactly to find the rate, as a share of the ceiling")
 	f.IntVar(&s.maxUsers, "max-users", 256, "most users to try")
 	f.DurationVar(&s.duration, "trial", 30*time.Second, "how long each trial sends")
@@ -87,7 +87,7 @@ func (s *search) validate() error {
 	return nil
 }
 
-// saturated is what --json has.
+// saturated is the output of --json.
 type saturated struct {
 	URL       string           `json:"url"`
 	Objective string           `json:"objective"`
@@ -180,8 +180,8 @@ func (s *search) write(out saturated, stdout io.Writer) error {
 	return writeFile(s.json, write)
 }
 
-// trial makes one run. Its prompts are others than those of the trial before, or
-// the server would have them in its cache.
+// trial makes one run. Its prompts differ from those of earlier trials, which the
+// server may have in its cache.
 func (s *search) trial(ctx context.Context, c loadgen.Config, p saturation.Pace, watch func(loadgen.Sample), transport http.RoundTripper, stderr io.Writer) (*loadgen.Results, error) {
 	s.seed++
 	client, _, err := s.clients(transport)
