@@ -43,7 +43,7 @@ func (a *answer) reset(e Endpoint) {
 
 // ServerError is an error that the server reported.
 type ServerError struct {
-	// Status is the answer's, 200 for an error within a stream.
+	// Status is the answer's status; 200 for an error within a stream.
 	Status int
 	// Type and Message are the server's own texts; Message may be truncated.
 	Type, Message string

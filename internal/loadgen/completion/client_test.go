@@ -26,7 +26,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
 
-// newClient is a client with connections of its own.
+// newClient returns a client with its own connections.
 func newClient(tb testing.TB, url string, o completion.Options) *completion.Client {
 	tb.Helper()
 	transport := http.DefaultTransport.(*http.Transport).Clone()
@@ -101,7 +101,7 @@ func TestClient_MeasuresWhatTheServerDid(t *testing.T) {
 }
 
 func TestClient_ReasoningIsAFirstTokenButNoAnswer(t *testing.T) {
-	const apart = 200 * ms // so that a busy machine reads one before the next is sent
+	const apart = 200 * ms // enough that even a busy machine reads one before the next is sent
 	for field, reasons := range map[string]bool{"reasoning_content": true, "reasoning": true, "content": false, "refusal": false} {
 		events := []scriptedserver.Event{
 			{Bytes: scriptedserver.Chunk("1", `{"role":"assistant","content":null}`, "null")},
@@ -238,7 +238,7 @@ func TestClient_NobodyThere(t *testing.T) {
 	gone := "http://" + ln.Addr().String()
 	require.NoError(t, ln.Close())
 	tlsServer := httptest.NewUnstartedServer(http.NotFoundHandler())
-	tlsServer.Config.ErrorLog = log.New(io.Discard, "", 0) // it complains of its clients
+	tlsServer.Config.ErrorLog = log.New(io.Discard, "", 0) // it logs the clients' handshake errors
 	tlsServer.StartTLS()
 	defer tlsServer.Close()
 	plainServer := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.Script{}))
@@ -359,8 +359,8 @@ func TestClient_LeavesWhenTheContextEnds(t *testing.T) {
 	}
 }
 
-// A server may close a kept connection just when a request is sent on it.
-// Nothing was wrong with the server then, nor with the time that this took.
+// A server may close a kept connection just when a request is sent on it. The client
+// sends the request again, which is not an error of the server.
 func TestClient_SendsAgainWhereAKeptConnectionWasClosed(t *testing.T) {
 	answer := scriptedserver.Chat("1", 3, 0, 0)
 	s := scriptedserver.Start(t, func(n int, _ *http.Request, _ []byte) scriptedserver.Script {
@@ -370,7 +370,7 @@ func TestClient_SendsAgainWhereAKeptConnectionWasClosed(t *testing.T) {
 		return answer
 	})
 	c := newClient(t, s.URL, completion.Options{})
-	for range 2 { // the first shows that the server keeps connections
+	for range 2 { // from the first, the client learns that the server keeps connections
 		r := c.Do(t.Context(), chat, time.Now())
 		require.NoError(t, r.Err)
 		assert.False(t, r.Reused)
@@ -489,7 +489,7 @@ func TestParseEndpoint(t *testing.T) {
 	assert.ErrorContains(t, err, "want one of chat, completions, responses, messages, completion, embeddings")
 }
 
-// Exchanges are used again: nothing of one may be in another.
+// Exchanges are reused, but no data of one may appear in another.
 func TestClient_ManyAtOnceDoNotMix(t *testing.T) {
 	s := scriptedserver.Start(t, func(_ int, _ *http.Request, body []byte) scriptedserver.Script {
 		var q struct{ Messages []struct{ Content string } }

@@ -32,7 +32,7 @@ var oneStream = []struct {
 	{at: 250, bytes: scriptedserver.Done},
 }
 
-// definition is what a tool calls these things; milliseconds.
+// definition holds the results by a tool's definitions, in milliseconds.
 type definition struct {
 	ttft, e2e, tpot float64
 	gaps            []int
@@ -43,8 +43,8 @@ func (d definition) String() string {
 	return fmt.Sprintf("%.4g | %.4g | %s | %.4g", d.ttft, d.tpot, gaps, d.e2e)
 }
 
-// ours reads the stream through the client's own reader, on a clock that says
-// when each part came, for a request that was due 30 ms before it was sent.
+// ours reads the stream with the client's own reader and a fake clock that returns
+// when each part arrived. The request was due 30 ms before it was sent.
 func ours(t *testing.T) (Result, time.Time) {
 	t.Helper()
 	sent := time.Now()

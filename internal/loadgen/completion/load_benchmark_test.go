@@ -28,8 +28,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
 
-// The server of the benchmarks is a process of its own, so that this one's CPU
-// time and memory are the client's alone.
+// The server of the benchmarks is a separate process, so that the CPU time and
+// memory of this process are only the client's.
 const asServer = "LOADGEN_BENCHMARK_SERVER"
 
 func TestMain(m *testing.M) {
@@ -109,7 +109,7 @@ func answerAll(conn net.Conn) {
 	}
 }
 
-// benchmarkClient starts the server and returns a client that asks for such answers.
+// benchmarkClient starts the server and returns a client that requests such answers.
 func benchmarkClient(b *testing.B, events int, interval time.Duration) *completion.Client {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -151,8 +151,8 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// Long streams: what an event costs that comes alone, system calls and
-// scheduler included.
+// Long streams: the cost of an event that arrives alone, including system calls and
+// the scheduler.
 func BenchmarkStreams(b *testing.B) {
 	const (
 		streams  = 100
@@ -180,7 +180,7 @@ func BenchmarkStreams(b *testing.B) {
 	b.ReportMetric(float64(seen.Load())/cpu.Seconds(), "events/s/core")
 }
 
-// Short answers: what a request of eight events costs.
+// Short answers: the cost of a request with eight events.
 func BenchmarkRequests(b *testing.B) {
 	c := benchmarkClient(b, 8, 0)
 	before := cpuTime(b)
@@ -199,7 +199,7 @@ func BenchmarkRequests(b *testing.B) {
 	b.ReportMetric(float64(b.N)/cpu.Seconds(), "requests/s/core")
 }
 
-// Many open streams: what each takes of memory.
+// Many open streams: the memory that each of them needs.
 func BenchmarkOpenStreams(b *testing.B) {
 	const streams = 10_000
 	for range b.N {
@@ -223,7 +223,7 @@ func BenchmarkOpenStreams(b *testing.B) {
 	}
 }
 
-// resident is what the process has in memory, in bytes.
+// resident returns the resident set size of the process, in bytes.
 func resident(b *testing.B) int {
 	b.Helper()
 	text, err := os.ReadFile("/proc/self/statm")

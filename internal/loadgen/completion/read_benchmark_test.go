@@ -42,7 +42,7 @@ func (r *again) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// What an event costs from the read to the measure, without the network.
+// The cost of an event from reading to measuring it, without the network.
 func BenchmarkReadEvent(b *testing.B) {
 	for _, c := range []struct {
 		name     string

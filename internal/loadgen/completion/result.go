@@ -9,20 +9,19 @@ import "time"
 // readings, so that their differences are exact even if the wall clock is set. A
 // time that was never reached is zero.
 type Result struct {
-	// Due is when the request should have been sent, Sent when it was: when
-	// its body was ready and a connection was asked for.
+	// Due is when the request should have been sent. Sent is when it was sent: its
+	// body was ready and a connection was requested.
 	Due, Sent time.Time
 	// GotConn is when the request got a connection, new or reused.
 	GotConn time.Time
 	// Headers is when the first byte of the answer came.
 	Headers time.Time
-	// FirstChunk is when the first event of the stream came that belongs to
-	// the answer, whether it had text or not: one that names the role counts,
-	// one that tells of the prompt's progress does not.
+	// FirstChunk is when the first event of the answer arrived, with or without
+	// text: an event with the role counts, one with the prompt's progress does not.
 	FirstChunk time.Time
-	// FirstToken is when the first text came, of reasoning or of the answer;
-	// FirstAnswer is when the first text of the answer itself came, a tool call
-	// included. LastToken is when the last text came. Answers that are not
+	// FirstToken is when the first text arrived, of reasoning or of the answer.
+	// FirstAnswer is when the first text of the answer itself or of a tool call
+	// arrived. LastToken is when the last text arrived. Answers that are not
 	// streamed have none of the four.
 	FirstToken, FirstAnswer, LastToken time.Time
 	// End is when the answer was complete, or when the request failed.

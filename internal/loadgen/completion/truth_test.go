@@ -19,8 +19,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
 
-// What is reported is held against what the server really did, both on one
-// clock. go test -v shows by how much it differs.
+// The reported times are compared with those of the server, on the same clock.
+// go test -v prints the differences.
 func TestClient_ReportedMinusTrue(t *testing.T) {
 	const (
 		tokens = 20

@@ -50,7 +50,7 @@ func TestWalker_NoticesWhatIsCutOrNotJSON(t *testing.T) {
 	}
 }
 
-// What encoding/json reads the walker reads alike, and nothing makes it fail.
+// The walker agrees with encoding/json on valid JSON, and no input makes it panic.
 func FuzzWalker(f *testing.F) {
 	f.Add([]byte(`{"choices":[{"finish_reason":null,"index":0,"delta":{"content":" \"a\\"}}],"timings":{"prompt_ms":1.5}}`))
 	f.Add([]byte(`{"a":[{"b":"}"},[],"\\\"",tru`))
