@@ -26,7 +26,8 @@ is known at which the objective is met.
 
 A trial ends early when too few of its requests can still be good. One whose time
 to first token grows all along is not met, however lax the objective: its queue
-would never end. Each trial sends prompts of its own.
+would never end. At a low rate a trial lasts longer, until 20 requests are
+expected. Each trial sends prompts of its own.
 
 Exit codes: 0 found, 1 failed, interrupted, or no rate met the objective, 2 wrong
 usage.`
@@ -62,7 +63,7 @@ func saturateCommand(stdout, stderr io.Writer) *cobra.Command {
 	f.Float64Var(&s.share, "share", 0.99, "share of requests that have to be good")
 	f.Float64Var(&s.precision, "precision", 0.05, "how exactly to find the rate, as a share of the ceiling")
 	f.IntVar(&s.maxUsers, "max-users", 256, "most users to try")
-	f.DurationVar(&s.duration, "trial", 30*time.Second, "how long each trial sends")
+	f.DurationVar(&s.duration, "trial", 30*time.Second, "how long each trial sends; longer where fewer than 20 requests would be expected")
 	f.DurationVar(&s.warmUp, "warm-up", 5*time.Second, "requests due in this time at the start of a trial are not counted")
 	s.limits(f, "poisson")
 	s.content(f)
@@ -132,7 +133,7 @@ func (s *search) find(ctx context.Context, stdout, stderr io.Writer) error {
 	fmt.Fprintf(people, "%-18s %10s %10s %10s  %s\n", "load", "done", "p95 ttft", "p95 tpot", "objective "+out.Objective)
 	finder := &saturation.Search{
 		MaxUsers: s.maxUsers, Share: s.share, Precision: s.precision,
-		Expected: func(rate float64) float64 { return rate * (s.duration - s.warmUp).Seconds() },
+		Expected: func(rate float64) float64 { return rate * (s.lasts(rate) - s.warmUp).Seconds() },
 		Run: func(ctx context.Context, p saturation.Pace, watch func(loadgen.Sample)) (*loadgen.Results, error) {
 			return s.trial(ctx, *config, p, watch, transport, stderr)
 		},
@@ -180,6 +181,15 @@ func (s *search) write(out saturated, stdout io.Writer) error {
 	return writeFile(s.json, write)
 }
 
+// fewest is the number of requests that a trial has to expect. Fewer would say
+// little about a rate, and random gaps could leave a trial without any.
+const fewest = 20
+
+// lasts returns how long a trial at the given rate sends requests.
+func (s *search) lasts(rate float64) time.Duration {
+	return max(s.duration, s.warmUp+time.Duration(fewest/rate*float64(time.Second)))
+}
+
 // trial makes one run. Its prompts differ from those of earlier trials, which the
 // server may have in its cache.
 func (s *search) trial(ctx context.Context, c loadgen.Config, p saturation.Pace, watch func(loadgen.Sample), transport http.RoundTripper, stderr io.Writer) (*loadgen.Results, error) {
@@ -199,6 +209,7 @@ func (s *search) trial(ctx context.Context, c loadgen.Config, p saturation.Pace,
 			return nil, usageError{err}
 		}
 		c.Arrivals = arrival.Times(arrival.Constant(p.Rate), gaps, s.seed)
+		c.Duration = s.lasts(p.Rate)
 	}
 	r, err := loadgen.Start(ctx, c, client, work)
 	if err != nil {
