@@ -26,8 +26,9 @@ is known at which the objective is met.
 
 A trial ends early when too few of its requests can still be good. One whose time
 to first token grows all along is not met, however lax the objective: its queue
-would never end. At a low rate a trial lasts longer, until 20 requests are
-expected. Each trial sends prompts of its own.
+would never end. That is judged from the middle of the trial on. At a low rate a
+trial lasts longer, until 20 requests are expected. Each trial sends prompts of
+its own.
 
 Exit codes: 0 found, 1 failed, interrupted, or no rate met the objective, 2 wrong
 usage.`

@@ -63,7 +63,8 @@ type Search struct {
 	Tell func(Trial)
 }
 
-// ErrHopeless ends a trial that can no longer meet its objective.
+// ErrHopeless ends a trial that can no longer meet its objective. The cause of its
+// context is this error, or wraps it.
 var ErrHopeless = errors.New("the objective can no longer be met")
 
 // Found is the result of a search.
@@ -153,12 +154,17 @@ func done(r *loadgen.Results) float64 {
 	return float64(r.Counts.OK) / r.Span.Seconds()
 }
 
+// errQueueGrows ends a trial whose queue would never end.
+var errQueueGrows = fmt.Errorf("%w: the queue grows", ErrHopeless)
+
 // try tries a rate. The trial ends early when too few of its requests can still
-// meet the objective.
+// meet the objective. It also ends early when its queue grows, but not in its first
+// half, in which a burst of requests looks the same.
 func (s *Search) try(ctx context.Context, rate float64) (Trial, error) {
 	trialCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	bad, allowed := 0, (1-s.Share)*s.Expected(rate)
+	expected := s.Expected(rate)
+	bad, allowed := 0, (1-s.Share)*expected
 	var ttft trend
 	p := Pace{Rate: rate}
 	r, err := s.Run(trialCtx, p, func(x loadgen.Sample) {
@@ -167,6 +173,9 @@ func (s *Search) try(ctx context.Context, rate float64) (Trial, error) {
 		}
 		if d, ok := x.Result.TTFT(x.Result.Due); ok {
 			ttft.add(x.Due, d)
+			if ttft.n >= expected/2 && ttft.grows() {
+				cancel(errQueueGrows)
+			}
 		}
 		if !x.Good {
 			bad++
@@ -177,6 +186,8 @@ func (s *Search) try(ctx context.Context, rate float64) (Trial, error) {
 	})
 	t := Trial{Pace: p, Results: r}
 	switch {
+	case errors.Is(err, errQueueGrows):
+		t.Why = "the time to first token grew all along, ended early: the queue would never end"
 	case errors.Is(err, ErrHopeless):
 		t.Why = fmt.Sprintf("%d requests missed the objective, ended early", bad)
 	case errors.Is(err, loadgen.ErrTooManyErrors):
