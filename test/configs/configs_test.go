@@ -259,15 +259,18 @@ func TestVersionNamesTheCommit(t *testing.T) {
 // Without the file the examples would wait for lines for ever.
 func TestLogExamplesAskForTheLog(t *testing.T) {
 	for _, name := range []string{"log-file.yaml", "log-docker.yaml"} {
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, collectortest.Program(t), "validate", "--config", filepath.Join(root, "examples", name))
-			cmd.Env = slices.DeleteFunc(environment(t), func(v string) bool { return strings.HasPrefix(v, "LLAMACPP_LOG=") })
-			output, err := cmd.CombinedOutput()
-			require.Error(t, err, "it was accepted")
-			assert.Contains(t, string(output), "set LLAMACPP_LOG to the file that holds llama-server's log")
-		})
+		for kind, variable := range map[string][]string{"unset": nil, "empty": {"LLAMACPP_LOG="}} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				cmd := exec.CommandContext(ctx, collectortest.Program(t), "validate", "--config", filepath.Join(root, "examples", name))
+				cmd.Env = slices.DeleteFunc(append(os.Environ(), environment(t)...), func(v string) bool { return strings.HasPrefix(v, "LLAMACPP_LOG=") })
+				cmd.Env = append(cmd.Env, variable...)
+				output, err := cmd.CombinedOutput()
+				require.Error(t, err, "it was accepted")
+				assert.Contains(t, string(output), "set LLAMACPP_LOG to the absolute path of llama-server's log")
+			})
+		}
 	}
 }
 
