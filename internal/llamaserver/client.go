@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/netfailure"
 )
 
 // Client asks one server. It is safe for concurrent use. Every error that its
@@ -35,11 +36,9 @@ type Client struct {
 	key     string
 	maxBody int64
 	dials   atomic.Uint64
-	// answered is true once something at base has answered in the scheme of
-	// base.
-	answered atomic.Bool
-	trace    *httptrace.ClientTrace
-	parser   metricsParser
+	server  netfailure.Server
+	trace   *httptrace.ClientTrace
+	parser  metricsParser
 }
 
 // New returns a client of the server at base, an absolute http or https URL
@@ -53,7 +52,7 @@ func New(base string, client *http.Client, key string, maxBody int64) (*Client, 
 	}
 	h := *client
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c := &Client{base: *e.URL, http: &h, key: key, maxBody: maxBody}
+	c := &Client{base: *e.URL, http: &h, key: key, maxBody: maxBody, server: netfailure.Server{Base: *e.URL, Name: "llama-server"}}
 	c.trace = &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
 		if !i.Reused {
 			c.dials.Add(1)
@@ -171,7 +170,7 @@ func (c *Client) get(ctx context.Context, path, model string) (*answer, error) {
 		return nil, c.noAnswer(a.url, err)
 	}
 	defer resp.Body.Close()
-	c.answered.Store(true)
+	c.server.Answered()
 
 	a.header = resp.Header
 	a.body = bodies.Get().(*bytes.Buffer)

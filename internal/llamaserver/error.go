@@ -7,12 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/netfailure"
 )
 
 // Reason says why a call brought no answer that can be used.
@@ -59,24 +60,21 @@ func ReasonOf(err error) Reason {
 }
 
 func (c *Client) noAnswer(shown string, err error) error {
-	var ue *url.Error
-	if errors.As(err, &ue) { // its text would repeat method and address
-		err = ue.Err
+	f := c.server.Explain(err)
+	switch {
+	case f.Class == netfailure.Timeout || f.Class == netfailure.ConnectTimeout:
+		return &Error{URL: shown, Reason: Late, Err: f}
+	case errors.Is(err, context.Canceled):
+		return &Error{URL: shown, Reason: NoAnswer, Err: f.Err}
 	}
-	var ne net.Error
-	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &ne) && ne.Timeout() {
-		return &Error{URL: shown, Reason: Late, Err: errors.New("no answer in time: " + c.cureLate())}
-	}
-	if errors.Is(err, context.Canceled) {
-		return &Error{URL: shown, Reason: NoAnswer, Err: err}
-	}
-	return &Error{URL: shown, Reason: NoAnswer, Err: fmt.Errorf("%w: %s", err, c.cure(err))}
+	return &Error{URL: shown, Reason: NoAnswer, Err: f}
 }
 
 // refused makes an error of an answer with a status other than 200.
 func (c *Client) refused(shown string, resp *http.Response, body []byte) error {
 	e := &Error{URL: shown, Status: resp.StatusCode, Reason: Unexpected}
 	message := errorMessage(body)
+	cure, wantsTLS := c.server.WantsTLS(resp.StatusCode, body)
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
 		e.Reason = Unauthorized
@@ -98,8 +96,8 @@ func (c *Client) refused(shown string, resp *http.Response, body []byte) error {
 	case resp.StatusCode == http.StatusBadRequest && strings.Contains(message, "model name is missing"):
 		e.Reason = NeedsModel
 		e.Err = errors.New("the server is a router")
-	case wantsTLS(resp.StatusCode, body):
-		e.Err = errors.New("it speaks TLS: set endpoint to " + c.otherScheme())
+	case wantsTLS:
+		e.Err = errors.New(cure)
 	case resp.StatusCode == http.StatusNotFound:
 		e.Err = errors.New("no such page: is endpoint llama-server's address, with its prefix (--api-prefix) if it has one, and without /v1?")
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:

@@ -18,6 +18,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/netfailure"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"
 )
@@ -203,7 +204,7 @@ func TestCompletion_ServerThatEndsWithinAStream(t *testing.T) {
 
 			<-s.Exited()
 			r = c.Do(t.Context(), &completion.Request{Prompt: "hello", Stream: true}, time.Now())
-			assert.Equal(t, completion.ConnectionRefused, r.ErrorType, "%v", r.Err)
+			assert.Equal(t, netfailure.ConnectionRefused, r.ErrorType, "%v", r.Err)
 		})
 	}
 }
@@ -249,6 +250,6 @@ func TestCompletion_WhileTheModelIsLoaded(t *testing.T) {
 	assert.True(t, seen["503"], "%v", seen)
 	delete(seen, "")
 	delete(seen, "503")
-	delete(seen, completion.ConnectionRefused)
+	delete(seen, netfailure.ConnectionRefused)
 	assert.Empty(t, seen)
 }

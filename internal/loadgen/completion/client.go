@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/netfailure"
 )
 
 // Options define how requests are sent.
@@ -39,6 +40,7 @@ type Options struct {
 type Client struct {
 	http    *http.Client
 	options Options
+	server  netfailure.Server
 	urls    [len(endpoints)]url.URL
 	headers [len(endpoints)]http.Header
 	// keeps reports whether the server is known to keep connections open after a
@@ -59,7 +61,7 @@ func New(base string, client *http.Client, o Options) (*Client, error) {
 	o.MaxEvent = cmp.Or(o.MaxEvent, 16<<20)
 	h := *client
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c := &Client{http: &h, options: o}
+	c := &Client{http: &h, options: o, server: netfailure.Server{Base: *server.URL, Name: "the server"}}
 	for e := range endpoints {
 		u := *server.URL
 		u.Path += endpoints[e].path
@@ -173,6 +175,7 @@ func (x *exchange) do(ctx context.Context) {
 		return
 	}
 	defer response.Body.Close()
+	x.client.server.Answered()
 	x.read(response)
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/netfailure"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
 
@@ -216,7 +217,7 @@ func TestClient_Refusals(t *testing.T) {
 		"JSON of something else":        {scriptedserver.JSON(200, `{"hello":"world"}`), completion.Malformed, "not an answer of the endpoint chat", 0},
 		"JSON that is cut":              {scriptedserver.JSON(200, `{"choices":[{"message"`), completion.Malformed, "not an answer", 0},
 		"error with status 200":         {scriptedserver.JSON(200, `{"error":{"message":"no"}}`), completion.ErrorEvent, "no", 0},
-		"closed without an answer":      {scriptedserver.Script{End: scriptedserver.Cut}, completion.ConnectionClosed, "EOF", 0},
+		"closed without an answer":      {scriptedserver.Script{End: scriptedserver.Cut}, netfailure.ConnectionClosed, "EOF", 0},
 		"a body that does not end well": {scriptedserver.Script{Header: http.Header{"Content-Type": {"application/json"}}, Events: []scriptedserver.Event{{Bytes: `{"choices":[`}}, End: scriptedserver.Cut}, completion.StreamCut, "cut", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -242,17 +243,30 @@ func TestClient_NobodyThere(t *testing.T) {
 	tlsServer.StartTLS()
 	defer tlsServer.Close()
 	plainServer := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.Script{}))
-	for url, class := range map[string]string{
-		gone: completion.ConnectionRefused, "http://no-such-host.invalid": completion.NoSuchHost,
-		tlsServer.URL: completion.TLS, strings.Replace(plainServer.URL, "http", "https", 1): completion.TLS,
+	for url, want := range map[string]struct{ class, cure string }{
+		gone:                          {netfailure.ConnectionRefused, "is the server running there?"},
+		"http://no-such-host.invalid": {netfailure.NoSuchHost, "?"},
+		tlsServer.URL:                 {netfailure.TLS, "set tls::ca_file"},
+		strings.Replace(plainServer.URL, "http", "https", 1): {netfailure.TLS, "it speaks no TLS: set endpoint to " + plainServer.URL},
 	} {
 		r := newClient(t, url, completion.Options{}).Do(t.Context(), chat, time.Now())
 		assert.Equal(t, completion.Failed, r.Outcome)
-		assert.Equal(t, class, r.ErrorType, "%v", r.Err)
-		assert.ErrorContains(t, r.Err, "?", "a cure")
+		assert.Equal(t, want.class, r.ErrorType, "%v", r.Err)
+		assert.ErrorContains(t, r.Err, want.cure)
 		assert.Zero(t, r.Status)
 		assert.True(t, r.Headers.IsZero())
 	}
+}
+
+// Go's server answers 400 to a request without TLS.
+func TestClient_PlainRequestToAPortWithTLS(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	r := newClient(t, strings.Replace(s.URL, "https", "http", 1), completion.Options{}).Do(t.Context(), chat, time.Now())
+	assert.Equal(t, "400", r.ErrorType)
+	assert.ErrorContains(t, r.Err, "it speaks TLS: set endpoint to "+s.URL)
 }
 
 func TestClient_TrustsWhatTheTransportTrusts(t *testing.T) {
@@ -281,9 +295,9 @@ func TestClient_Timeouts(t *testing.T) {
 	}{
 		"no header":                      {never, chat, completion.Options{FirstTokenTimeout: 50 * ms, Timeout: time.Hour}, completion.FirstTokenTimeout},
 		"pings but no token":             {silent, chat, completion.Options{FirstTokenTimeout: 50 * ms}, completion.FirstTokenTimeout},
-		"no end":                         {endless, chat, completion.Options{FirstTokenTimeout: 50 * ms, Timeout: 200 * ms}, completion.Timeout},
-		"no header of a plain answer":    {never, plain, completion.Options{FirstTokenTimeout: 50 * ms, Timeout: 200 * ms}, completion.Timeout},
-		"a plain answer that never ends": {body, plain, completion.Options{Timeout: 200 * ms}, completion.Timeout},
+		"no end":                         {endless, chat, completion.Options{FirstTokenTimeout: 50 * ms, Timeout: 200 * ms}, netfailure.Timeout},
+		"no header of a plain answer":    {never, plain, completion.Options{FirstTokenTimeout: 50 * ms, Timeout: 200 * ms}, netfailure.Timeout},
+		"a plain answer that never ends": {body, plain, completion.Options{Timeout: 200 * ms}, netfailure.Timeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -309,7 +323,7 @@ func TestClient_ConnectTimeout(t *testing.T) {
 	c, err := completion.New("http://127.0.0.1:1", &http.Client{Transport: hang}, completion.Options{ConnectTimeout: 30 * ms, Timeout: time.Hour})
 	require.NoError(t, err)
 	r := c.Do(t.Context(), chat, time.Now())
-	assert.Equal(t, completion.ConnectTimeout, r.ErrorType, "%v", r.Err)
+	assert.Equal(t, netfailure.ConnectTimeout, r.ErrorType, "%v", r.Err)
 	assert.True(t, r.GotConn.IsZero())
 }
 
@@ -393,7 +407,7 @@ func TestClient_SendsAgainWhereAKeptConnectionWasClosed(t *testing.T) {
 func TestClient_DoesNotSendAgainOnANewConnection(t *testing.T) {
 	s := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.Script{End: scriptedserver.Cut}))
 	r := newClient(t, s.URL, completion.Options{}).Do(t.Context(), chat, time.Now())
-	assert.Equal(t, completion.ConnectionClosed, r.ErrorType)
+	assert.Equal(t, netfailure.ConnectionClosed, r.ErrorType)
 	assert.Zero(t, r.Resent)
 	assert.Len(t, s.Exchanges(), 1)
 }

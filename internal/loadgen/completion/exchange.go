@@ -107,8 +107,11 @@ func (x *exchange) refused(response *http.Response) {
 	}
 	x.result.RetryAfter = retryAfter(response.Header.Get("Retry-After"), x.result.End)
 	p := problem(response.StatusCode, body)
+	cure, wantsTLS := x.client.server.WantsTLS(response.StatusCode, body)
 	var told error = p
 	switch {
+	case wantsTLS:
+		told = fmt.Errorf("%w: %s", p, cure)
 	case response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden:
 		told = fmt.Errorf("%w: set the API key to one that the server knows", p)
 	case response.StatusCode == http.StatusNotFound:

@@ -56,8 +56,8 @@ type Result struct {
 	Resent int
 
 	Outcome Outcome
-	// ErrorType is the class of the error: the answer's status code or one of the
-	// constants below; "" if there was no error.
+	// ErrorType is the class of the error: the answer's status code, a class of
+	// package netfailure or one of the constants below; "" if there was no error.
 	ErrorType string
 	// Err is the error itself. It has no text of the prompt or answer, unless the
 	// server repeats some of it in its error.
@@ -79,16 +79,9 @@ var outcomes = [...]string{OK: "ok", Failed: "error", Cancelled: "cancelled", Dr
 // String returns ok, error, cancelled or dropped.
 func (o Outcome) String() string { return outcomes[o] }
 
-// Values of Result.ErrorType besides status codes.
+// Values of Result.ErrorType besides status codes and netfailure's classes.
 const (
-	ConnectTimeout    = "connect_timeout"     // no connection in time
 	FirstTokenTimeout = "first_token_timeout" // no first token in time
-	Timeout           = "timeout"             // the answer was not complete in time
-	ConnectionRefused = "connection_refused"  // nothing listens at the address
-	ConnectionClosed  = "connection_closed"   // closed or reset before the answer began
-	NoSuchHost        = "no_such_host"        // the name has no address
-	TLS               = "tls"                 // no secure connection
-	Network           = "network"             // anything else below HTTP
 	StreamCut         = "stream_cut"          // the answer began, but its end did not come
 	ErrorEvent        = "error_event"         // the server reported an error within the stream
 	Malformed         = "malformed"           // 200, but not an answer of this endpoint
