@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	dto "github.com/prometheus/client_model/go"
@@ -53,6 +54,18 @@ func (m *Metrics) Value(name string) (float64, bool) {
 		return v, v == v
 	}
 	return 0, false
+}
+
+// RoundingStep returns the distance between two neighbouring whole numbers of v's
+// size as /metrics prints them. From a million on it prints six digits, so they
+// are 10 apart up to ten million, and so on. Smaller numbers are exact: 0. Not
+// every build rounds.
+func RoundingStep(v float64) float64 {
+	step := 0.0
+	for s := 10.0; v >= 1e5*s && !math.IsInf(s, 1); s *= 10 {
+		step = s
+	}
+	return step
 }
 
 var (

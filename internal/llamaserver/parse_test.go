@@ -183,3 +183,10 @@ func BenchmarkParseSlots(b *testing.B) {
 		}
 	}
 }
+
+func TestRoundingStep(t *testing.T) {
+	for v, want := range map[float64]float64{0: 0, 999_999: 0, 1e6: 10, 9_999_990: 10, 1e7: 100, 123_456_000: 1000} {
+		assert.InDelta(t, want, RoundingStep(v), 0, "%f", v)
+	}
+	assert.Positive(t, RoundingStep(math.Inf(1)), "it ends")
+}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
@@ -69,15 +68,7 @@ type Pair struct {
 }
 
 func pair(client int, before, after float64) Pair {
-	return Pair{Client: client, Server: after - before, Resolution: (step(before) + step(after)) / 2}
-}
-
-// step is the distance between two numbers that print differently in six digits.
-func step(v float64) float64 {
-	if v < 1e6 {
-		return 0
-	}
-	return math.Pow(10, math.Floor(math.Log10(v))-5)
+	return Pair{Client: client, Server: after - before, Resolution: (llamaserver.RoundingStep(before) + llamaserver.RoundingStep(after)) / 2}
 }
 
 func (p Pair) more() bool  { return p.Server-float64(p.Client) > p.Resolution }

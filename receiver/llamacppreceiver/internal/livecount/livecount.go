@@ -57,6 +57,8 @@ package livecount // import "github.com/llamatelemetry/otelcol-llamacpp/receiver
 import (
 	"math"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 )
 
 // Total is one read of the counter.
@@ -106,7 +108,7 @@ func (c *Counter) Total(t Total) {
 	if c.n > 0 && !t.Ended.After(c.anchors[0].Ended) {
 		return
 	}
-	if s := step(t.Value); s > 1 && math.Mod(t.Value, s) != 0 {
+	if s := llamaserver.RoundingStep(t.Value); s > 0 && math.Mod(t.Value, s) != 0 {
 		c.exact = true
 	}
 	copy(c.anchors[1:], c.anchors[:])
@@ -184,18 +186,8 @@ func (c *Counter) count() {
 // uncertainty is how far two printed totals of about v can be off from each
 // other.
 func (c *Counter) uncertainty(v float64) float64 {
-	if s := step(v); s > 1 && !c.exact {
-		return s
+	if c.exact {
+		return 0
 	}
-	return 0
-}
-
-// step is the distance between neighbouring numbers of v's size when six
-// digits are printed.
-func step(v float64) float64 {
-	s := 1.0
-	for v >= 1e6*s {
-		s *= 10
-	}
-	return s
+	return llamaserver.RoundingStep(v)
 }

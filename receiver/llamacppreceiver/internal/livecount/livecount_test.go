@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 )
 
 var t0 = time.Unix(1_800_000_000, 0)
@@ -119,7 +121,7 @@ func (s *server) halfStep(v float64) int64 {
 	if s.digits || v < 1e6 {
 		return 0
 	}
-	return int64(step(v) / 2)
+	return int64(llamaserver.RoundingStep(v) / 2)
 }
 
 // watch reads the server as the two scrapers do and checks the counter at each
