@@ -55,7 +55,8 @@ build: prerequisites ## Build bin/otelcol-llamacpp
 .PHONY: demo
 demo: build ## Watch a llama-server live: a running one, the one on PATH with MODEL=file.gguf, or the simulator (DURATION=20s)
 	$(STEP) "demo"
-	@go run ./cmd/llamademo -duration "$(DURATION)" $(DEMO_FLAGS)
+# In the place of the shell, not under `go run`: signals to make reach it, and it ends what it has started.
+	@go build -o bin/llamademo ./cmd/llamademo && exec bin/llamademo -duration "$(DURATION)" $(DEMO_FLAGS)
 
 .PHONY: test
 test: build generate-check ## Install what the tests need and run all of them

@@ -18,6 +18,7 @@ type collector struct {
 	*process
 	metricsURL string
 	healthURL  string
+	runsURL    string // of the load generator
 	state      string // its folder
 }
 
@@ -45,6 +46,10 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	if err != nil {
 		return nil, err
 	}
+	loadgen, loadgenPort, err := portVariable("LOADGEN_PORT", 9466)
+	if err != nil {
+		return nil, err
+	}
 	// A demo leaves nothing behind, and counts from 0.
 	state, err := os.MkdirTemp("", "llamademo-state")
 	if err != nil {
@@ -52,7 +57,11 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	}
 	// Not bound to ctx, which would kill it: stop ends it in order.
 	cmd := exec.Command(o.collector, "--config", o.config) //nolint:gosec,noctx // The user names the program.
-	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, "STATE_DIRECTORY="+state, metrics, health, telemetry)
+	if !o.noLoad {
+		cmd.Args = append(cmd.Args, "--config", "yaml:"+loadConfig, "--feature-gates", "confmap.enableMergeAppendOption")
+	}
+	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, "STATE_DIRECTORY="+state, metrics, health, telemetry,
+		loadgen, fmt.Sprintf("DEMO_CONCURRENCY=%d", o.concurrency))
 	cmd.Env = append(cmd.Env, environment...)
 	p, err := startProcess(cmd, nil)
 	if err != nil {
@@ -63,6 +72,7 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 		state:      state,
 		metricsURL: fmt.Sprintf("http://localhost:%d/metrics", metricsPort),
 		healthURL:  fmt.Sprintf("http://localhost:%d/", healthPort),
+		runsURL:    fmt.Sprintf("http://localhost:%d/api/v1/runs", loadgenPort),
 	}
 	if err := waitReady(ctx, client, p, c.healthURL, 30*time.Second); err != nil {
 		c.stop()

@@ -6,59 +6,74 @@ package main
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 )
 
-// load is a few clients that chat with the server.
+// loadConfig adds the load generator to the collector's configuration.
+//
+//go:embed load.yaml
+var loadConfig string
+
+// load starts a run of the collector's load generator.
 type load struct {
-	client      *http.Client
-	url, key    string
-	concurrency int
+	client   *http.Client
+	url, key string // of the server
+	runs     string // the URL of the generator's runs
 
 	mu  sync.Mutex
 	err error
 }
 
-// run sends requests until ctx ends.
+// run starts the run as soon as the server can take requests. It returns when the
+// run has begun or ctx ends.
 func (l *load) run(ctx context.Context) {
-	model, err := l.model(ctx)
-	if err != nil {
+	for ctx.Err() == nil {
+		err := l.start(ctx)
 		l.note(err)
-		return
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
 	}
-	var clients sync.WaitGroup
-	for i := range l.concurrency {
-		clients.Go(func() {
-			random := newRandom(i)
-			for ctx.Err() == nil {
-				pause := time.Duration(random.IntN(1500)) * time.Millisecond
-				if err := l.chat(ctx, model, random); err != nil && ctx.Err() == nil {
-					l.note(err)
-					pause += 2 * time.Second
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(pause):
-				}
-			}
-		})
-	}
-	clients.Wait()
 }
 
-// newRandom is seeded by the client, so that every demo is alike.
-func newRandom(i int) *rand.Rand {
-	return rand.New(rand.NewPCG(1, uint64(i))) //nolint:gosec // Sizes of requests are no secret.
+func (l *load) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	model, err := l.model(ctx)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(map[string]string{"profile": "demo", "model": model})
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, l.runs, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	response, err := l.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusCreated {
+		var problem struct{ Error string }
+		_ = json.NewDecoder(response.Body).Decode(&problem) // without it, the status has to do
+		return fmt.Errorf("POST %s: %s: %s", l.runs, response.Status, problem.Error)
+	}
+	return nil
 }
 
 // model is the name of a model that is loaded. A router would load any that is
@@ -81,47 +96,6 @@ func (l *load) model(ctx context.Context) (string, error) {
 		}
 	}
 	return "", errors.New("no model is loaded: load one on the router, or only watch with -no-load")
-}
-
-// question is what every prompt begins with, so that the server finds it in its cache.
-const question = "You are shown at work. Go on with this text, word for word, as long as you may: "
-
-// chat sends one streaming request and reads its answer to the end.
-func (l *load) chat(ctx context.Context, model string, random *rand.Rand) error {
-	type message struct {
-		Role    string `json:"role"`
-		Content string `json:"content"`
-	}
-	body, err := json.Marshal(map[string]any{
-		"model":      model,
-		"stream":     true,
-		"max_tokens": 20 + random.IntN(180),
-		"messages":   []message{{"user", question + strings.Repeat("time and water ", 5+random.IntN(120))}},
-	})
-	if err != nil {
-		return err
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url+"/v1/chat/completions", bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	if l.key != "" {
-		request.Header.Set("Authorization", "Bearer "+l.key)
-	}
-	// llama-server closes the connection after a stream, although it announces to keep it.
-	request.Close = true
-	response, err := l.client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		answer, _ := io.ReadAll(io.LimitReader(response.Body, 300))
-		return fmt.Errorf("POST %s: %s: %s", request.URL, response.Status, bytes.TrimSpace(answer))
-	}
-	_, err = io.Copy(io.Discard, response.Body)
-	return err
 }
 
 func (l *load) note(err error) {

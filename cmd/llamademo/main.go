@@ -25,8 +25,8 @@ import (
 
 const usage = `Usage: llamademo [flags]
 
-Starts the collector on a llama-server, sends that server some chat requests and
-prints, once a second, what the collector's Prometheus endpoint reports.
+Starts the collector on a llama-server, has its load generator send that server
+some chat requests and prints, once a second, what its Prometheus endpoint reports.
 
 The server is, in this order:
   1. the one at LLAMACPP_ENDPOINT, or one that answers at http://localhost:8080;
@@ -59,14 +59,18 @@ func main() {
 	flag.BoolVar(&o.noLoad, "no-load", false, "send no requests, only watch")
 	flag.BoolVar(&o.simulator, "simulator", false, "use the simulator, whatever else there is")
 	flag.StringVar(&o.collector, "collector", "bin/otelcol-llamacpp", "the collector, as make build leaves it")
-	flag.StringVar(&o.config, "config", "collector-config.yaml", "the collector's configuration")
+	flag.StringVar(&o.config, "config", "collector-config.yaml", "the collector's configuration; its pipeline named metrics is shown")
 	flag.Parse()
 	if err := o.check(flag.Args()); err != nil {
 		fmt.Fprintf(os.Stderr, "llamademo: %v; see -h\n", err)
 		os.Exit(2)
 	}
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as it is under nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	err := run(ctx, o, os.Stdout)
 	stop()
 	if err != nil {
@@ -130,15 +134,16 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	fmt.Fprintf(out, "metrics    %s\n", collector.metricsURL)
 	fmt.Fprintf(out, "health     %s\n", collector.healthURL)
 
-	load := &load{client: client, url: server.url, key: os.Getenv("LLAMACPP_API_KEY"), concurrency: o.concurrency}
-	var loading sync.WaitGroup
-	defer loading.Wait()
+	load := &load{client: client, url: server.url, key: os.Getenv("LLAMACPP_API_KEY"), runs: collector.runsURL}
+	var starting sync.WaitGroup
+	defer starting.Wait()
 	defer cancel() // runs before the wait
 	if o.noLoad {
 		fmt.Fprintln(out, "requests   none: -no-load")
 	} else {
 		fmt.Fprintf(out, "requests   from %d clients, to this server only (-no-load sends none)\n", o.concurrency)
-		loading.Go(func() { load.run(ctx) })
+		fmt.Fprintf(out, "load       %s\n", collector.runsURL)
+		starting.Go(func() { load.run(ctx) })
 	}
 	if o.duration == 0 {
 		fmt.Fprintln(out, "stop       Ctrl-C")
@@ -196,7 +201,10 @@ func verdict(h *history, o options, load *load, last error) error {
 	}
 	err := errors.New("no token was seen decoded: the numbers did not move")
 	if cause := load.lastError(); cause != nil {
-		err = fmt.Errorf("%w; requests ended with: %w", err, cause)
+		return fmt.Errorf("%w; no requests were sent: %w", err, cause)
+	}
+	if failed := h.failed(); failed != "" {
+		return fmt.Errorf("%w; requests ended with %s", err, failed)
 	}
 	return err
 }

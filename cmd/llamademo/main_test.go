@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,24 +117,67 @@ func TestChoose_FallsBackToTheSimulatorAndSaysSo(t *testing.T) {
 	assert.Contains(t, out.String(), "MODEL=file.gguf", "how to use the llama-server that is there")
 }
 
-func TestLoad_ChatsWithTheSimulator(t *testing.T) {
+func TestLoad_StartsARunOfTheLoadGenerator(t *testing.T) {
 	c := newChooser(t, io.Discard, map[string]string{"LLAMACPP_API_KEY": "k"})
 	s, err := c.choose(t.Context(), true)
 	require.NoError(t, err)
 	defer s.stop()
+	generator := startGenerator(t, http.StatusCreated, "{}")
 
-	l := &load{client: c.client, url: s.url, key: "k"}
+	l := &load{client: c.client, url: s.url, key: "k", runs: generator.url}
 	model, err := l.model(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, l.chat(t.Context(), model, newRandom(0)))
-	assert.Eventually(t, func() bool {
-		log, err := os.ReadFile(s.log)
-		return err == nil && strings.Contains(string(log), " total time = ")
-	}, 20*time.Second, 10*time.Millisecond, "what the collector makes latencies of")
+	l.run(t.Context())
+	require.NoError(t, l.lastError())
+	assert.JSONEq(t, `{"profile":"demo","model":"`+model+`"}`, generator.asked())
 
 	l.key = "wrong"
-	_, err = l.model(t.Context())
-	assert.ErrorContains(t, err, "set LLAMACPP_API_KEY")
+	require.ErrorContains(t, l.start(t.Context()), "set LLAMACPP_API_KEY")
+
+	refusing := startGenerator(t, http.StatusConflict, `{"error":"a run of this profile is under way"}`)
+	l = &load{client: c.client, url: s.url, key: "k", runs: refusing.url}
+	require.ErrorContains(t, l.start(t.Context()), "409 Conflict: a run of this profile is under way")
+}
+
+// A server that loads its model has every page but its health answer 503.
+func TestLoad_WaitsUntilTheServerCanTakeIt(t *testing.T) {
+	var asked atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprint(w, `{"error":{"message":"Loading model","type":"unavailable_error","code":503}}`)
+			return
+		}
+		fmt.Fprint(w, `{"data":[{"id":"a"}]}`)
+	}))
+	defer s.Close()
+	generator := startGenerator(t, http.StatusCreated, "{}")
+	l := &load{client: newChooser(t, io.Discard, nil).client, url: s.URL, runs: generator.url}
+	l.run(t.Context())
+	require.NoError(t, l.lastError())
+	assert.JSONEq(t, `{"profile":"demo","model":"a"}`, generator.asked())
+}
+
+// generator stands for the REST API of the load generator.
+type generator struct {
+	url  string
+	body atomic.Value
+}
+
+func (g *generator) asked() string { return g.body.Load().(string) }
+
+func startGenerator(t *testing.T, status int, answer string) *generator {
+	t.Helper()
+	g := &generator{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		g.body.Store(string(body))
+		w.WriteHeader(status)
+		fmt.Fprint(w, answer)
+	}))
+	t.Cleanup(s.Close)
+	g.url = s.URL
+	return g
 }
 
 func TestChoose_RemovesTheSimulatorsLog(t *testing.T) {
@@ -174,10 +218,13 @@ func TestVerdict(t *testing.T) {
 	moving.add(sample{state: "ok", decoded: 6})
 	failing := &load{}
 	failing.note(errors.New("501: no chat"))
+	refused := &history{}
+	refused.add(sample{state: "ok", failed: "12 × 400"})
 
 	require.NoError(t, verdict(moving, options{}, &load{}, nil))
 	require.NoError(t, verdict(still, options{noLoad: true}, &load{}, nil))
 	require.ErrorContains(t, verdict(still, options{}, failing, nil), "501: no chat")
+	require.ErrorContains(t, verdict(refused, options{}, &load{}, nil), "requests ended with 12 × 400")
 	require.ErrorContains(t, verdict(&history{}, options{noLoad: true}, &load{}, nil), "no llamacpp metrics")
 	require.ErrorContains(t, verdict(moving, options{}, &load{}, errors.New("refused")), "refused")
 }

@@ -33,6 +33,8 @@ type sample struct {
 	gpu                   float64 // 0 to 1, of the busiest GPU
 	power, gpuMemory      float64 // W and bytes, of all GPUs
 	duration, firstToken  latency // of requests in the server's log
+	felt, feltFirst       latency // the same from when the load generator was to send them
+	failed                string  // errors of the load generator's requests
 }
 
 func readSample(ctx context.Context, client *http.Client, url string) (sample, error) {
@@ -86,6 +88,9 @@ func parseSample(r io.Reader) (sample, error) {
 	}
 	s.duration = latencyOf(families["gen_ai_server_request_duration_seconds"])
 	s.firstToken = latencyOf(families["gen_ai_server_time_to_first_token_seconds"])
+	s.felt = latencyOf(families["loadgen_request_duration_seconds"])
+	s.feltFirst = latencyOf(families["loadgen_request_time_to_first_token_seconds"])
+	s.failed = failuresOf(families["loadgen_requests_total"])
 	s.gpus = len(families["hw_gpu_memory_limit_bytes"].GetMetric())
 	s.power = sum("hw_power_watts", "", "")
 	s.gpuMemory = sum("hw_gpu_memory_usage_bytes", "", "")
@@ -95,6 +100,21 @@ func parseSample(r io.Reader) (sample, error) {
 		}
 	}
 	return s, nil
+}
+
+// failuresOf is how many requests failed with which error; "" without any.
+func failuresOf(family *dto.MetricFamily) string {
+	n := map[string]float64{}
+	for _, m := range family.GetMetric() {
+		if class := labelOf(m, "error_type"); class != "" {
+			n[class] += valueOf(m)
+		}
+	}
+	var all []string
+	for _, class := range slices.Sorted(maps.Keys(n)) {
+		all = append(all, fmt.Sprintf("%.0f × %s", n[class], class))
+	}
+	return strings.Join(all, ", ")
 }
 
 // latency is a distribution: by seconds, how many requests took that long at most.
@@ -195,6 +215,14 @@ func (h *history) moved() bool {
 	return h.seen() && h.samples[len(h.samples)-1].decoded > h.first.decoded
 }
 
+// failed is what the load generator's requests failed with; "" if none did.
+func (h *history) failed() string {
+	if !h.seen() {
+		return ""
+	}
+	return h.samples[len(h.samples)-1].failed
+}
+
 // summary is what is shown of a history.
 type summary struct {
 	sample
@@ -230,16 +258,28 @@ func (s summary) fields() []string {
 		fmt.Sprintf("slots %.0f idle %.0f prompt %.0f generating", s.idle, s.prompt, s.working),
 		fmt.Sprintf("context %.0f %%", 100*s.context),
 	}
-	if text := s.duration.String(); text != "" {
-		if first := s.firstToken.String(); first != "" {
-			text += ", first token " + first
-		}
+	if text := inWords(s.duration, s.firstToken); text != "" {
 		fields = append(fields, "latency "+text)
+	}
+	if text := inWords(s.felt, s.feltFirst); text != "" {
+		fields = append(fields, "clients "+text)
+	}
+	if s.failed != "" {
+		fields = append(fields, "errors "+s.failed)
 	}
 	if s.gpus > 0 {
 		fields = append(fields, fmt.Sprintf("gpu %.0f %% of the time, %.0f W, %.1f GiB", 100*s.gpu, s.power, s.gpuMemory/(1<<30)))
 	}
 	return fields
+}
+
+// inWords is empty without any request.
+func inWords(duration, firstToken latency) string {
+	text := duration.String()
+	if first := firstToken.String(); text != "" && first != "" {
+		text += ", first token " + first
+	}
+	return text
 }
 
 // display shows summaries: in place on a terminal, one a line elsewhere.

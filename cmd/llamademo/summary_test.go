@@ -53,6 +53,21 @@ llamacpp_requests_processing{instance="h:1/b"} 1
 # TYPE llamacpp_server_status gauge
 llamacpp_server_status{instance="h:1/a",llamacpp_server_state="error"} 0
 llamacpp_server_status{instance="h:1/a",llamacpp_server_state="ok"} 1
+# TYPE loadgen_request_duration_seconds histogram
+loadgen_request_duration_seconds_bucket{job="llamaload",le="1"} 2
+loadgen_request_duration_seconds_bucket{job="llamaload",le="4"} 4
+loadgen_request_duration_seconds_bucket{job="llamaload",le="+Inf"} 4
+loadgen_request_duration_seconds_sum{job="llamaload"} 9
+loadgen_request_duration_seconds_count{job="llamaload"} 4
+# TYPE loadgen_request_time_to_first_token_seconds histogram
+loadgen_request_time_to_first_token_seconds_bucket{job="llamaload",le="0.5"} 4
+loadgen_request_time_to_first_token_seconds_bucket{job="llamaload",le="+Inf"} 4
+loadgen_request_time_to_first_token_seconds_sum{job="llamaload"} 1
+loadgen_request_time_to_first_token_seconds_count{job="llamaload"} 4
+# TYPE loadgen_requests_total counter
+loadgen_requests_total{loadgen_outcome="ok"} 4
+loadgen_requests_total{error_type="400",loadgen_outcome="error"} 3
+loadgen_requests_total{error_type="timeout",loadgen_outcome="error"} 1
 # TYPE llamacpp_slots gauge
 llamacpp_slots{llamacpp_slot_state="generating"} 2
 llamacpp_slots{llamacpp_slot_state="idle"} 1
@@ -79,6 +94,7 @@ func TestParseSample_AddsUpTheModelsOfARouter(t *testing.T) {
 		context: 0.5,
 		gpus:    2, gpu: 0.75, power: 500, gpuMemory: 3e10,
 		duration: latency{1: 4, 2: 5, math.Inf(1): 6}, firstToken: latency{},
+		felt: latency{1: 2, 4: 4, math.Inf(1): 4}, feltFirst: latency{0.5: 4, math.Inf(1): 4}, failed: "3 × 400, 1 × timeout",
 	}, got)
 }
 
@@ -140,6 +156,7 @@ func TestDisplay_PrintsALineASummaryWhereThereIsNoTerminal(t *testing.T) {
 	assert.Equal(t, "waiting for the first scrape\n"+
 		"state ok | decoding 12.3 tok/s | prompts 5.0 tok/s, 75 % cached | requests 4 running 2 waiting | "+
 		"slots 1 idle 1 prompt 2 generating | context 50 % | latency P50 0.750 s P95 2.000 s | "+
+		"clients P50 1.000 s P95 3.700 s, first token P50 0.250 s P95 0.475 s | errors 3 × 400, 1 × timeout | "+
 		"gpu 75 % of the time, 500 W, 27.9 GiB\n", out.String())
 }
 
