@@ -52,6 +52,9 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // ReasonOf returns the reason of an error of this package, else 0.
 func ReasonOf(err error) Reason {
+	if err == nil { // as at nearly every call; what follows allocates
+		return 0
+	}
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Reason

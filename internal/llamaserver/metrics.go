@@ -32,7 +32,8 @@ type Metrics struct {
 // MetricPrefix + name. It returns false if there is none, or if it is NaN, as an
 // average over nothing is.
 func (m *Metrics) Value(name string) (float64, bool) {
-	f := m.Families[MetricPrefix+name]
+	var buffer [64]byte // with it, looking up allocates nothing
+	f := m.Families[string(append(append(buffer[:0], MetricPrefix...), name...))]
 	if f == nil {
 		return 0, false
 	}

@@ -35,6 +35,7 @@ type Scraper struct {
 	mb        *metadata.MetricsBuilder
 	scope     pcommon.InstrumentationScope
 	gap       time.Duration        // the longest time between two looks over which durations are estimated
+	bySlot    bool                 // a metric with a series for each slot is enabled
 	instances map[string]*instance // by model, "" for the server itself
 	warned    bool
 }
@@ -59,16 +60,22 @@ type shown struct {
 	resource pcommon.Resource
 }
 
-// mayHoldMoreThan reports whether s may have a series that next lacks: a request
-// is gone, or nothing is known of the slots any more.
-func (s *shown) mayHoldMoreThan(next *shown) bool {
-	if s == nil || next == nil || s.resource != next.resource {
-		return s != nil
+// without returns the busy slots of which next shows less: no request, or one of
+// which less is known.
+func (s *shown) without(next *shown) (ending []llamaserver.Slot) {
+	for _, slot := range s.slots {
+		if !slot.Busy {
+			continue
+		}
+		i := slices.IndexFunc(next.slots, func(n llamaserver.Slot) bool { return n.Busy && n.ID == slot.ID })
+		if i < 0 || lacks(next.slots[i].Decoded, slot.Decoded) || lacks(next.slots[i].Remaining, slot.Remaining) || lacks(next.slots[i].Tokens, slot.Tokens) {
+			ending = append(ending, slot)
+		}
 	}
-	return slices.ContainsFunc(s.slots, func(slot llamaserver.Slot) bool {
-		return slot.Busy && holding(next.slots, slot.ID, slot.Task) == nil
-	})
+	return ending
 }
+
+func lacks(now, before int64) bool { return now < 0 && before >= 0 }
 
 // New returns a scraper of the server's slots. between is the time between two
 // reads of /metrics by either scraper; each of them shows whether a slot is
@@ -77,11 +84,13 @@ func New(cfg *Config, set receiver.Settings, server Server, identity *identity.S
 	scope := pcommon.NewInstrumentationScope()
 	scope.SetName(metadata.ScopeName)
 	scope.SetVersion(set.BuildInfo.Version)
+	m := &cfg.Metrics
 	return &Scraper{
 		server: server, identity: identity, cfg: *cfg, log: set.Logger,
 		mb:        metadata.NewMetricsBuilder(metadata.MetricsBuilderConfig{Metrics: cfg.Metrics.MetricsConfig}, set),
 		scope:     scope,
 		gap:       2 * (between + cfg.ControllerConfig.CollectionInterval), // one of each may fail
+		bySlot:    m.LlamacppSlotTokensDecoded.Enabled || m.LlamacppSlotTokensRemaining.Enabled || m.LlamacppSlotContextUsage.Enabled,
 		instances: map[string]*instance{},
 	}
 }
@@ -243,8 +252,10 @@ func (s *Scraper) emit(at time.Time, in *instance, v watch.SlotsView, out pmetri
 	s.addHistograms(now, start, in, resource, md)
 
 	if next != nil || v.Err != nil { // else it is late, and what was shown may still hold
-		if in.shown.mayHoldMoreThan(next) {
+		if in.shown == nil || next == nil || in.shown.resource != next.resource {
 			s.end(in, at, md, out)
+		} else if s.bySlot { // the other series go on
+			s.endSlots(in, in.shown.without(next), at, md, out)
 		}
 		in.shown = next
 	}
@@ -259,6 +270,17 @@ func (s *Scraper) end(in *instance, now time.Time, md, out pmetric.Metrics) {
 	s.recordSlots(pcommon.NewTimestampFromTime(now), in, in.shown.slots)
 	stale.Mark(s.mb.Emit(metadata.WithResource(in.shown.resource)), md, now, out)
 	in.shown = nil
+}
+
+// endSlots ends the series of slots that md lacks.
+func (s *Scraper) endSlots(in *instance, ending []llamaserver.Slot, now time.Time, md, out pmetric.Metrics) {
+	if len(ending) == 0 {
+		return
+	}
+	for _, slot := range ending {
+		s.recordSlot(pcommon.NewTimestampFromTime(now), slot)
+	}
+	stale.Mark(s.mb.Emit(metadata.WithResource(in.shown.resource)), md, now, out)
 }
 
 // recordSlots records what the slots hold; those that are not listed are idle.

@@ -326,6 +326,20 @@ func TestScrape_SlotsGaugesEndWithTheirRequestAlsoByARestart(t *testing.T) {
 	assert.Zero(t, id.Int())
 }
 
+func TestScrape_RequestWithoutLimitEndsWhatRemainedInItsSlot(t *testing.T) {
+	cfg := NewDefaultConfig()
+	cfg.Metrics.LlamacppSlotTokensRemaining.Enabled = true
+	f := newFixture(t, cfg)
+	limited := busy(0, 7, 20, 1)
+	limited.Remaining = 30
+	f.scrape(t, watch.SlotsView{Snapshot: totals(0, 1, 0, 0, false), Reading: reading(0.01, limited)})
+	md := f.scrape(t, watch.SlotsView{Snapshot: totals(1, 1, 0, 0, false), Reading: reading(1.01, busy(0, 8, 20, 1))})
+	require.Equal(t, 2, md.ResourceMetrics().Len())
+	marker := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0)
+	assert.Equal(t, "llamacpp.slot.tokens.remaining", marker.Name())
+	assert.True(t, marker.Gauge().DataPoints().At(0).Flags().NoRecordedValue())
+}
+
 // The real server, read every half second: a prompt of 4,500 tokens in batches
 // with an answer of 150, a stream that the client cut after about 150, and a
 // short request.

@@ -12,7 +12,8 @@ import (
 )
 
 // call reads one endpoint. At most one read of it is under way, however many ask
-// for one, so that reads of a server that hangs do not pile up.
+// for one, so that reads of a server that hangs do not pile up. Who waits for it
+// sets a timer only if it does not come at once.
 type call[T any] struct {
 	conn  *connection
 	fetch func(context.Context) (T, error)
@@ -45,18 +46,18 @@ const (
 )
 
 // ask returns the read that is under way, or one that nobody has waited for
-// until its end, or else a new one. It reports whether the answer came before
-// the context's deadline.
-func (c *call[T]) ask(ctx context.Context) (r *reading[T], answered bool) {
+// until its end, or else a new one. It reports whether the answer came in time
+// and before the context ended.
+func (c *call[T]) ask(ctx context.Context, until time.Time) (r *reading[T], answered bool) {
 	r, isNew := c.begin()
-	if isNew && (c.slow.Load() || !c.readAtOnce(ctx, r)) {
+	if isNew && (c.slow.Load() || !c.readAtOnce(r, until)) {
 		c.conn.wg.Go(func() {
 			c.read(r, time.Now().Add(c.conn.timeout))
 			c.slow.Store(r.ended.Sub(r.began) > hurry/2)
 			c.finish(r)
 		})
 	}
-	answered = r.wait(ctx)
+	answered = r.wait(ctx, until)
 	return r, answered
 }
 
@@ -74,12 +75,8 @@ func (c *call[T]) begin() (r *reading[T], isNew bool) {
 // as quick as before. If not, the read has to be begun again with all the time
 // that it needs. The server may have been about to answer, but that is lost only
 // once.
-func (c *call[T]) readAtOnce(ctx context.Context, r *reading[T]) bool {
-	until := time.Now().Add(hurry)
-	if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
-		until = deadline
-	}
-	if !c.read(r, until) {
+func (c *call[T]) readAtOnce(r *reading[T], until time.Time) bool {
+	if !c.read(r, earlier(time.Now().Add(hurry), until)) {
 		c.slow.Store(true)
 		return false
 	}
@@ -107,9 +104,9 @@ func (c *call[T]) finish(r *reading[T]) {
 }
 
 // since returns a read that began at t or later; nil where none came in time.
-func (c *call[T]) since(ctx context.Context, t time.Time) *reading[T] {
+func (c *call[T]) since(ctx context.Context, t, until time.Time) *reading[T] {
 	for {
-		r, answered := c.ask(ctx)
+		r, answered := c.ask(ctx, until)
 		if !answered {
 			return nil
 		}
@@ -119,12 +116,16 @@ func (c *call[T]) since(ctx context.Context, t time.Time) *reading[T] {
 	}
 }
 
-// wait waits for the read's end, and reports whether it came before the
-// context's.
-func (r *reading[T]) wait(ctx context.Context) bool {
+// wait waits for the read's end, and reports whether it came in time and before
+// the context's.
+func (r *reading[T]) wait(ctx context.Context, until time.Time) bool {
 	if !r.isDone() {
+		late := time.NewTimer(time.Until(until))
+		defer late.Stop()
 		select {
 		case <-r.done:
+		case <-late.C:
+			return false
 		case <-ctx.Done():
 			return false
 		}

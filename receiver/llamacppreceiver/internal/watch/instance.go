@@ -167,8 +167,8 @@ func (in *instance) propsDue() bool {
 }
 
 // readProps reads /props into the view, which keeps the old ones if that fails.
-func (in *instance) readProps(ctx context.Context, v *View) {
-	r, answered := in.props.ask(ctx)
+func (in *instance) readProps(ctx context.Context, until time.Time, v *View) {
+	r, answered := in.props.ask(ctx, until)
 	v.responded("/props", r.took())
 	if !answered {
 		return
@@ -183,14 +183,14 @@ func (in *instance) readProps(ctx context.Context, v *View) {
 
 // refresh asks one model of a router, and reports whether it is still loaded.
 // metricsWake says that /metrics would wake it if it sleeps.
-func (in *instance) refresh(ctx context.Context, metricsWake bool) (there bool) {
+func (in *instance) refresh(ctx context.Context, until time.Time, metricsWake bool) (there bool) {
 	v := in.begin()
 	defer func() { in.show(v) }()
 	if v.State == Loading {
 		return true
 	}
 	if v.State != Sleeping || !metricsWake {
-		r, answered := in.metrics.ask(ctx)
+		r, answered := in.metrics.ask(ctx, until)
 		v.responded("/metrics", r.took())
 		switch {
 		case !answered:
@@ -209,7 +209,7 @@ func (in *instance) refresh(ctx context.Context, metricsWake bool) (there bool) 
 		}
 	}
 	if v.Props == nil || v.State == OK && in.propsDue() {
-		in.readProps(ctx, &v)
+		in.readProps(ctx, until, &v)
 	}
 	return true
 }

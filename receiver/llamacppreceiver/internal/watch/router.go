@@ -13,11 +13,11 @@ import (
 
 // refreshRouter asks a router and its models, and reports whether it still is
 // one.
-func (s *Server) refreshRouter(ctx context.Context) (v View, router bool) {
+func (s *Server) refreshRouter(ctx context.Context, until time.Time) (v View, router bool) {
 	v = s.self.begin()
-	r, answered := judge(ctx, s, &s.list, "/models", &v)
+	r, answered := judge(ctx, until, s, &s.list, "/models", &v)
 	if v.State == OK && s.self.propsDue() {
-		s.self.readProps(ctx, &v)
+		s.self.readProps(ctx, until, &v)
 		if v.Props != nil && !v.Props.Router { // another server took its place
 			return v, false
 		}
@@ -26,7 +26,7 @@ func (s *Server) refreshRouter(ctx context.Context) (v View, router bool) {
 		return v, true
 	}
 	for _, in := range s.adopt(r.value) {
-		if there := in.refresh(ctx, v.Props != nil && v.Props.MetricsWake()); !there {
+		if there := in.refresh(ctx, until, v.Props != nil && v.Props.MetricsWake()); !there {
 			s.forget(in)
 		}
 	}

@@ -120,7 +120,7 @@ type Observation struct {
 func (s *Server) Look(ctx context.Context, patience time.Duration) (Observation, bool) {
 	s.refreshing.Lock()
 	defer s.refreshing.Unlock()
-	s.refresh(ctx, patience)
+	s.refresh(ctx, within(ctx, patience))
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,11 +133,17 @@ func (s *Server) Look(ctx context.Context, patience time.Duration) (Observation,
 	return o, s.conn.life.Err() == nil
 }
 
-// refresh brings the instances up to date, as far as the server answers within
-// patience.
-func (s *Server) refresh(ctx context.Context, patience time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+// within returns the end of a look that may take as long as patience.
+func within(ctx context.Context, patience time.Duration) time.Time {
+	until := time.Now().Add(patience)
+	if deadline, ok := ctx.Deadline(); ok {
+		return earlier(deadline, until)
+	}
+	return until
+}
+
+// refresh brings the instances up to date, as far as the server answers in time.
+func (s *Server) refresh(ctx context.Context, until time.Time) {
 	s.mu.Lock()
 	s.refreshed = time.Now()
 	s.models = nil
@@ -146,10 +152,10 @@ func (s *Server) refresh(ctx context.Context, patience time.Duration) {
 
 	var v View
 	if !router {
-		v, router = s.refreshServer(ctx)
+		v, router = s.refreshServer(ctx, until)
 	}
 	if router {
-		v, router = s.refreshRouter(ctx)
+		v, router = s.refreshRouter(ctx, until)
 	}
 	s.self.show(v)
 	s.news.state(v)
@@ -163,17 +169,17 @@ func (s *Server) refresh(ctx context.Context, patience time.Duration) {
 
 // refreshServer asks a server that was no router so far, and reports whether it
 // is one.
-func (s *Server) refreshServer(ctx context.Context) (v View, router bool) {
+func (s *Server) refreshServer(ctx context.Context, until time.Time) (v View, router bool) {
 	in := s.self
 	v = in.begin()
 	if p := v.Props; p != nil && p.MetricsWake() && !in.active() {
-		in.readProps(ctx, &v)
+		in.readProps(ctx, until, &v)
 		if v.Props.Sleeping && llamaserver.ReasonOf(v.Err) != llamaserver.NoAnswer {
 			v.State = Sleeping
 			return v, false
 		}
 	}
-	r, answered := judge(ctx, s, &in.metrics, "/metrics", &v)
+	r, answered := judge(ctx, until, s, &in.metrics, "/metrics", &v)
 	if answered && llamaserver.ReasonOf(r.err) == llamaserver.NeedsModel {
 		return v, true
 	}
@@ -184,7 +190,7 @@ func (s *Server) refreshServer(ctx context.Context) (v View, router bool) {
 		return v, false
 	}
 	if in.propsDue() {
-		in.readProps(ctx, &v)
+		in.readProps(ctx, until, &v)
 	}
 	if v.Props != nil && v.Props.Sleeping {
 		v.State = Sleeping

@@ -42,15 +42,14 @@ type SlotsView struct {
 //
 // A reading of /slots belongs to the same process as the view's snapshot.
 func (s *Server) LookAtSlots(ctx context.Context, always bool, interval, patience time.Duration) []SlotsView {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	s.refreshUnlessFresh(ctx, interval, patience/2)
+	until := within(ctx, patience)
+	s.refreshUnlessFresh(ctx, interval, within(ctx, patience/2))
 
 	up := s.self.up()
 	var views []SlotsView
 	for _, in := range s.instances() {
 		if up && in.up() {
-			views = append(views, in.lookAtSlots(ctx, always))
+			views = append(views, in.lookAtSlots(ctx, until, always))
 		} else {
 			views = append(views, SlotsView{Model: in.model, Down: true})
 		}
@@ -62,7 +61,7 @@ func (s *Server) LookAtSlots(ctx context.Context, always bool, interval, patienc
 }
 
 // refreshUnlessFresh refreshes when nobody else does.
-func (s *Server) refreshUnlessFresh(ctx context.Context, interval, patience time.Duration) {
+func (s *Server) refreshUnlessFresh(ctx context.Context, interval time.Duration, until time.Time) {
 	const slack = 5 // a fifth of the interval: the other scraper's clock is no better than ours
 	s.mu.Lock()
 	fresh := time.Since(s.refreshed) < 2*interval+interval/slack
@@ -71,7 +70,7 @@ func (s *Server) refreshUnlessFresh(ctx context.Context, interval, patience time
 		return
 	}
 	defer s.refreshing.Unlock()
-	s.refresh(ctx, patience)
+	s.refresh(ctx, until)
 }
 
 // instances returns what has slots: the server, or the models that a router has
@@ -90,7 +89,7 @@ func (in *instance) up() bool {
 	return state == OK || state == Sleeping
 }
 
-func (in *instance) lookAtSlots(ctx context.Context, always bool) SlotsView {
+func (in *instance) lookAtSlots(ctx context.Context, until time.Time, always bool) SlotsView {
 	in.mu.Lock()
 	v := SlotsView{Model: in.model, Props: in.propsValue, Snapshot: in.snapshot, NoMetrics: in.off}
 	awake := in.view.State == OK
@@ -99,7 +98,7 @@ func (in *instance) lookAtSlots(ctx context.Context, always bool) SlotsView {
 	if !awake || !active {
 		return v
 	}
-	r, answered := in.slots.ask(ctx)
+	r, answered := in.slots.ask(ctx, until)
 	if !answered || llamaserver.ReasonOf(r.err) == llamaserver.NotLoaded {
 		return v
 	}
@@ -108,7 +107,7 @@ func (in *instance) lookAtSlots(ctx context.Context, always bool) SlotsView {
 		in.news.endpoint(in.endpoint("/slots"), r.err)
 	}
 	if r.err == nil {
-		in.join(ctx, r, &v)
+		in.join(ctx, until, r, &v)
 	}
 	return v
 }
@@ -133,10 +132,10 @@ func (in *instance) count(err error) (isNews bool) {
 // known to be of the snapshot's process. It is known when no connection was
 // opened since the snapshot, as a connection does not outlive the process behind
 // it. Otherwise /metrics, read once more, has to name the same process.
-func (in *instance) join(ctx context.Context, r *reading[[]llamaserver.Slot], v *SlotsView) {
+func (in *instance) join(ctx context.Context, until time.Time, r *reading[[]llamaserver.Slot], v *SlotsView) {
 	before := v.Snapshot
 	if before != nil && r.dials != before.dials {
-		if m := in.metrics.since(ctx, r.ended); m == nil || m.err != nil {
+		if m := in.metrics.since(ctx, r.ended, until); m == nil || m.err != nil {
 			return
 		}
 	}

@@ -29,21 +29,18 @@ func (s State) String() string {
 // judge asks for the answer that proves best that the server is up, writes into
 // the view what it says of the server's state, and reports whether it came.
 // Where it is late or an error, /health has the last word.
-func judge[T any](ctx context.Context, s *Server, c *call[T], path string, v *View) (r *reading[T], answered bool) {
-	deadline, _ := ctx.Deadline()
-	half, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
-	r, answered = c.ask(half)
-	cancel()
+func judge[T any](ctx context.Context, until time.Time, s *Server, c *call[T], path string, v *View) (r *reading[T], answered bool) {
+	r, answered = c.ask(ctx, until.Add(-time.Until(until)/2))
 	if !answered {
-		s.askHealth(ctx, nil, v)
-		answered = r.wait(ctx)
+		s.askHealth(ctx, until, nil, v)
+		answered = r.wait(ctx, until)
 	}
 	sure := true
 	switch {
 	case answered && r.err == nil:
 		v.State, v.Err = OK, nil
 	case answered:
-		sure = s.askHealth(ctx, r.err, v)
+		sure = s.askHealth(ctx, until, r.err, v)
 	}
 	v.responded(path, r.took())
 	if answered && sure && v.State == OK {
@@ -56,7 +53,7 @@ func judge[T any](ctx context.Context, s *Server, c *call[T], path string, v *Vi
 // late (nil), and writes it into the view with the error that says most. sure is
 // false when /health is late as well: one stall is noise, and nothing is known
 // to have changed.
-func (s *Server) askHealth(ctx context.Context, err error, v *View) (sure bool) {
+func (s *Server) askHealth(ctx context.Context, until time.Time, err error, v *View) (sure bool) {
 	v.Err = err
 	switch llamaserver.ReasonOf(err) {
 	case llamaserver.Loading:
@@ -69,7 +66,7 @@ func (s *Server) askHealth(ctx context.Context, err error, v *View) (sure bool) 
 		v.State, v.Err = OK, nil
 		return true
 	}
-	r, answered := s.health.ask(ctx)
+	r, answered := s.health.ask(ctx, until)
 	v.responded("/health", r.took())
 	if !answered {
 		return false
