@@ -83,11 +83,16 @@ e2e: build ## Run the end-to-end tests against the real llama-server and Prometh
 
 .PHONY: test-gpu
 test-gpu: prerequisites ## Compare the GPU metrics with nvidia-smi, and run a small load, if there is an NVIDIA GPU
-	@if nvidia-smi -L 2>/dev/null | grep '^GPU'; then \
-		go test -tags gpu -count=1 -v ./test/realgpu && \
-		go test -run '^$$' -bench Driver -benchmem -tags gpu ./receiver/llamacppreceiver/internal/gpu; \
+	@if ! command -v nvidia-smi >/dev/null; then \
+		echo "make: nvidia-smi, which comes with NVIDIA's driver, is not on PATH: nothing was tested"; \
+	elif ! gpus=$$(nvidia-smi -L 2>&1) || [[ $$gpus != GPU* ]]; then \
+		printf 'make: nvidia-smi -L lists no GPU: nothing was tested. It says:\n%s\n' "$$gpus"; \
 	else \
-		echo "make: no NVIDIA GPU on this machine (nvidia-smi -L lists none): nothing was tested"; \
+		printf -- '--- %s GPU metrics, against nvidia-smi and under a small load, on:\n%s\n' "$$(date +%T)" "$$gpus"; \
+		export CGO_ENABLED=1; \
+		go test -tags gpu -count=1 -v ./test/realgpu; \
+		printf -- '--- %s what one sample costs\n' "$$(date +%T)"; \
+		go test -run '^$$' -bench Driver -benchmem -tags gpu ./receiver/llamacppreceiver/internal/gpu; \
 	fi
 
 .PHONY: fuzz

@@ -6,14 +6,12 @@
 package realgpu
 
 import (
-	"bufio"
-	"cmp"
 	"fmt"
-	"io"
+	"maps"
 	"math"
-	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,6 +28,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
 )
 
 const patience = 30 * time.Second
@@ -84,6 +83,28 @@ func last(sink *consumertest.MetricsSink, id, name string, attributes ...string)
 	return value, ok
 }
 
+// ids returns the GPUs and MIG instances that have a metric.
+func ids(sink *consumertest.MetricsSink, name string) []string {
+	found := map[string]bool{}
+	for _, md := range sink.AllMetrics() {
+		for _, rm := range md.ResourceMetrics().All() {
+			for _, sm := range rm.ScopeMetrics().All() {
+				for _, m := range sm.Metrics().All() {
+					if m.Name() != name {
+						continue
+					}
+					for _, p := range points(m).All() {
+						if id, ok := p.Attributes().Get("hw.id"); ok {
+							found[id.Str()] = true
+						}
+					}
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
 func points(m pmetric.Metric) pmetric.NumberDataPointSlice {
 	if m.Type() == pmetric.MetricTypeSum {
 		return m.Sum().DataPoints()
@@ -122,7 +143,8 @@ func query(t *testing.T, what string) [][]string {
 }
 
 // Values that do not change are equal. Those that do, such as power, come near
-// each other sooner or later: nvidia-smi itself wakes a GPU that is idle.
+// each other sooner or later: nvidia-smi itself wakes a GPU that is idle. On
+// several busy GPUs not all do at the same moment.
 func TestValuesAreThoseOfNvidiaSMI(t *testing.T) {
 	const mib = 1 << 20
 	sink, _ := watch(t, "")
@@ -149,96 +171,135 @@ func TestValuesAreThoseOfNvidiaSMI(t *testing.T) {
 		{"ecc.errors.corrected.volatile.total", "hw.errors", []string{"error.type=ecc.corrected"}, 1, 0},
 		{"ecc.errors.uncorrected.volatile.total", "hw.errors", []string{"error.type=ecc.uncorrected"}, 1, 0},
 	}
-	var fields []string
+	fields := []string{"mig.mode.current"}
 	for _, c := range checks {
 		fields = append(fields, c.field)
 	}
-	require.Eventually(t, func() bool { return sink.DataPointCount() > 0 }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return sink.DataPointCount() > 0 }, patience, 10*time.Millisecond,
+		"the receiver sees no GPU, although nvidia-smi does: its log is below")
+	near := map[string]bool{} // by GPU and field
 	var apart []string
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Second) { // more than one scrape
 		apart = nil
 		for _, row := range smi(t, fields...) {
-			require.Len(t, row, 1+len(checks))
+			require.Len(t, row, 1+len(fields))
+			id, partitioned, row := row[0], row[1] == "Enabled", row[2:]
 			for i, c := range checks {
-				want, err := strconv.ParseFloat(row[i+1], 64)
-				if err != nil { // [N/A], [Not Supported]
+				key := id + " " + c.field
+				want, err := strconv.ParseFloat(row[i], 64)
+				if near[key] || err != nil { // [N/A], [Not Supported], [Insufficient Permissions]
 					continue
 				}
-				got, ok := last(sink, row[0], c.metric, c.attributes...)
-				line := fmt.Sprintf("%s %s %v: %v, nvidia-smi %s: %s", row[0], c.metric, c.attributes, got, c.field, row[i+1])
-				if !ok || math.Abs(want*c.factor-got) > c.within {
+				if partitioned && (c.field == "memory.total" || c.field == "memory.used") {
+					continue // the memory is that of its MIG instances
+				}
+				got, ok := last(sink, id, c.metric, c.attributes...)
+				line := fmt.Sprintf("%s %s %v: %v, nvidia-smi %s: %s", id, c.metric, c.attributes, got, c.field, row[i])
+				if near[key] = ok && math.Abs(want*c.factor-got) <= c.within; near[key] {
+					t.Log(line)
+				} else {
 					apart = append(apart, line)
 				}
-				t.Log(line)
 			}
 		}
 		if len(apart) == 0 {
-			return
+			break
 		}
 	}
+	assert.NotEmpty(t, near, "nvidia-smi tells no value")
 	assert.Empty(t, apart, "not what nvidia-smi says, or not there at all")
 }
 
-func TestLoadMovesWhatItShould(t *testing.T) {
+// state is what a load changes of a GPU or MIG instance. Some lack a sensor; an
+// instance has only its memory.
+type state struct {
+	memory, power, utilization float64
+	hasPower, hasUtilization   bool
+}
+
+func stateOf(sink *consumertest.MetricsSink, id string) (s state) {
+	s.memory, _ = last(sink, id, "hw.gpu.memory.usage")
+	s.power, s.hasPower = last(sink, id, "nvidia.gpu.power.mean")
+	s.utilization, s.hasUtilization = last(sink, id, "hw.gpu.utilization", "hw.gpu.task=general")
+	return s
+}
+
+// loaded reports whether a GPU works and holds the memory of the load, and did
+// neither before.
+func (s state) loaded(before state) bool {
+	return s.memory >= before.memory+1<<30 && (!s.hasUtilization || s.utilization > 0.8) &&
+		(!before.hasPower || s.power > before.power+20)
+}
+
+// startLoad runs the load until the test ends, and returns its process and port.
+func startLoad(t *testing.T) (process *child.Process, port string) {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), "load")
-	out, err := exec.Command(cmp.Or(os.Getenv("CC"), "cc"), "-O1", "-o", program, filepath.Join("load", "load.c"), "-ldl").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	cc, err := exec.Command("go", "env", "CC").Output()
+	require.NoError(t, err)
+	compiler := strings.Fields(string(cc)) // such as ccache gcc
+	out, err := exec.Command(compiler[0], append(compiler[1:], "-O1", "-o", program, filepath.Join("load", "load.c"), "-ldl")...).CombinedOutput()
+	require.NoError(t, err, "compile load.c: %s", out)
 
-	gpus, _ := watch(t, "")
-	before := map[string][2]float64{}
-	require.Eventually(t, func() bool { return gpus.DataPointCount() > 0 }, patience, 10*time.Millisecond)
-	time.Sleep(2 * time.Second) // the mean power needs two scrapes
-	for _, row := range smi(t) {
-		memory, _ := last(gpus, row[0], "hw.gpu.memory.usage")
-		power, _ := last(gpus, row[0], "nvidia.gpu.power.mean")
-		before[row[0]] = [2]float64{memory, power}
+	cmd := exec.Command(program)
+	input, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	var said child.Output
+	process, err = child.Start(cmd, &said)
+	require.NoError(t, err)
+	for !strings.HasSuffix(said.String(), "\n") {
+		select {
+		case <-process.Exited():
+			t.Fatalf("the load did not start: %s", &said)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-
-	load := exec.Command(program)
-	load.Stderr = os.Stderr
-	input, err := load.StdinPipe()
-	require.NoError(t, err)
-	output, err := load.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, load.Start())
+	port = strings.TrimSpace(said.String())
 	t.Cleanup(func() {
-		assert.NoError(t, input.Close())
-		_, _ = io.Copy(io.Discard, output)
-		assert.NoError(t, load.Wait())
+		_ = input.Close() // it may have ended
+		assert.True(t, process.State().Success(), "the load: %s: %s", process.State(), &said)
 	})
-	port, err := bufio.NewReader(output).ReadString('\n')
-	require.NoError(t, err, "the load did not start")
+	return process, port
+}
 
+func TestLoadMovesWhatItShould(t *testing.T) {
+	gpus, _ := watch(t, "")
+	before := map[string]state{} // by GPU, or MIG instance
+	require.Eventually(t, func() bool { return gpus.DataPointCount() > 0 }, patience, 10*time.Millisecond,
+		"the receiver sees no GPU, although nvidia-smi does: its log is below")
+	time.Sleep(2 * time.Second) // the mean power needs two scrapes
+	for _, id := range ids(gpus, "hw.gpu.memory.usage") {
+		before[id] = stateOf(gpus, id)
+	}
+	require.NotEmpty(t, before, "no GPU says how much memory is in use")
+
+	load, port := startLoad(t)
 	var moved string
 	require.Eventually(t, func() bool {
 		for id, b := range before {
-			memory, _ := last(gpus, id, "hw.gpu.memory.usage")
-			power, _ := last(gpus, id, "nvidia.gpu.power.mean")
-			utilization, _ := last(gpus, id, "hw.gpu.utilization", "hw.gpu.task=general")
-			if memory >= b[0]+1<<30 && utilization > 0.8 && power > b[1]+20 {
-				t.Logf("%s: memory %v, before %v; mean power %v, before %v; utilization %v", id, memory, b[0], power, b[1], utilization)
+			if now := stateOf(gpus, id); now.loaded(b) {
+				t.Logf("%s: %+v, before %+v", id, now, b)
 				moved = id
 				return true
 			}
 		}
 		return false
-	}, patience, 200*time.Millisecond)
+	}, patience, 200*time.Millisecond, "1 GiB and work on the GPU that CUDA chose moved nothing")
 
 	// The receiver without a server goes on reporting the GPUs. This one reports
 	// what its server holds.
-	server, logs := watch(t, "http://127.0.0.1:"+strings.TrimSpace(port))
+	server, logs := watch(t, "http://127.0.0.1:"+port)
 	listed := -1.0
 	for _, row := range query(t, "--query-compute-apps=pid,used_memory") {
-		if row[0] == strconv.Itoa(load.Process.Pid) {
-			mib, err := strconv.ParseFloat(row[1], 64)
-			require.NoError(t, err)
+		if mib, err := strconv.ParseFloat(row[1], 64); err == nil && row[0] == strconv.Itoa(load.PID()) {
 			listed = mib * (1 << 20)
 		}
 	}
 	if listed < 0 {
 		// In a container with a process namespace of its own the driver's process ids
-		// are those of another namespace, and the log has to say so.
-		t.Log("nvidia-smi does not list the process by its id here")
+		// are those of another namespace, some virtual machines hide the memory, and the
+		// log has to say so.
+		t.Log("nvidia-smi does not list the process by its id and memory here")
 		require.Eventually(t, func() bool { return logs.FilterMessageSnippet("no llamacpp.gpu.memory.usage").Len() > 0 }, patience, 200*time.Millisecond)
 		return
 	}

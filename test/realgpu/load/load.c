@@ -39,14 +39,21 @@ static const char kernel[] =
 
 static void *cuda;
 
-#define CALL(name, types, ...)                                          \
-    do {                                                                \
-        int (*f) types = (int(*) types)dlsym(cuda, #name);              \
-        int result = f ? f(__VA_ARGS__) : -1;                           \
-        if (result) {                                                   \
-            fprintf(stderr, "%s: CUresult %d\n", #name, result);        \
-            return 1;                                                   \
-        }                                                               \
+static int failed(const char *name, int result) {
+    int (*tell)(int, const char **) = (int (*)(int, const char **))dlsym(cuda, "cuGetErrorString");
+    const char *text = "not in this driver's libcuda";
+    if (result != -1 && (!tell || tell(result, &text)))
+        text = "unknown error";
+    fprintf(stderr, "%s: CUresult %d: %s\n", name, result, text);
+    return 1;
+}
+
+#define CALL(name, types, ...)                             \
+    do {                                                   \
+        int (*f) types = (int(*) types)dlsym(cuda, #name); \
+        int result = f ? f(__VA_ARGS__) : -1;              \
+        if (result)                                        \
+            return failed(#name, result);                  \
     } while (0)
 
 int main(void) {
@@ -59,7 +66,7 @@ int main(void) {
     }
     cuda = dlopen("libcuda.so.1", RTLD_NOW);
     if (!cuda) {
-        fprintf(stderr, "%s\n", dlerror());
+        fprintf(stderr, "%s: in a container, set NVIDIA_DRIVER_CAPABILITIES=utility,compute\n", dlerror());
         return 1;
     }
     int device;
@@ -77,10 +84,8 @@ int main(void) {
         snprintf(source, sizeof source, "%s%s", targets[i], kernel);
         result = compile(&module, source);
     }
-    if (result) {
-        fprintf(stderr, "cuModuleLoadData: CUresult %d\n", result);
-        return 1;
-    }
+    if (result)
+        return failed("cuModuleLoadData", result);
     CALL(cuModuleGetFunction, (void **, void *, const char *), &function, module, "work");
     printf("%d\n", ntohs(at.sin_port));
     fflush(stdout);
