@@ -135,8 +135,8 @@ func generate(ctx context.Context, server *llamatest.Server, tokens int) (cost, 
 	}
 	cpu2, err := process.CPU(server.PID)
 	return cost{
-		speed: float64(r.PredictedTokens-1) / (r.Duration - r.TTFT).Seconds(),
-		cpu:   (cpu2 - cpu1) / time.Duration(max(r.PredictedTokens, 1)),
+		speed: float64(r.OutputTokens-1) / r.End.Sub(r.FirstToken).Seconds(),
+		cpu:   (cpu2 - cpu1) / time.Duration(max(r.OutputTokens, 1)),
 	}, err
 }
 

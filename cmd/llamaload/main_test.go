@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
 
@@ -239,14 +239,11 @@ func TestRun_AServerThatDiesLeavesWhatWasMeasured(t *testing.T) {
 func TestRun_SaysWhenOthersUseTheServer(t *testing.T) {
 	_, url := simulator(t, llamasim.Options{TokensPerSecond: 1000})
 	other := time.AfterFunc(300*time.Millisecond, func() {
-		r, err := http.Post(url+"/completion", "application/json", strings.NewReader(`{"prompt":"the of and","n_predict":5}`))
-		if err == nil {
-			r.Body.Close()
-		}
+		_, err := (&llamatest.Client{BaseURL: url}).Complete(t.Context(), llamatest.Request{Prompt: "the of and", MaxTokens: 5})
+		assert.NoError(t, err)
 	})
 	defer other.Stop()
 	_, stdout, _ := llamaload(t, "run", "--url", url, "--rate", "10", "--duration", "1s", "--max-tokens", "3")
-	http.DefaultClient.CloseIdleConnections()
 	assert.Contains(t, stdout, "the server counted more: others used it during the run")
 }
 

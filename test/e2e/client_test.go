@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 )
 
@@ -28,7 +29,7 @@ type clients struct {
 
 	mu       sync.Mutex
 	arrivals []time.Time // of each token of a stream
-	results  []llamatest.Result
+	results  []completion.Result
 }
 
 func clientsOf(t testing.TB, s *llamatest.Server) *clients {
@@ -83,9 +84,11 @@ func (c *clients) counts() (prompt, cached, predicted float64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, r := range c.results {
-		prompt += float64(r.PromptTokens)
-		cached += float64(r.CachedTokens)
-		predicted += float64(r.PredictedTokens)
+		if t := r.Timings; t != nil { // a stream that was left has none
+			prompt += float64(t.PromptTokens)
+			cached += float64(t.CachedTokens)
+			predicted += float64(t.PredictedTokens)
+		}
 	}
 	return prompt, cached, predicted
 }
@@ -102,7 +105,8 @@ func (c *clients) received(at time.Time) (n float64) {
 	return n
 }
 
-// tally counts the tokens of streams as they come.
+// tally counts the tokens of streams as they come; a result tells them only at
+// the end.
 type tally struct {
 	http.RoundTripper
 	got func(tokens int)

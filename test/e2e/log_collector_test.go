@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
 )
@@ -148,26 +149,24 @@ func (c *collector) awaitSpans(n int, match ...otlpsink.MatchSpan) otlpsink.Span
 }
 
 // answered are the results of requests that got a whole answer.
-func (c *clients) answered() []llamatest.Result {
+func (c *clients) answered() []completion.Result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(c.results), func(r llamatest.Result) bool { return r.Timings.PredictedN == 0 })
+	return slices.DeleteFunc(slices.Clone(c.results), func(r completion.Result) bool { return r.Timings == nil })
 }
 
 // rounding is that of the log's milliseconds, which have two decimals.
 const rounding = 5100 * time.Nanosecond
 
-func milliseconds(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
-
 // request is what a client and a span say of the same request.
 type request struct {
-	answer llamatest.Result
+	answer completion.Result
 	span   otlpsink.Span
 }
 
 // checkCompleted waits for the requests that clients got an answer to, and holds
 // every number that comes out of the log against those in the answers.
-func checkCompleted(t *testing.T, c *collector, answers []llamatest.Result) []request {
+func checkCompleted(t *testing.T, c *collector, answers []completion.Result) []request {
 	t.Helper()
 	of := otlpsink.SpanWith("llamacpp.request.outcome", "completed")
 	c.await(float64(len(answers)), "llamacpp.requests", outcome("completed"))
@@ -195,22 +194,22 @@ func checkCompleted(t *testing.T, c *collector, answers []llamatest.Result) []re
 }
 
 // isOf reports whether a span has all the numbers of an answer.
-func isOf(s otlpsink.Span, children map[string]otlpsink.Span, want llamatest.Timings) bool {
+func isOf(s otlpsink.Span, children map[string]otlpsink.Span, want *completion.Timings) bool {
 	took := func(name string) time.Duration { return children[name].End.Sub(children[name].Start) }
 	within := func(a, b time.Duration) bool { return (a - b).Abs() <= rounding }
-	return s.Attributes["gen_ai.usage.input_tokens"] == strconv.Itoa(want.PromptN+want.CacheN) &&
-		s.Attributes["gen_ai.usage.cache_read.input_tokens"] == strconv.Itoa(want.CacheN) &&
-		s.Attributes["gen_ai.usage.output_tokens"] == strconv.Itoa(want.PredictedN) &&
-		children["prompt"].Attributes["llamacpp.tokens"] == strconv.Itoa(want.PromptN) &&
-		within(took("prompt"), milliseconds(want.PromptMS)) &&
-		within(took("generation"), milliseconds(want.PredictedMS))
+	return s.Attributes["gen_ai.usage.input_tokens"] == strconv.Itoa(want.PromptTokens+want.CachedTokens) &&
+		s.Attributes["gen_ai.usage.cache_read.input_tokens"] == strconv.Itoa(want.CachedTokens) &&
+		s.Attributes["gen_ai.usage.output_tokens"] == strconv.Itoa(want.PredictedTokens) &&
+		children["prompt"].Attributes["llamacpp.tokens"] == strconv.Itoa(want.PromptTokens) &&
+		within(took("prompt"), want.Prompt) &&
+		within(took("generation"), want.Predicted)
 }
 
 // checkDistributions holds the histograms against what the answers say.
-func checkDistributions(t *testing.T, c *collector, answers []llamatest.Result) {
+func checkDistributions(t *testing.T, c *collector, answers []completion.Result) {
 	t.Helper()
 	const log = 1.1e-5 // the rounding of two times in the log, in seconds
-	check := func(metric string, tolerance float64, value func(llamatest.Timings) (float64, bool), match ...otlpsink.Match) {
+	check := func(metric string, tolerance float64, value func(*completion.Timings) (float64, bool), match ...otlpsink.Match) {
 		t.Helper()
 		var want []float64
 		var sum float64
@@ -242,17 +241,17 @@ func checkDistributions(t *testing.T, c *collector, answers []llamatest.Result) 
 			assert.True(t, low-tolerance <= v && v <= high+tolerance, "%s: P%v is %v, the histogram says %v to %v", metric, 100*q, v, low, high)
 		}
 	}
-	count := func(value func(llamatest.Timings) int) func(llamatest.Timings) (float64, bool) {
-		return func(s llamatest.Timings) (float64, bool) { return float64(value(s)), true }
+	count := func(value func(*completion.Timings) int) func(*completion.Timings) (float64, bool) {
+		return func(s *completion.Timings) (float64, bool) { return float64(value(s)), true }
 	}
-	check("gen_ai.server.request.duration", log, func(s llamatest.Timings) (float64, bool) { return (s.PromptMS + s.PredictedMS) / 1000, true }, without("error.type"))
-	check("gen_ai.server.time_to_first_token", log, func(s llamatest.Timings) (float64, bool) { return s.PromptMS / 1000, true })
-	check("gen_ai.server.time_per_output_token", log, func(s llamatest.Timings) (float64, bool) {
-		return s.PredictedMS / 1000 / float64(s.PredictedN-1), s.PredictedN > 1
+	check("gen_ai.server.request.duration", log, func(s *completion.Timings) (float64, bool) { return (s.Prompt + s.Predicted).Seconds(), true }, without("error.type"))
+	check("gen_ai.server.time_to_first_token", log, func(s *completion.Timings) (float64, bool) { return s.Prompt.Seconds(), true })
+	check("gen_ai.server.time_per_output_token", log, func(s *completion.Timings) (float64, bool) {
+		return s.Predicted.Seconds() / float64(s.PredictedTokens-1), s.PredictedTokens > 1
 	})
-	check("llamacpp.request.tokens", 0, count(func(s llamatest.Timings) int { return s.PromptN + s.CacheN }), otlpsink.With("gen_ai.token.type", "input"))
-	check("llamacpp.request.tokens", 0, count(func(s llamatest.Timings) int { return s.PredictedN }), otlpsink.With("gen_ai.token.type", "output"))
-	check("llamacpp.request.cached_tokens", 0, count(func(s llamatest.Timings) int { return s.CacheN }))
+	check("llamacpp.request.tokens", 0, count(func(s *completion.Timings) int { return s.PromptTokens + s.CachedTokens }), otlpsink.With("gen_ai.token.type", "input"))
+	check("llamacpp.request.tokens", 0, count(func(s *completion.Timings) int { return s.PredictedTokens }), otlpsink.With("gen_ai.token.type", "output"))
+	check("llamacpp.request.cached_tokens", 0, count(func(s *completion.Timings) int { return s.CachedTokens }))
 }
 
 // without chooses points that lack an attribute.
@@ -260,7 +259,8 @@ func without(key string) otlpsink.Match {
 	return func(p otlpsink.Point) bool { _, ok := p.Attributes[key]; return !ok }
 }
 
-// post sends a body to the server and returns the answer's status and text.
+// post sends a body as it is, one that clients do not send, such as a wrong one or
+// one for several answers, and returns the answer's status and text.
 func post(t testing.TB, s *llamatest.Server, path, body string) (status int, text string) {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL()+path, strings.NewReader(body))
@@ -279,9 +279,9 @@ func post(t testing.TB, s *llamatest.Server, path, body string) (status int, tex
 func (c *clients) refused(q llamatest.Request) {
 	c.t.Helper()
 	_, err := c.client.Complete(c.t.Context(), q)
-	var status *llamatest.StatusError
-	if assert.ErrorAs(c.t, err, &status) {
-		assert.Equal(c.t, http.StatusBadRequest, status.Code)
+	var refused *completion.ServerError
+	if assert.ErrorAs(c.t, err, &refused) {
+		assert.Equal(c.t, http.StatusBadRequest, refused.Status)
 	}
 }
 

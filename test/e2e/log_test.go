@@ -50,10 +50,10 @@ func TestLog_EveryNumberIsTheOneInTheAnswer(t *testing.T) {
 
 	cached := 0
 	for _, r := range requests {
-		cached += r.answer.CachedTokens
+		cached += r.answer.Timings.CachedTokens
 		assert.Equal(t, "text_completion tiny", r.span.Name)
 		assert.Equal(t, "tiny", r.span.Attributes["gen_ai.request.model"])
-		assert.GreaterOrEqual(t, r.answer.Duration+rounding, milliseconds(r.answer.Timings.PromptMS+r.answer.Timings.PredictedMS), "the client has waited for longer")
+		assert.GreaterOrEqual(t, r.answer.End.Sub(r.answer.Sent)+rounding, r.answer.Timings.Prompt+r.answer.Timings.Predicted, "the client has waited for longer")
 	}
 	assert.Positive(t, cached, "the cache was of use")
 	checkClock(t, requests)
@@ -66,7 +66,7 @@ func checkClock(t *testing.T, requests []request) {
 	t.Helper()
 	var off []time.Duration
 	for _, r := range requests {
-		off = append(off, r.span.End.Sub(r.answer.Ended).Abs())
+		off = append(off, r.span.End.Sub(r.answer.End).Abs())
 	}
 	slices.Sort(off)
 	most := off[len(off)*90/100]
@@ -87,7 +87,7 @@ func checkExemplars(t *testing.T, c *collector, requests []request) {
 			continue
 		}
 		of := requests[i]
-		assert.InDelta(t, (of.answer.Timings.PromptMS+of.answer.Timings.PredictedMS)/1000, e.Value, 1.1e-5)
+		assert.InDelta(t, (of.answer.Timings.Prompt + of.answer.Timings.Predicted).Seconds(), e.Value, 1.1e-5)
 		assert.WithinDuration(t, of.span.End, e.Time, 500*time.Millisecond) // each estimates it
 		assert.Equal(t, of.span.Attributes["llamacpp.task.id"], e.Attributes["llamacpp.task.id"])
 		assert.Equal(t, of.span.Attributes["llamacpp.slot.id"], e.Attributes["llamacpp.slot.id"])

@@ -5,7 +5,6 @@ package llamasim
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -18,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 	"go.uber.org/goleak"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -66,6 +67,8 @@ func get(t *testing.T, url string) (int, string) {
 	return r.StatusCode, string(b)
 }
 
+// post sends a body as it is: how the simulator reads it and what it answers, to
+// the byte, is what the tests are about.
 func post(t *testing.T, url, body string) (int, string) {
 	t.Helper()
 	r, err := client.Post(url, "application/json", strings.NewReader(body))
@@ -241,18 +244,8 @@ func TestServer_StreamGivesEveryTokenAndCloses(t *testing.T) {
 
 func TestServer_ClientThatLeavesAStreamIsCounted(t *testing.T) {
 	s, url := start(t, Options{TokensPerSecond: 200})
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/completion", strings.NewReader(`{"prompt":"the","n_predict":1000,"stream":true}`))
+	_, err := (&llamatest.Client{BaseURL: url}).Complete(t.Context(), llamatest.Request{Prompt: "the", MaxTokens: 1000, Stream: true, CancelAfterTokens: 20})
 	require.NoError(t, err)
-	r, err := client.Do(q)
-	require.NoError(t, err)
-	sc := bufio.NewScanner(r.Body)
-	for n := 0; n < 20 && sc.Scan(); n++ {
-		continue
-	}
-	cancel()
-	r.Body.Close()
 	require.Eventually(t, func() bool { return s.Processing() == 0 }, 10*time.Second, 5*time.Millisecond)
 	n := s.Predicted()
 	assert.GreaterOrEqual(t, n, int64(10))

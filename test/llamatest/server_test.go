@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"
 )
 
@@ -44,17 +45,18 @@ func TestServer_LivesDiesAndComesBack(t *testing.T) {
 	s := Start(t, Options{})
 	res, err := s.Client().Complete(ctx, Request{PromptWords: 30, MaxTokens: 12})
 	require.NoError(t, err)
-	assert.Equal(t, 31, res.PromptTokens)
-	assert.Equal(t, 12, res.PredictedTokens)
+	assert.Equal(t, 31, res.Timings.PromptTokens)
+	assert.Equal(t, 12, res.OutputTokens)
 
 	res, err = s.Client().Complete(ctx, Request{PromptWords: 30, Seed: 1, MaxTokens: 12, Stream: true})
 	require.NoError(t, err)
-	assert.Equal(t, 31, res.PromptTokens+res.CachedTokens)
-	assert.Equal(t, 12, res.Received)
-	assert.Equal(t, 12, res.Timings.PredictedN)
-	assert.Positive(t, res.Timings.PromptMS)
-	assert.Positive(t, res.Timings.PredictedMS)
-	assert.WithinDuration(t, time.Now(), res.Ended, 10*time.Second)
+	assert.Equal(t, 31, res.InputTokens)
+	assert.Equal(t, 31, res.Timings.PromptTokens+res.Timings.CachedTokens)
+	assert.Equal(t, 12, res.Chunks)
+	assert.Equal(t, 12, res.Timings.PredictedTokens)
+	assert.Positive(t, res.Timings.Prompt)
+	assert.Positive(t, res.Timings.Predicted)
+	assert.WithinDuration(t, time.Now(), res.End, 10*time.Second)
 
 	pid := s.PID
 	require.NoError(t, s.Restart(ctx))
@@ -95,8 +97,8 @@ func TestClient_LeavesAStream(t *testing.T) {
 	s := Start(t, Options{Context: 4 * 4096})
 	res, err := s.Client().Complete(within(t), Request{PromptWords: 3, MaxTokens: 4000, Stream: true, CancelAfterTokens: 5})
 	require.NoError(t, err)
-	assert.True(t, res.Cancelled)
-	assert.Equal(t, 5, res.Received)
+	assert.Equal(t, completion.Cancelled, res.Outcome)
+	assert.Equal(t, 5, res.Chunks)
 }
 
 func TestClient_ErrorHasTheStatus(t *testing.T) {
@@ -104,9 +106,9 @@ func TestClient_ErrorHasTheStatus(t *testing.T) {
 	c := s.Client()
 	c.APIKey = "wrong"
 	_, err := c.Complete(within(t), Request{})
-	var status *StatusError
-	require.ErrorAs(t, err, &status)
-	assert.Equal(t, http.StatusUnauthorized, status.Code)
+	var refused *completion.ServerError
+	require.ErrorAs(t, err, &refused)
+	assert.Equal(t, http.StatusUnauthorized, refused.Status)
 }
 
 func TestRouter_LoadsAModel(t *testing.T) {
@@ -115,7 +117,7 @@ func TestRouter_LoadsAModel(t *testing.T) {
 	c.Model = "a"
 	res, err := c.Complete(within(t), Request{PromptWords: 5, MaxTokens: 3})
 	require.NoError(t, err)
-	assert.Equal(t, 3, res.PredictedTokens)
+	assert.Equal(t, 3, res.OutputTokens)
 	status, _ := get(t, s.URL()+"/metrics?model=a&autoload=false")
 	assert.Equal(t, 200, status)
 }

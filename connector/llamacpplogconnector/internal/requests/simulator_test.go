@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/serverlog"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 )
@@ -31,7 +32,7 @@ func TestTracker_SimulatorsLogSaysWhatItsAnswersSay(t *testing.T) {
 	})
 
 	client := &llamatest.Client{BaseURL: sim.URL()}
-	var answers []llamatest.Timings
+	var answers []*completion.Timings
 	for _, q := range []llamatest.Request{
 		{PromptWords: 43, MaxTokens: 6},
 		{PromptWords: 43, MaxTokens: 6}, // all but one token cached
@@ -62,9 +63,9 @@ func TestTracker_SimulatorsLogSaysWhatItsAnswersSay(t *testing.T) {
 	for i, want := range answers {
 		r := got[i]
 		assert.Equal(t, Completed, r.Outcome)
-		assert.Equal(t, []int{want.CacheN, want.PromptN, want.PredictedN}, []int{r.Cached, r.Processed, r.Generated})
-		assert.InDelta(t, want.PromptMS*1e6, r.PromptTime, float64(rounding))
-		assert.InDelta(t, want.PredictedMS*1e6, r.GenerationTime, float64(rounding))
+		assert.Equal(t, []int{want.CachedTokens, want.PromptTokens, want.PredictedTokens}, []int{r.Cached, r.Processed, r.Generated})
+		assert.InDelta(t, want.Prompt, r.PromptTime, float64(rounding))
+		assert.InDelta(t, want.Predicted, r.GenerationTime, float64(rounding))
 		assert.True(t, r.HasLaunch)
 		assert.InDelta(t, r.PromptTime+r.GenerationTime, r.Ended-r.Launched, float64(2*rounding), "the clock says the same")
 	}

@@ -4,10 +4,8 @@
 package watch
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -22,6 +20,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -92,19 +91,12 @@ func complete(t *testing.T, url string, tokens int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	body := fmt.Sprintf(`{"prompt":"one two three","n_predict":%d,"stream":true}`, tokens)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/completion", bytes.NewBufferString(body))
-	require.NoError(t, err)
-	tr := &http.Transport{}
 	go func() {
 		defer close(done)
-		resp, err := (&http.Client{Transport: tr}).Do(req)
-		if err == nil {
-			_, _ = io.Copy(io.Discard, resp.Body)
-			_ = resp.Body.Close()
-		}
+		// It fails where the test ends it, or the server.
+		_, _ = (&llamatest.Client{BaseURL: url}).Complete(ctx, llamatest.Request{Prompt: "one two three", MaxTokens: tokens, Stream: true})
 	}()
-	t.Cleanup(func() { cancel(); <-done; tr.CloseIdleConnections() })
+	t.Cleanup(func() { cancel(); <-done })
 }
 
 func TestLook_IdleServer(t *testing.T) {
