@@ -25,6 +25,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver/internal/gpuscraper"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 // backend knows of each series whether it goes on, as a backend that honours
@@ -227,8 +228,10 @@ func TestReceiver_RefusedLastPointsAreLogged(t *testing.T) {
 	set.Logger = zap.New(core)
 	var scraped atomic.Bool
 	full := errors.New("the queue is full")
-	next, err := consumer.NewMetrics(func(context.Context, pmetric.Metrics) error {
-		scraped.Store(true)
+	next, err := consumer.NewMetrics(func(_ context.Context, md pmetric.Metrics) error {
+		if _, ok := points.Metric(md, "llamacpp.requests.processing"); ok { // there is something to end
+			scraped.Store(true)
+		}
 		return full
 	})
 	require.NoError(t, err)
