@@ -31,12 +31,11 @@ import (
 // Client asks one server. It is safe for concurrent use. Every error that its
 // methods return is an *Error.
 type Client struct {
-	base    url.URL
+	server  netfailure.Server
 	http    *http.Client
 	key     string
 	maxBody int64
 	dials   atomic.Uint64
-	server  netfailure.Server
 	trace   *httptrace.ClientTrace
 	parser  metricsParser
 }
@@ -52,7 +51,7 @@ func New(base string, client *http.Client, key string, maxBody int64) (*Client, 
 	}
 	h := *client
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c := &Client{base: *e.URL, http: &h, key: key, maxBody: maxBody, server: netfailure.Server{Base: *e.URL, Name: "llama-server"}}
+	c := &Client{server: netfailure.Server{Base: *e.URL, Name: "llama-server"}, http: &h, key: key, maxBody: maxBody}
 	c.trace = &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
 		if !i.Reused {
 			c.dials.Add(1)
@@ -63,7 +62,7 @@ func New(base string, client *http.Client, key string, maxBody int64) (*Client, 
 
 // Address is the base URL without credentials.
 func (c *Client) Address() string {
-	shown := c.base
+	shown := c.server.Base
 	shown.User = nil
 	return shown.String()
 }
@@ -144,7 +143,7 @@ func (a *answer) free() { bodies.Put(a.body) }
 
 // get returns the answer to one GET. A status other than 200 is an error.
 func (c *Client) get(ctx context.Context, path, model string) (*answer, error) {
-	u := c.base
+	u := c.server.Base
 	u.Path += path
 	if u.RawPath != "" {
 		u.RawPath += path
