@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -125,6 +126,10 @@ func (c *checker) value(path []string, conf *confmap.Conf, t reflect.Type, value
 			return
 		}
 	}
+	if isWhole(t) && hasFraction(value) {
+		c.report(path, "%v: want a whole number", value) // the decoder would cut the fraction off
+		return
+	}
 	single := reflect.New(reflect.StructOf([]reflect.StructField{{
 		Name: "Value", Type: t, Tag: reflect.StructTag(fmt.Sprintf("%s:%q", confmap.MapstructureTag, name)),
 	}}))
@@ -141,6 +146,14 @@ func (c *checker) value(path []string, conf *confmap.Conf, t reflect.Type, value
 		return
 	}
 	c.report(path, "is %s: want %s", kind(value), wanted(t, value))
+}
+
+// isWhole reports whether a type holds whole numbers only.
+func isWhole(t reflect.Type) bool { v := reflect.Zero(deref(t)); return v.CanInt() || v.CanUint() }
+
+func hasFraction(value any) bool {
+	v := reflect.ValueOf(value)
+	return v.IsValid() && v.CanFloat() && v.Float() != math.Trunc(v.Float())
 }
 
 // withoutUnit says what to write instead of a duration that is a bare number,
@@ -206,6 +219,9 @@ func wanted(t reflect.Type, value any) string {
 	case reflect.Map:
 		return "a section"
 	default:
+		if reflect.Zero(t).CanUint() {
+			return "a whole number, 0 or more"
+		}
 		return "a number"
 	}
 }

@@ -23,6 +23,7 @@ type kitchen struct {
 	Key     configopaque.String               `mapstructure:"key"`
 	Heat    heat                              `mapstructure:"heat"`
 	Plates  int                               `mapstructure:"plates"`
+	Cups    uint8                             `mapstructure:"cups"`
 	Oven    configoptional.Optional[oven]     `mapstructure:"oven"`
 	Recipes map[string]time.Duration          `mapstructure:"recipes"`
 	Storage *component.ID                     `mapstructure:"storage"`
@@ -70,7 +71,8 @@ func TestSection_AcceptsWhatTheDecoderDoes(t *testing.T) {
 		{"oven": m{"enabled": true, "minutes": "5m", "fan": true}},
 		{"timeout": 0, "idle_conn_timeout": time.Second},
 		{"recipes": m{"egg": "5m", "ham": "1h"}},
-		{"heat": "low", "key": "k", "plates": 4},
+		{"heat": "low", "key": "k", "plates": 4, "cups": 2},
+		{"plates": 4.0},
 		{"shelves": nil},
 		{"shelves": []any{}},
 		{"shelves": []any{m{"height": 3}, m{}}},
@@ -105,6 +107,7 @@ func TestSection_LooksIntoLists(t *testing.T) {
 func TestSection_FindsWhatStandsInTheWrongPlace(t *testing.T) {
 	assert.Equal(t, []string{"oven::plates: unknown setting: did you mean plates?"}, said(m{"oven": m{"plates": 4}}))
 	assert.Equal(t, []string{"fan: unknown setting: did you mean oven::fan?"}, said(m{"fan": true}))
+	assert.Equal(t, []string{"oven::idle: unknown setting: want enabled, fan or minutes"}, said(m{"oven": m{"idle": 4}}), "and not idle_conn_timeout")
 	assert.Equal(t, []string{"bottom: unknown setting: did you mean lights::bottom?"}, said(m{"bottom": nil}))
 }
 
@@ -119,6 +122,8 @@ func TestSection_SaysWhatATypeWants(t *testing.T) {
 		"lights: is a list: want a section with bottom or top":       {"lights": []any{}},
 		"storage: is text: want the name of a component":             {"storage": "a b"},
 		"oven::fan: is text: want true or false":                     {"oven": m{"fan": "on"}},
+		"plates: 1.5: want a whole number":                           {"plates": 1.5},
+		"cups: is a number: want a whole number, 0 or more":          {"cups": -1},
 	} {
 		lines := said(in)
 		require.Len(t, lines, 1, in)

@@ -90,8 +90,8 @@ func isNamedSections(t reflect.Type) bool {
 // instead suggests what an unknown setting was meant to be. It tries, in this
 // order: a setting of the same name in another section; one of this section with
 // a similar name; one of this section that has the given name, or its last word,
-// in its own; one of another section that has this word. Where nothing fits it
-// lists the settings of the section, if they are few.
+// in its own; one of another section that has this word, unless this section is
+// nested and has few settings. Where nothing fits it lists these.
 func (c *checker) instead(path []string, name string, known map[string]reflect.Type) string {
 	siblings := slices.Sorted(maps.Keys(known))
 	last := name[strings.LastIndexAny(name, "._")+1:]
@@ -102,7 +102,7 @@ func (c *checker) instead(path []string, name string, known map[string]reflect.T
 		nearest(name, siblings),
 		matching(siblings, hasAll),
 		matching(siblings, hasLast),
-		closest(path, places(nil, c.root, hasLast)),
+		c.elsewhere(path, len(known), hasLast),
 	} {
 		if 0 < len(meant) && len(meant) <= 4 {
 			return ": did you mean " + enumerate(meant) + "?"
@@ -112,6 +112,15 @@ func (c *checker) instead(path []string, name string, known map[string]reflect.T
 		return ": want " + enumerate(siblings)
 	}
 	return ": no setting has a similar name: see the README"
+}
+
+// elsewhere returns the settings of other sections whose names match, for a section
+// with so many settings.
+func (c *checker) elsewhere(path []string, settings int, is func(name string) bool) []string {
+	if len(path) > 0 && settings <= fewNames {
+		return nil
+	}
+	return closest(path, places(nil, c.root, is))
 }
 
 func matching(names []string, is func(name string) bool) (found []string) {
