@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/scraper/scraperhelper"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/apikey"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
@@ -164,7 +165,7 @@ func (cfg *Config) Validate() error {
 			errs = append(errs, errors.New("api_key and headers: both would set the Authorization header; keep one of them"))
 		}
 	}
-	if err := checkKey(string(cfg.APIKey)); err != nil {
+	if err := apikey.Check(string(cfg.APIKey)); err != nil {
 		errs = append(errs, fmt.Errorf("api_key: %w", err))
 	}
 	if cfg.ServiceName == "" {
@@ -206,18 +207,4 @@ func checkDurations(c scraperhelper.ControllerConfig) (errs []error) {
 		errs = append(errs, fmt.Errorf("timeout: %w", err))
 	}
 	return errs
-}
-
-// checkKey returns what is wrong with an API key, without repeating it.
-func checkKey(key string) error {
-	word, _, _ := strings.Cut(strings.TrimSpace(key), " ")
-	switch {
-	case strings.ContainsAny(key, "\r\n"):
-		return errors.New("has a line break in it; cut it off where the key is read from")
-	case strings.TrimSpace(key) != key:
-		return errors.New("has a space before or after it; cut it off where the key is read from")
-	case strings.EqualFold(word, "Bearer"):
-		return fmt.Errorf("begins with %s, which is sent with every key; leave that word out", word)
-	}
-	return nil
 }
