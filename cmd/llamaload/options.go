@@ -284,23 +284,11 @@ func readReplay(path string, speed float64) (arrival.Replay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--replay: %w", err)
 	}
-	var offsets []time.Duration
-	n := 0
-	for text := range strings.Lines(string(content)) {
-		n++
-		if text = strings.TrimSpace(text); text == "" {
-			continue
-		}
-		d, err := time.ParseDuration(text + "s")
-		if err != nil {
-			return nil, fmt.Errorf("--replay: %s:%d: %q is no number: want seconds from the start, such as 0.25", path, n, text)
-		}
-		offsets = append(offsets, d)
+	times, err := arrival.ParseTimes(content, path)
+	if err != nil {
+		return nil, fmt.Errorf("--replay: %w", err)
 	}
-	if len(offsets) == 0 {
-		return nil, fmt.Errorf("--replay: %s has no times: want seconds from the start, one a line", path)
-	}
-	r, err := arrival.NewReplay(offsets, speed)
+	r, err := arrival.NewReplay(times, speed)
 	if err != nil {
 		return nil, fmt.Errorf("--replay: %s: %w", path, err)
 	}

@@ -160,8 +160,8 @@ func NewRamp(from, to float64, over time.Duration) (Curve, error) {
 	case over <= 0:
 		return nil, fmt.Errorf("ramp over %s: want a time greater than 0", over)
 	}
-	if err := positive("ramp to", to); err != nil {
-		return nil, err
+	if !(to > 0) || math.IsInf(to, 0) {
+		return nil, fmt.Errorf("ramp to %g requests a second: want a number greater than 0", to)
 	}
 	return Splice(ramp{from, to, over}, over, Constant(to)), nil
 }
@@ -201,7 +201,7 @@ type Step struct {
 //	     └───┴────┴──── t
 func NewSteps(steps []Step) (Curve, error) {
 	if len(steps) == 0 {
-		return nil, errors.New("no steps: want at least one, such as 2:30s,4:30s")
+		return nil, errors.New("no steps: want at least one rate")
 	}
 	var c Curve
 	for i, s := range slices.Backward(steps) {
