@@ -122,12 +122,7 @@ func (e *Extension) getProfiles(w http.ResponseWriter, _ *http.Request) {
 	list := []profileJSON{}
 	for _, name := range slices.Sorted(maps.Keys(e.cfg.Profiles)) {
 		p := e.cfg.Profiles[name]
-		_, schedule, err := p.pacing(0)
-		if err != nil {
-			fail(w, http.StatusInternalServerError, err.Error())
-			return
-		}
-		list = append(list, profileJSON{name, p.API, p.Model, schedule, p.Duration.Seconds(), p.Start})
+		list = append(list, profileJSON{name, p.API, p.Model, p.schedule(), p.Duration.Seconds(), p.Start})
 	}
 	answer(w, http.StatusOK, map[string]any{"profiles": list})
 }
@@ -141,10 +136,7 @@ func (e *Extension) getRuns(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (e *Extension) postRun(w http.ResponseWriter, q *http.Request) {
-	var want struct {
-		Profile string `json:"profile"`
-		Overrides
-	}
+	var want startJSON
 	if !decode(w, q, &want) {
 		return
 	}
@@ -171,10 +163,20 @@ func (e *Extension) ofRun(handle func(http.ResponseWriter, *http.Request, *run))
 
 func getRun(w http.ResponseWriter, _ *http.Request, r *run) { answer(w, http.StatusOK, r.show()) }
 
+// startJSON is the body of a request to start a run.
+type startJSON struct {
+	Profile string `json:"profile"`
+	Overrides
+}
+
+// changeJSON is the body of a request to change a run.
+type changeJSON struct {
+	Rate *float64 `json:"rate"`
+	Over float64  `json:"over"` // seconds
+}
+
 func patchRun(w http.ResponseWriter, q *http.Request, r *run) {
-	var want struct {
-		Rate *float64 `json:"rate"`
-	}
+	var want changeJSON
 	if !decode(w, q, &want) {
 		return
 	}
@@ -182,7 +184,7 @@ func patchRun(w http.ResponseWriter, q *http.Request, r *run) {
 		fail(w, http.StatusUnprocessableEntity, `rate is missing: want {"rate": 5}`)
 		return
 	}
-	if err := r.turn(*want.Rate); err != nil {
+	if err := r.turn(*want.Rate, time.Duration(want.Over*float64(time.Second))); err != nil {
 		refuse(w, err)
 		return
 	}

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/confmap"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/apikey"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
@@ -199,6 +200,9 @@ func (t *TargetConfig) validate() error {
 	}
 	if t.ClientConfig.Timeout < 0 || t.ConnectTimeout < 0 || t.FirstTokenTimeout < 0 {
 		wrong("timeout, connect_timeout or first_token_timeout is negative: want 0, for any time, or more")
+	}
+	if err := apikey.Check(string(t.APIKey)); err != nil {
+		wrong("api_key: %w", err)
 	}
 	if t.APIKey != "" && t.ClientConfig.Auth.HasValue() {
 		wrong("api_key and auth: both would set the Authorization header; keep one of them")

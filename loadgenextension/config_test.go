@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/collector/extension/extensiontest"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/loadgenextension/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/wrongconfig"
 )
 
 func TestConfig_ProfilesHaveDefaults(t *testing.T) {
@@ -99,5 +100,112 @@ func TestStart_ReadsPromptFilesBeforeAnythingStarts(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(`{"promt": "a"}`), 0o600))
 	require.ErrorContains(t, start(), file+":1: ")
 	require.NoError(t, os.WriteFile(file, []byte(`{"prompt": "a"}`), 0o600))
+	require.NoError(t, start())
+}
+
+// Each case is what a user might write, with what the extension says about it.
+// UPDATE=1 go test -run WrongSettings ./loadgenextension writes what it says now.
+func TestConfig_WrongSettingsSayWhatToWriteInstead(t *testing.T) {
+	wrongconfig.Test(t, filepath.Join("testdata", "wrong.txt"), func() any { return newDefaultConfig() })
+}
+
+// due returns the first n times at which requests of a profile are due.
+func due(t *testing.T, p ProfileConfig, n int) []time.Duration {
+	t.Helper()
+	pace, err := p.pacing(0, newDefaultConfig().Limits)
+	require.NoError(t, err)
+	var times []time.Duration
+	for at := range pace.Dial.Times() {
+		if times = append(times, at); len(times) == n {
+			break
+		}
+	}
+	return times
+}
+
+func TestProfile_RequestsAreDueAsItsScheduleSays(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "times.txt")
+	require.NoError(t, os.WriteFile(file, []byte("0\n1\n1.5\n"), 0o600))
+	profiles := configure(t, `
+profiles:
+  ramp: {ramp: {from: 0, to: 2, over: 1s}}
+  steps: {steps: [{rate: 1, for: 2s}, {rate: 0, for: 3s}, {rate: 4}]}
+  sine: {sine: {mean: 1, amplitude: 1, period: 2s}}
+  replay: {replay: {times: "`+file+`", speed: 2}, duration: 5m}
+`).Profiles
+	for name, test := range map[string]struct {
+		due   []time.Duration
+		words string
+	}{
+		"ramp":   {[]time.Duration{0, 1000 * ms, 1500 * ms, 2000 * ms}, "open loop, ramp from 0 to 2 requests/s over 1s, gaps constant, for 1m0s"},
+		"steps":  {[]time.Duration{0, 1000 * ms, 5000 * ms, 5250 * ms}, "open loop, steps 1 requests/s for 2s, 0 requests/s for 3s, 4 requests/s, gaps constant, for 1m0s"},
+		"sine":   {[]time.Duration{0, 591 * ms, 2000 * ms, 2591 * ms}, "open loop, sine around 1 by 1 requests/s in 2s, gaps constant, for 1m0s"},
+		"replay": {[]time.Duration{0, 500 * ms, 750 * ms}, "open loop, replay of " + file + " 2 times as fast, for 5m0s"},
+	} {
+		p := profiles[name]
+		require.NoError(t, p.validate(newDefaultConfig().Limits), name)
+		got := due(t, p, 4)
+		require.Len(t, got, len(test.due), name)
+		for i := range got {
+			assert.InDelta(t, test.due[i], got[i], float64(ms), "%s: %v", name, got)
+		}
+		assert.Equal(t, test.words, p.schedule())
+	}
+}
+
+// A rate or users that a request to start a run gives replace the whole schedule.
+func TestProfile_OverridesReplaceItsSchedule(t *testing.T) {
+	steady, users := 4.0, 3
+	for _, text := range []string{"rate: 9", "users: 9", "ramp: {to: 5, over: 1m}", "steps: [{rate: 5}]", "sine: {mean: 5, period: 1s}", "replay: {times: a}"} {
+		p := configure(t, "profiles: {a: {"+text+"}}").Profiles["a"]
+		open := p.with(Overrides{Rate: &steady})
+		assert.Equal(t, []string{"rate"}, open.schedules(), text)
+		assert.InDelta(t, 4, open.Rate, 0)
+		closed := p.with(Overrides{Users: &users})
+		assert.Equal(t, []string{"users"}, closed.schedules(), text)
+		assert.Equal(t, 3, closed.Users)
+		as := p.with(Overrides{})
+		assert.Equal(t, p.schedules(), as.schedules(), text)
+	}
+}
+
+func TestProfile_CancelsTheShareOfRequestsThatItSays(t *testing.T) {
+	profiles := configure(t, "profiles: {some: {cancel: {share: 0.5, after: 7}}, all: {cancel: {share: 1}}, none: {}}").Profiles
+	for name, test := range map[string]struct{ after, least, most int }{"some": {7, 400, 600}, "all": {10, 1000, 1000}, "none": {0, 0, 0}} {
+		p := profiles[name]
+		w, _, err := p.workload(t.Context(), nil, 1)
+		require.NoError(t, err)
+		cancelled := 0
+		for n := range uint64(1000) {
+			if after := w.Request(n).CancelAfter; after > 0 {
+				cancelled++
+				assert.Equal(t, test.after, after, name)
+			}
+		}
+		assert.GreaterOrEqual(t, cancelled, test.least, name)
+		assert.LessOrEqual(t, cancelled, test.most, name)
+		assert.Equal(t, test.after, w.Settings().CancelAfter, "%s: what is never used is not part of the hash", name)
+	}
+}
+
+func TestStart_ReadsTimesBeforeAnythingStarts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "times.txt")
+	start := func() error {
+		e := newExtension(configure(t, "endpoint: localhost:0\nlimits: {rate: 2}\nprofiles: {a: {replay: {times: "+file+", speed: 2}}}"), extensiontest.NewNopSettings(metadata.Type))
+		err := e.Start(t.Context(), componenttest.NewNopHost())
+		require.NoError(t, e.Shutdown(t.Context()))
+		return err
+	}
+	require.ErrorContains(t, start(), "profiles::a: replay: open "+file)
+	for content, want := range map[string]string{
+		"":               "profiles::a: replay: " + file + " has no times",
+		"0\nsoon\n":      "profiles::a: replay: " + file + `:2: "soon" is no number`,
+		"1\n0\n":         "profiles::a: replay: arrival 2 at 0s: want times from 0 on, in order",
+		"0\n0.8\n1\n9\n": "profiles::a: replay: 3 requests in one second: want at most 2, a lower speed, or raise limits::rate",
+	} {
+		require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
+		require.ErrorContains(t, start(), want, content)
+	}
+	require.NoError(t, os.WriteFile(file, []byte("0\n1\n2\n"), 0o600))
 	require.NoError(t, start())
 }

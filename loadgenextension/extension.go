@@ -74,7 +74,7 @@ func newExtension(cfg *Config, set extension.Settings) *Extension {
 func (e *Extension) Start(ctx context.Context, host component.Host) error {
 	for _, name := range slices.Sorted(maps.Keys(e.cfg.Profiles)) {
 		p := e.cfg.Profiles[name]
-		if err := p.check(ctx); err != nil {
+		if err := p.check(ctx, e.cfg.Limits); err != nil {
 			return fmt.Errorf("profiles::%s: %w", name, err)
 		}
 	}

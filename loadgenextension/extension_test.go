@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/extension/extensiontest"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/loadgenextension/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
@@ -34,11 +37,20 @@ type generator struct {
 	traces  consumertest.TracesSink
 }
 
-// generate starts an extension; profiles are YAML.
+// generate starts an extension that loads a scripted server; profiles are YAML.
 func generate(t testing.TB, script func(int, *http.Request, []byte) scriptedserver.Script, profiles string) *generator {
 	t.Helper()
-	g := &generator{t: t, target: scriptedserver.Start(t, script)}
-	cfg := configure(t, fmt.Sprintf("endpoint: localhost:0\ntarget: {endpoint: %q}\nmetrics_flush_interval: 50ms\nprofiles:\n%s", g.target.URL, profiles))
+	target := scriptedserver.Start(t, script)
+	g := generateFor(t, target.URL, profiles)
+	g.target = target
+	return g
+}
+
+// generateFor starts an extension that loads the server at a URL.
+func generateFor(t testing.TB, url, profiles string) *generator {
+	t.Helper()
+	g := &generator{t: t}
+	cfg := configure(t, fmt.Sprintf("endpoint: localhost:0\ntarget: {endpoint: %q}\nmetrics_flush_interval: 50ms\nprofiles:\n%s", url, profiles))
 	require.NoError(t, cfg.Validate())
 	g.Extension = newExtension(cfg, extensiontest.NewNopSettings(metadata.Type))
 	g.AttachMetrics(&g.metrics)
@@ -149,6 +161,55 @@ func TestRun_IsStartedTurnedAndStopped(t *testing.T) {
 	w = g.ask("GET", at+"/report", "")
 	assert.Contains(t, w.Body.String(), "| time to first token |")
 	assert.Equal(t, "text/markdown; charset=utf-8", w.Header().Get("Content-Type"))
+}
+
+// timesFile writes a file of times to replay.
+func timesFile(t testing.TB, lines ...string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "times.txt")
+	require.NoError(t, os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600))
+	return file
+}
+
+func TestRun_ReplayEndsAfterItsLastRequest(t *testing.T) {
+	g := generate(t, quick, "  recorded: {replay: {times: "+timesFile(t, "0", "0", "0.1", "0.3")+", speed: 2}, duration: 1h, start: true}\n")
+	r := g.await(g.list()[0].id, isEnded)
+	assert.Equal(t, "done", *r.Reason)
+	assert.Equal(t, 4, r.Requests.OK)
+	assert.Contains(t, r.Schedule, "2 times as fast")
+}
+
+func TestRun_CancelledRequestsAreNoErrors(t *testing.T) {
+	g := generate(t, quick, "  leavers: {rate: 50, duration: 200ms, cancel: {share: 1, after: 1}, start: true}\n")
+	r := g.await(g.list()[0].id, isEnded)
+	assert.Equal(t, "done", *r.Reason)
+	assert.Equal(t, loadgen.Counts{Due: 10, Sent: 10, Cancelled: 10}, r.Requests)
+}
+
+// Whatever schedule a run began with, its rate is what the last change said.
+func TestRun_ChangedRateReplacesItsSchedule(t *testing.T) {
+	g := generate(t, quick, `
+  ramp: {ramp: {from: 0.001, to: 500, over: 1h}, duration: 1h, start: true}
+  steps: {steps: [{rate: 0.001, for: 30m}, {rate: 500}], duration: 1h, start: true}
+  sine: {sine: {mean: 0.001, amplitude: 0.001, period: 1h}, duration: 1h, start: true}
+  replay: {replay: {times: `+timesFile(t, "0", "3000")+`}, duration: 1h, start: true}
+`)
+	for _, one := range g.list() {
+		t.Run(one.profile, func(t *testing.T) {
+			at := "/api/v1/runs/" + one.id
+			g.await(one.id, func(r runJSON) bool { return r.State == running })
+			r := g.run(http.StatusOK, "PATCH", at, `{"rate": 100}`)
+			assert.InDelta(t, 100, *r.Rate, 0)
+			g.await(one.id, func(r runJSON) bool { return r.Requests.OK >= 20 })
+
+			r = g.run(http.StatusOK, "PATCH", at, `{"rate": 0.001, "over": 3600}`)
+			assert.InDelta(t, 100, *r.Rate, 1, "it falls slowly")
+			r = g.run(http.StatusOK, "PATCH", at, `{"rate": 200, "over": 0.2}`)
+			g.await(one.id, func(r runJSON) bool { return *r.Rate == 200 })
+			g.run(http.StatusOK, "PATCH", at, `{"rate": 0.001}`)
+			assert.Equal(t, one.schedule, r.Schedule, "as it was at the start")
+		})
+	}
 }
 
 func TestRun_StopsItselfWhenTooManyRequestsFail(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -15,11 +16,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 )
 
 type object = map[string]any
 
-// description is openapi.yaml, with a record of the parts that answers have shown.
+// description is openapi.yaml, with a record of the parts that answers have shown:
+// properties, each also with the type of its value, and the statuses of operations.
 type description struct {
 	object
 	seen map[string]bool
@@ -94,17 +98,24 @@ func (d *description) mismatches(at string, schema object, value any) (wrong []s
 			}
 		}
 	}
+	d.seen[at+" "+actual] = true
 	if !slices.Contains(types, any(actual)) {
 		wrong = append(wrong, fmt.Sprintf("%s is %s, not %v", at, actual, types))
 	}
 	return wrong
 }
 
-// properties returns the names of all properties that a schema describes.
+// properties returns the names of all properties that a schema describes, and of
+// those that may be null also "name null" and "name type".
 func (d *description) properties(at string, schema object) (all []string) {
 	schema, name := d.resolve(schema)
 	if name != "" {
 		at = name
+	}
+	if types, ok := schema["type"].([]any); ok {
+		for _, t := range types {
+			all = append(all, fmt.Sprint(at, " ", t))
+		}
 	}
 	properties, _ := schema["properties"].(object)
 	for key, p := range properties {
@@ -134,76 +145,196 @@ func TestOpenAPI_HasEveryRouteAndNoOther(t *testing.T) {
 	assert.Equal(t, string(openAPI), g.ask("GET", "/openapi.yaml", "").Body.String())
 }
 
-func TestOpenAPI_HasEveryFieldThatIsAnswered(t *testing.T) {
-	g := generate(t, quick, "  steady: {rate: 100, duration: 50ms, objective: ttft<1s, model: tiny, prompts: {repeat: true}}\n  long: {rate: 100, duration: 1h}\n  users: {users: 1, duration: 1h}\n")
-	d := describe(t)
-	// ask sends a request and checks the answer against the description.
-	ask := func(status int, method, path, body string) object {
-		t.Helper()
-		w := g.ask(method, path, body)
-		require.Equal(t, status, w.Code, "%s %s: %s", method, path, w.Body)
-		template := path
-		if rest, ok := strings.CutPrefix(path, "/api/v1/runs/"); ok {
-			id, tail, _ := strings.Cut(rest, "/")
-			template = strings.TrimSuffix(strings.Replace(path, id, "{id}", 1), "/")
-			_ = tail
-		}
-		response, _ := d.resolve(d.at("paths", template, strings.ToLower(method), "responses", fmt.Sprint(status)))
-		require.NotNil(t, response, "%s %s does not say that it answers %d", method, template, status)
-		schema := response["content"].(object)["application/json"].(object)["schema"].(object)
-		var answer object
-		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer))
-		assert.Empty(t, d.mismatches("", schema, answer), "%s %s: %s", method, path, w.Body)
-		return answer
+// caller asks the API, and holds each answer against the description.
+type caller struct {
+	*generator
+	d *description
+}
+
+// template returns a path as the description has it: with {id} for the run's id.
+func template(path string) string {
+	rest, ok := strings.CutPrefix(path, "/api/v1/runs/")
+	if !ok {
+		return path
 	}
-	begin := func(body string) string { return ask(http.StatusCreated, "POST", "/api/v1/runs", body)["id"].(string) }
+	id, _, _ := strings.Cut(rest, "/")
+	return strings.Replace(path, id, "{id}", 1)
+}
+
+func (c caller) ask(status int, method, path, body string, edit ...func(*http.Request)) object {
+	c.t.Helper()
+	w := c.generator.ask(method, path, body, edit...)
+	require.Equal(c.t, status, w.Code, "%s %s: %s", method, path, w.Body)
+	operation := method + " " + template(path)
+	response, _ := c.d.resolve(c.d.at("paths", template(path), strings.ToLower(method), "responses", fmt.Sprint(status)))
+	require.NotNil(c.t, response, "%s does not say that it answers %d", operation, status)
+	c.d.seen[fmt.Sprint(operation, " ", status)] = true
+
+	kind, _, _ := strings.Cut(w.Header().Get("Content-Type"), ";")
+	content, ok := response["content"].(object)[kind].(object)
+	require.True(c.t, ok, "%s does not say that it answers %d in %s", operation, status, kind)
+	if kind != "application/json" {
+		return nil
+	}
+	var answer object
+	require.NoError(c.t, json.Unmarshal(w.Body.Bytes(), &answer))
+	assert.Empty(c.t, c.d.mismatches("", content["schema"].(object), answer), "%s: %s", operation, w.Body)
+	return answer
+}
+
+func (c caller) begin(body string) string {
+	c.t.Helper()
+	return c.ask(http.StatusCreated, "POST", "/api/v1/runs", body)["id"].(string)
+}
+
+// events reads the stream of a run to its end, and holds each event against the
+// description.
+func (c caller) events(id string) {
+	c.t.Helper()
+	path := "/api/v1/runs/" + id + "/events"
+	w := c.generator.ask("GET", path, "")
+	require.Equal(c.t, 200, w.Code)
+	c.d.seen["GET "+template(path)+" 200"] = true
+	described := c.d.at("paths", template(path), "get", "responses", "200", "content", "text/event-stream", "x-events")
+	require.Equal(c.t, "text/event-stream", w.Header().Get("Content-Type"))
+	for event := range strings.SplitSeq(strings.TrimSuffix(w.Body.String(), "\n\n"), "\n\n") {
+		name, data, ok := strings.Cut(strings.TrimPrefix(event, "event: "), "\ndata: ")
+		require.True(c.t, ok, event)
+		schema, ok := described[name].(object)
+		require.True(c.t, ok, "no event %q is described", name)
+		c.d.seen["event "+name] = true
+		var value object
+		require.NoError(c.t, json.Unmarshal([]byte(data), &value))
+		assert.Empty(c.t, c.d.mismatches("", schema, value), event)
+	}
+}
+
+// Every status, property and event that is described is answered somewhere here,
+// and nothing else is.
+func TestOpenAPI_IsWhatIsAnswered(t *testing.T) {
+	d := describe(t)
+	sim := llamasim.Start(t, llamasim.Options{TokensPerSecond: 5000, PromptTokensPerSecond: 1e6})
+	// The simulator has counters and reports what was cached, the other server does not.
+	c := caller{generateFor(t, sim.URL(), "  steady: {rate: 100, duration: 50ms, objective: ttft<1s, model: tiny, cancel: {share: 0.5, after: 1}, prompts: {repeat: true}}\n  long: {rate: 100, duration: 1h}\n  users: {users: 1, duration: 1h}\n"), d}
+	plain := caller{generate(t, quick, "  few: {rate: 100, duration: 50ms}\n  none: {replay: {times: "+timesFile(t, "0.5")+"}, duration: 10ms}\n"), d}
 	at := func(id string) string { return "/api/v1/runs/" + id }
+	elsewhere := func(r *http.Request) { r.Host = "evil.example" }
 
-	ask(200, "GET", "/api/v1/profiles", "")
-	ask(404, "POST", "/api/v1/runs", `{"profile": "none"}`)
-	ask(422, "POST", "/api/v1/runs", `{"profile": "long", "rate": -1}`)
-	short, long, users := begin(`{"profile": "steady"}`), begin(`{"profile": "long", "seed": 5}`), begin(`{"profile": "users"}`)
-	ask(409, "POST", "/api/v1/runs", `{"profile": "long"}`)
-	g.await(long, func(r runJSON) bool { return r.Requests.OK > 0 })
-	ask(200, "GET", at(long), "")
-	ask(409, "GET", at(long)+"/results", "")
-	ask(200, "PATCH", at(long), `{"rate": 5}`)
-	ask(422, "PATCH", at(long), `{}`)
-	ask(404, "PATCH", at("none"), `{"rate": 5}`)
-	g.await(users, func(r runJSON) bool { return r.State == running })
-	ask(409, "PATCH", at(users), `{"rate": 5}`)
-	ask(202, "POST", at(users)+"/stop", "")
-	g.await(users, isEnded)
-	ask(409, "POST", at(users)+"/stop", "")
-	ask(200, "GET", "/api/v1/runs", "")
-	g.await(short, isEnded)
-	ask(200, "GET", at(short)+"/results", "")
+	c.ask(200, "GET", "/openapi.yaml", "")
+	c.ask(200, "GET", "/api/v1/profiles", "")
+	c.ask(404, "POST", "/api/v1/runs", `{"profile": "none"}`)
+	c.ask(422, "POST", "/api/v1/runs", `{"profile": "long", "rate": -1}`)
+	short, long, users := c.begin(`{"profile": "steady"}`), c.begin(`{"profile": "long", "seed": 5}`), c.begin(`{"profile": "users"}`)
+	c.ask(409, "POST", "/api/v1/runs", `{"profile": "long"}`)
+	c.await(long, func(r runJSON) bool { return r.Requests.OK > 0 })
+	c.ask(200, "GET", at(long), "")
+	c.ask(409, "GET", at(long)+"/results", "")
+	c.ask(409, "GET", at(long)+"/report", "")
+	c.ask(200, "PATCH", at(long), `{"rate": 5}`)
+	c.ask(422, "PATCH", at(long), `{}`)
+	c.await(users, func(r runJSON) bool { return r.State == running })
+	c.ask(409, "PATCH", at(users), `{"rate": 5}`)
+	c.ask(202, "POST", at(users)+"/stop", "")
+	c.await(users, isEnded)
+	c.ask(409, "POST", at(users)+"/stop", "")
+	c.ask(200, "GET", "/api/v1/runs", "")
+	c.events(short)
+	c.ask(200, "GET", at(short), "")
+	c.ask(200, "GET", at(short)+"/results", "")
+	c.ask(200, "GET", at(short)+"/report", "")
+	for _, profile := range []string{"few", "none"} {
+		id := plain.begin(`{"profile": "` + profile + `"}`)
+		plain.events(id)
+		plain.ask(200, "GET", at(id)+"/results", "")
+	}
+	for _, r := range c.routes() {
+		path := strings.Replace(r.path, "{id}", "none", 1)
+		if path != r.path {
+			c.ask(404, r.method, path, `{"rate": 5}`)
+		}
+		c.ask(403, r.method, path, `{"rate": 5}`, elsewhere)
+	}
+	for range 1000 {
+		if c.generator.ask("PATCH", at(long), `{"rate": 5}`).Code != 200 {
+			break
+		}
+	}
+	c.ask(429, "PATCH", at(long), `{"rate": 5}`)
+	require.NoError(t, c.NotReady())
+	c.ask(503, "POST", "/api/v1/runs", `{"profile": "steady"}`)
 
-	// Properties of requests, and of a server with counters, are checked elsewhere.
-	notAnswered := map[string]bool{
-		"Report.reconciliation.prompt": true, "Report.reconciliation.predicted": true, "Report.reconciliation.cached": true,
-		"Report.reconciliation.agrees": true, "Report.reconciliation.note": true,
-		"Pair.client": true, "Pair.server": true, "Pair.resolution": true,
+	for path, operations := range d.at("paths") {
+		for method, operation := range operations.(object) {
+			if method == "parameters" {
+				continue
+			}
+			for status := range operation.(object)["responses"].(object) {
+				seen := strings.ToUpper(method) + " " + path + " " + status
+				assert.True(t, d.seen[seen], "%s is described, but never answered", seen)
+			}
+		}
+	}
+	for name := range d.at("paths", "/api/v1/runs/{id}/events", "get", "responses", "200", "content", "text/event-stream", "x-events") {
+		assert.True(t, d.seen["event "+name], "event %s is described, but never sent", name)
 	}
 	for name, schema := range d.at("components", "schemas") {
-		if name == "Start" || name == "Change" {
+		if name == "Start" || name == "Change" { // bodies of requests
 			continue
 		}
 		for _, p := range d.properties(name, schema.(object)) {
-			assert.True(t, d.seen[p] || notAnswered[p], "%s is described, but never answered", p)
+			assert.True(t, d.seen[p], "%s is described, but never answered", p)
 		}
 	}
 }
 
-func TestOpenAPI_HasEveryFieldThatIsTaken(t *testing.T) {
-	d := describe(t)
-	var start struct {
-		Profile string `json:"profile"`
-		Overrides
+// taken returns the fields of a request's body, each with its type in JSON.
+func taken(of reflect.Type) object {
+	fields := object{}
+	for f := range of.Fields() {
+		if f.Anonymous {
+			maps.Copy(fields, taken(f.Type))
+			continue
+		}
+		t := f.Type
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		kind := map[reflect.Kind]string{reflect.String: "string", reflect.Float64: "number", reflect.Int: "integer", reflect.Uint64: "integer"}[t.Kind()]
+		fields[f.Tag.Get("json")] = kind
 	}
-	raw, err := json.Marshal(start)
-	require.NoError(t, err)
-	var fields object
-	require.NoError(t, json.Unmarshal(raw, &fields))
-	assert.ElementsMatch(t, slices.Collect(maps.Keys(fields)), slices.Collect(maps.Keys(d.at("components", "schemas", "Start", "properties"))))
+	return fields
+}
+
+func TestOpenAPI_IsWhatIsTaken(t *testing.T) {
+	d := describe(t)
+	for name, of := range map[string]reflect.Type{"Start": reflect.TypeFor[startJSON](), "Change": reflect.TypeFor[changeJSON]()} {
+		described := object{}
+		for property, schema := range d.at("components", "schemas", name, "properties") {
+			described[property] = schema.(object)["type"]
+		}
+		assert.Equal(t, taken(of), described, name)
+	}
+
+	// What is required has to be there, and anything else is refused.
+	g := generate(t, quick, "  steady: {rate: 1, duration: 1h}\n")
+	for _, body := range []string{`{}`, `{"rate": 1}`} {
+		assert.Equal(t, http.StatusNotFound, g.ask("POST", "/api/v1/runs", body).Code, "profile is required")
+	}
+	all := `{"profile": "steady", "rate": 2, "duration": 60, "warm_up": 1, "seed": 3, "model": "tiny"}`
+	r := g.run(http.StatusCreated, "POST", "/api/v1/runs", all)
+	g.await(r.ID, func(r runJSON) bool { return r.State == running })
+	at := "/api/v1/runs/" + r.ID
+	for body, want := range map[string]int{
+		`{"rate": 5, "over": 60}`:   http.StatusOK,
+		`{"over": 60}`:              http.StatusUnprocessableEntity,
+		`{"rate": 5, "over": -1}`:   http.StatusUnprocessableEntity,
+		`{"rate": 5, "over": 1e99}`: http.StatusUnprocessableEntity,
+		`{"rate": 5, "users": 5}`:   http.StatusUnprocessableEntity,
+		`{"rate": "5"}`:             http.StatusUnprocessableEntity,
+	} {
+		assert.Equal(t, want, g.ask("PATCH", at, body).Code, body)
+	}
+	for _, schema := range []string{"Start", "Change"} {
+		assert.Equal(t, false, d.at("components", "schemas", schema)["additionalProperties"], schema)
+	}
 }

@@ -13,8 +13,6 @@ import (
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/confmap"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
-	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/arrival"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
 )
@@ -43,8 +41,16 @@ type ProfileConfig struct {
 	// has a seed of its own.
 	Seed *uint64 `mapstructure:"seed"`
 
-	// Rate is the rate of an open loop in requests per second; 2 by default.
-	Rate float64 `mapstructure:"rate"`
+	// Cancel selects requests whose client leaves before the answer is complete.
+	Cancel CancelConfig `mapstructure:"cancel"`
+
+	// Rate is the rate of an open loop in requests per second; 2 by default. Ramp,
+	// Steps, Sine and Replay replace it by one that changes.
+	Rate   float64                               `mapstructure:"rate"`
+	Ramp   configoptional.Optional[RampConfig]   `mapstructure:"ramp"`
+	Steps  []StepConfig                          `mapstructure:"steps"`
+	Sine   configoptional.Optional[SineConfig]   `mapstructure:"sine"`
+	Replay configoptional.Optional[ReplayConfig] `mapstructure:"replay"`
 	// Gaps is the distribution of the time between requests: constant, poisson or
 	// gamma; constant by default. Burstiness is the shape of gamma gaps: less than
 	// 1 is burstier than poisson, more is more regular.
@@ -108,6 +114,14 @@ type SyntheticConfig struct {
 	SharedPrefix float64 `mapstructure:"shared_prefix"`
 }
 
+// CancelConfig is the section cancel.
+type CancelConfig struct {
+	// Share is the share of requests that are cancelled, each after After chunks of
+	// text; 10 by default.
+	Share float64 `mapstructure:"share"`
+	After int     `mapstructure:"after"`
+}
+
 // RangeConfig is a range of whole numbers from Min to Max, both included.
 type RangeConfig struct {
 	Min int `mapstructure:"min"`
@@ -127,7 +141,11 @@ func newDefaultProfile() ProfileConfig {
 		MaxTokens:   RangeConfig{50, 150},
 		Temperature: configoptional.Some(IntervalConfig{0.5, 0.9}),
 		Stream:      true,
+		Cancel:      CancelConfig{After: 10},
 		Rate:        2,
+		Ramp:        configoptional.Default(RampConfig{}),
+		Sine:        configoptional.Default(SineConfig{}),
+		Replay:      configoptional.Default(ReplayConfig{Speed: 1}),
 		Gaps:        "constant",
 		Burstiness:  1,
 		Duration:    time.Minute,
@@ -146,7 +164,7 @@ func (p *ProfileConfig) Unmarshal(conf *confmap.Conf) error {
 	if err := conf.Unmarshal(p); err != nil {
 		return err
 	}
-	if p.Users > 0 && !conf.IsSet("rate") {
+	if !conf.IsSet("rate") && len(p.schedules()) > 1 {
 		p.Rate = 0
 	}
 	return nil
@@ -165,14 +183,14 @@ type Overrides struct {
 
 // with returns the profile with the overrides applied.
 func (p ProfileConfig) with(o Overrides) ProfileConfig {
+	if o.Users != nil || o.Rate != nil {
+		p = p.unscheduled()
+	}
 	if o.Users != nil {
-		p.Users, p.Rate = *o.Users, 0
+		p.Users = *o.Users
 	}
 	if o.Rate != nil {
 		p.Rate = *o.Rate
-		if o.Users == nil {
-			p.Users = 0
-		}
 	}
 	if o.Duration != nil {
 		p.Duration = time.Duration(*o.Duration * float64(time.Second))
@@ -192,17 +210,10 @@ func (p ProfileConfig) with(o Overrides) ProfileConfig {
 // validate returns an error, which begins with the name of a setting, if the
 // profile cannot be run or exceeds the limits.
 func (p *ProfileConfig) validate(l LimitsConfig) error {
-	switch {
-	case p.Rate != 0 && p.Users != 0:
-		return errors.New("rate and users: an open loop has a rate, a closed loop has users; keep one of them")
-	case p.Rate > l.Rate:
-		return fmt.Errorf("rate: %g: want at most %g requests a second, or raise limits::rate", p.Rate, l.Rate)
-	case p.Users < 0 || p.Users > l.Users:
-		return fmt.Errorf("users: %d: want 1 to %d, or raise limits::users", p.Users, l.Users)
-	case p.Duration <= 0 || p.Duration > l.Duration:
+	if p.Duration <= 0 || p.Duration > l.Duration {
 		return fmt.Errorf("duration: %s: want more than 0 and at most %s, or raise limits::duration", p.Duration, l.Duration)
 	}
-	if _, _, err := p.pacing(0); err != nil {
+	if err := p.validateSchedule(l); err != nil {
 		return err
 	}
 	if p.Prompts.kinds() > 1 {
@@ -225,57 +236,19 @@ func (p *ProfileConfig) validate(l LimitsConfig) error {
 	if _, err := completion.ParseEndpoint(p.API); err != nil {
 		return fmt.Errorf("api: %w", err)
 	}
+	return p.Cancel.validate(p.Stream && p.API != completion.Embeddings.String())
+}
+
+func (c *CancelConfig) validate(stream bool) error {
+	switch {
+	case !(c.Share >= 0 && c.Share <= 1):
+		return fmt.Errorf("cancel::share: %g: want 0 to 1", c.Share)
+	case c.After < 1:
+		return fmt.Errorf("cancel::after: %d chunks: want 1 or more", c.After)
+	case c.Share > 0 && !stream:
+		return errors.New("cancel: an answer that is not streamed has no chunks after which to cancel: stream it, or leave cancel out")
+	}
 	return nil
-}
-
-// closed reports whether the profile is a closed loop.
-func (p *ProfileConfig) closed() bool { return p.Users > 0 }
-
-// pacing returns how a run is paced, and a description of it for people.
-func (p *ProfileConfig) pacing(seed uint64) (*loadgen.Config, string, error) {
-	c := &loadgen.Config{
-		Users: p.Users, Think: p.Think, Duration: p.Duration, WarmUp: p.WarmUp, Tail: p.Tail,
-		MaxInFlight: p.MaxInFlight, MaxWait: p.MaxWait, Drain: p.Drain, MaxErrors: p.MaxErrors, Sleep: loadgen.PreciseSleep,
-	}
-	words := fmt.Sprintf("closed loop of %d users who think %s", p.Users, p.Think)
-	if !p.closed() {
-		curve, err := arrival.NewConstant(p.Rate)
-		if err != nil {
-			return nil, "", fmt.Errorf("rate: %w", err)
-		}
-		gaps, err := p.gaps()
-		if err != nil {
-			return nil, "", err
-		}
-		c.Dial = arrival.NewDial(curve, gaps, seed)
-		words = fmt.Sprintf("open loop, %g requests/s, gaps %s", p.Rate, p.Gaps)
-	}
-	if p.Objective != "" {
-		var err error
-		if c.Objective, err = loadgen.ParseObjective(p.Objective); err != nil {
-			return nil, "", err
-		}
-	}
-	words += fmt.Sprintf(", for %s", p.Duration)
-	if err := c.Validate(); err != nil {
-		return nil, "", err
-	}
-	return c, words, nil
-}
-
-func (p *ProfileConfig) gaps() (arrival.Gaps, error) {
-	switch p.Gaps {
-	case "constant":
-		return arrival.Regular, nil
-	case "poisson":
-		return arrival.Poisson, nil
-	case "gamma":
-		if !(p.Burstiness > 0) {
-			return nil, fmt.Errorf("burstiness: %g: want a number greater than 0", p.Burstiness)
-		}
-		return arrival.Gamma(p.Burstiness), nil
-	}
-	return nil, fmt.Errorf("gaps: %q: want constant, poisson or gamma", p.Gaps)
 }
 
 // workload returns what a run sends, and a description of its prompts for people.
@@ -283,6 +256,7 @@ func (p *ProfileConfig) workload(ctx context.Context, t workload.Tokenizer, seed
 	s := workload.Settings{
 		Model: p.Model, Seed: seed, MaxTokens: workload.Range(p.MaxTokens),
 		Stream: p.Stream, IgnoreEOS: p.IgnoreEOS, Repeat: p.Prompts.Repeat,
+		CancelShare: p.Cancel.Share,
 	}
 	var err error
 	if s.Endpoint, err = completion.ParseEndpoint(p.API); err != nil {
@@ -290,6 +264,9 @@ func (p *ProfileConfig) workload(ctx context.Context, t workload.Tokenizer, seed
 	}
 	if s.Endpoint == completion.Embeddings {
 		s.Stream = false
+	}
+	if s.CancelShare > 0 { // part of the workload's hash
+		s.CancelAfter = p.Cancel.After
 	}
 	if t := p.Temperature.Get(); t != nil {
 		interval := workload.Interval(*t)
@@ -336,7 +313,10 @@ func (c *PromptsConfig) source(ctx context.Context, t workload.Tokenizer, seed u
 
 // check reads the files that the profile needs, so that the collector does not
 // start without them.
-func (p *ProfileConfig) check(ctx context.Context) error {
+func (p *ProfileConfig) check(ctx context.Context, l LimitsConfig) error {
+	if _, err := p.pacing(0, l); err != nil {
+		return err
+	}
 	if p.Prompts.Synthetic.HasValue() {
 		return nil // making the prompts needs the server, which may not be up yet
 	}

@@ -77,11 +77,11 @@ func (e *Extension) start(profile string, o Overrides) (*run, error) {
 	} else {
 		seed = mathrand.Uint64() >> 32 //nolint:gosec // It is in the report.
 	}
-	pace, words, err := p.pacing(seed)
+	pace, err := p.pacing(seed, e.cfg.Limits)
 	if err != nil {
 		return nil, invalidError{err}
 	}
-	r := &run{id: newID(profile), profile: profile, config: p, limits: e.cfg.Limits, schedule: words, began: time.Now(), done: make(chan struct{})}
+	r := &run{id: newID(profile), profile: profile, config: p, limits: e.cfg.Limits, schedule: p.schedule(), began: time.Now(), done: make(chan struct{})}
 
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -101,7 +101,7 @@ func (e *Extension) start(profile string, o Overrides) (*run, error) {
 		r.finish(e.execute(ctx, r, pace, seed))
 		e.logEnd(r)
 	})
-	e.set.Logger.Info("Load run begins", zap.String("run", r.id), zap.String("schedule", words))
+	e.set.Logger.Info("Load run begins", zap.String("run", r.id), zap.String("schedule", r.schedule))
 	return r, nil
 }
 
@@ -301,12 +301,16 @@ func (r *run) stop() error {
 	return nil
 }
 
-// turn changes the rate of an open loop, in requests per second.
-func (r *run) turn(rate float64) error {
-	if rate > r.limits.Rate {
+// turn changes the rate of an open loop, in requests per second, within a time that
+// may be 0. From then on the rate is constant, whatever schedule the run began with.
+func (r *run) turn(rate float64, over time.Duration) error {
+	switch {
+	case rate > r.limits.Rate:
 		return invalidError{fmt.Errorf("rate: %g: want at most %g requests a second, or raise limits::rate", rate, r.limits.Rate)}
+	case over < 0 || over > r.limits.Duration:
+		return invalidError{fmt.Errorf("over: %s: want 0 to %s, or raise limits::duration", over, r.limits.Duration)}
 	}
-	curve, err := arrival.NewConstant(rate)
+	to, err := arrival.NewConstant(rate)
 	if err != nil {
 		return invalidError{err}
 	}
@@ -315,7 +319,14 @@ func (r *run) turn(rate float64) error {
 	if r.stateLocked() != running {
 		return errNotRunning
 	}
-	return r.load.Turn(curve)
+	if now, ok := r.load.Rate(); ok && over > 0 {
+		ramp, err := arrival.NewRamp(now, rate, over)
+		if err != nil {
+			return invalidError{err}
+		}
+		return r.load.Turn(ramp)
+	}
+	return r.load.Turn(to)
 }
 
 func (r *run) inFlight() int {

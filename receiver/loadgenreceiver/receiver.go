@@ -11,8 +11,10 @@ import (
 	"strings"
 
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/consumer"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/loadgenreceiver/internal/metadata"
 )
 
@@ -21,6 +23,17 @@ type Config struct {
 	// Extension is the extension whose measurements are received; by default the
 	// only one of type loadgen.
 	Extension *component.ID `mapstructure:"extension"`
+}
+
+var _ confmap.Unmarshaler = (*Config)(nil)
+
+// Unmarshal implements confmap.Unmarshaler. It says what is wrong in the terms of
+// the YAML file.
+func (c *Config) Unmarshal(conf *confmap.Conf) error {
+	if err := configcheck.Section(conf, c); err != nil {
+		return err
+	}
+	return conf.Unmarshal(c)
 }
 
 // A source provides measurements to consumers, as the loadgen extension does.

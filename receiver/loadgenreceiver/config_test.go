@@ -1,0 +1,31 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loadgenreceiver
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/wrongconfig"
+)
+
+// Each case is what a user might write, with what the receiver says about it.
+// UPDATE=1 go test -run WrongSettings ./receiver/loadgenreceiver writes what it
+// says now.
+func TestConfig_WrongSettingsSayWhatToWriteInstead(t *testing.T) {
+	wrongconfig.Test(t, filepath.Join("testdata", "wrong.txt"), func() any { return &Config{} })
+}
+
+func TestConfig_TakesTheNameOfAnExtension(t *testing.T) {
+	for yaml, want := range map[string]string{"extension: loadgen/other": "loadgen/other", "extension: loadgen": "loadgen"} {
+		c := &Config{}
+		assert.Empty(t, wrongconfig.Explain(t, yaml, c))
+		assert.Equal(t, want, c.Extension.String())
+	}
+	c := &Config{}
+	assert.Empty(t, wrongconfig.Explain(t, "{}", c))
+	assert.Nil(t, c.Extension)
+}
