@@ -218,6 +218,9 @@ func (e *Extension) telemetrySettings(r *run, work *workload.Workload) telemetry
 		Address: e.target.Address, Port: e.target.Port,
 		Objective: r.config.Objective, Interval: e.cfg.MetricsFlushInterval,
 		InFlight: r.inFlight, Rate: r.rate,
+		Refused: func(err error) {
+			e.set.Logger.Warn("Pipelines refuse metrics of a load run: later ones make up for it", zap.String("run", r.id), zap.Error(err))
+		},
 	}
 	if x := e.cfg.Histogram.Exponential.Get(); x != nil {
 		s.ExponentialSize = x.MaxSize

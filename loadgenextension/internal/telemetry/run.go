@@ -57,6 +57,9 @@ type Settings struct {
 	// run has no rate.
 	InFlight func() int
 	Rate     func() (float64, bool)
+	// Refused is called when the pipelines begin to refuse metrics. They are
+	// cumulative, so that later ones make up for those that were refused.
+	Refused func(error)
 }
 
 // Run measures the requests of one run. Its series and spans have a resource of
@@ -68,6 +71,9 @@ type Run struct {
 	tracer   trace.Tracer
 	meter    instruments
 	sets     sets
+
+	stop    chan struct{} // closed to end flushing
+	flushed chan struct{} // closed when it has ended
 }
 
 // NewRun prepares to measure a run. Its exporters send through the pipe until
@@ -88,7 +94,7 @@ func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
 		conventions.ServiceName(ServiceName), conventions.ServiceInstanceID(s.RunID), conventions.ServiceVersion(s.Version))
 	options := []sdkmetric.Option{
 		sdkmetric.WithResource(res),
-		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(metrics, sdkmetric.WithInterval(s.Interval))),
+		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(metrics, sdkmetric.WithInterval(never), sdkmetric.WithTimeout(exportWithin))),
 	}
 	if s.ExponentialSize > 0 {
 		options = append(options, sdkmetric.WithView(sdkmetric.NewView(
@@ -98,6 +104,8 @@ func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
 	}
 	r := &Run{
 		settings: s,
+		stop:     make(chan struct{}),
+		flushed:  make(chan struct{}),
 		meters:   sdkmetric.NewMeterProvider(options...),
 		traces: sdktrace.NewTracerProvider(sdktrace.WithResource(res), sdktrace.WithSampler(whenWanted{p}),
 			sdktrace.WithBatcher(spans, sdktrace.WithBatchTimeout(s.Interval), sdktrace.WithMaxQueueSize(spanQueue))),
@@ -105,9 +113,38 @@ func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
 	r.tracer = r.traces.Tracer(Scope, trace.WithInstrumentationVersion(s.Version))
 	r.sets.settings = s
 	if err := r.meter.init(r.meters.Meter(Scope, metric.WithInstrumentationVersion(s.Version)), r); err != nil {
+		close(r.flushed)
 		return nil, errors.Join(err, r.Close(ctx))
 	}
+	go r.flush()
 	return r, nil
+}
+
+// never is the interval of the SDK's reader, whose shutdown would cancel an export
+// that is under way and report that as an error. flush calls it instead.
+const never = 1000 * time.Hour
+
+// exportWithin limits one export of metrics, retries included.
+const exportWithin = 4 * time.Second
+
+// flush exports the metrics at each interval until Close.
+func (r *Run) flush() {
+	defer close(r.flushed)
+	tick := time.NewTicker(r.settings.Interval)
+	defer tick.Stop()
+	refused := false
+	for {
+		select {
+		case <-tick.C:
+		case <-r.stop:
+			return
+		}
+		err := r.meters.ForceFlush(context.Background()) // limited by exportWithin
+		if err != nil && !refused {
+			r.settings.Refused(err)
+		}
+		refused = err != nil
+	}
 }
 
 // retries give a pipeline that refuses data some time to recover, but less than
@@ -121,8 +158,14 @@ var retries = struct {
 // at the highest rate that one core can generate.
 const spanQueue = 8192
 
-// Close sends what has not been sent yet.
+// Close sends what has not been sent yet. It lets an export that is under way
+// finish first, unless ctx ends.
 func (r *Run) Close(ctx context.Context) error {
+	close(r.stop)
+	select {
+	case <-r.flushed:
+	case <-ctx.Done():
+	}
 	return errors.Join(r.traces.Shutdown(ctx), r.meters.Shutdown(ctx))
 }
 

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/otel"
 	"go.uber.org/goleak"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
@@ -48,6 +51,7 @@ func settings() Settings {
 		RunID: "steady-1", Profile: "steady", Version: "v1", Provider: "llamacpp", Endpoint: completion.Chat, Model: "asked",
 		Address: "127.0.0.1", Port: 8080, Objective: "ttft<1s", Interval: time.Hour,
 		InFlight: func() int { return 3 }, Rate: func() (float64, bool) { return 2.5, true },
+		Refused: func(err error) { panic(err) },
 	}
 }
 
@@ -252,6 +256,79 @@ func TestPipe_TriesAgainUnlessTheErrorIsPermanent(t *testing.T) {
 			assert.Equal(t, test.want, tries, "detached")
 		})
 	}
+}
+
+// The end of a run is no reason to break off what is being exported.
+func TestRun_ClosedDuringAnExportLetsItFinish(t *testing.T) {
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { t.Errorf("the SDK complains: %v", err) }))
+	var p Pipe
+	var sink consumertest.MetricsSink
+	entered, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	slow, err := consumer.NewMetrics(func(ctx context.Context, md pmetric.Metrics) error {
+		once.Do(func() { close(entered); <-release })
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return sink.ConsumeMetrics(ctx, md)
+	})
+	require.NoError(t, err)
+	p.AttachMetrics(slow)
+	s := settings()
+	s.Interval = 10 * ms
+	r, err := NewRun(t.Context(), &p, s)
+	require.NoError(t, err)
+	<-entered
+	r.Count(loadgen.Sample{Good: true, Result: &completion.Result{}})
+	closed := make(chan error)
+	go func() { closed <- r.Close(t.Context()) }()
+	time.Sleep(50 * ms) // an interval passes, too
+	close(release)
+	require.NoError(t, <-closed)
+
+	all := sink.AllMetrics()
+	require.GreaterOrEqual(t, len(all), 2, "the export under way and the last one")
+	assert.Zero(t, goodRequests(all[0]))
+	assert.EqualValues(t, 1, goodRequests(all[len(all)-1]), "what was counted meanwhile")
+}
+
+// goodRequests returns the value of loadgen.goodput.
+func goodRequests(md pmetric.Metrics) (n int64) {
+	for _, rm := range md.ResourceMetrics().All() {
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, m := range sm.Metrics().All() {
+				if m.Name() == "loadgen.goodput" {
+					n += m.Sum().DataPoints().At(0).IntValue()
+				}
+			}
+		}
+	}
+	return n
+}
+
+func TestRun_SaysOnceThatPipelinesRefuse(t *testing.T) {
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { t.Errorf("the SDK complains: %v", err) }))
+	var p Pipe
+	var tries atomic.Int32
+	c, err := consumer.NewMetrics(func(context.Context, pmetric.Metrics) error {
+		if n := tries.Add(1); n%10 < 5 { // for good, so that none is tried again
+			return consumererror.NewPermanent(errors.New("refused"))
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	p.AttachMetrics(c)
+	var said atomic.Int32
+	s := settings()
+	s.Interval = ms
+	s.Refused = func(error) { said.Add(1) }
+	r, err := NewRun(t.Context(), &p, s)
+	require.NoError(t, err)
+	for tries.Load() < 18 {
+		time.Sleep(ms / 10)
+	}
+	assert.EqualValues(t, 2, said.Load(), "at each change")
+	_ = r.Close(t.Context()) // refused or not
 }
 
 func TestPipe_GivesEachConsumerItsOwn(t *testing.T) {
