@@ -20,6 +20,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/timings"
 )
 
 // maxPending bounds the spans that wait while what comes next refuses them.
@@ -241,6 +242,9 @@ func (c *tracesConnector) trace(s *source, i *instance, r *requests.Request, to 
 	}
 	if r.Truncated {
 		a.PutBool("llamacpp.request.truncated", true)
+	}
+	if r.HasTimings {
+		a.PutStr(timings.Attribute, timings.String(r.Processed, r.PromptTime, r.Generated, r.GenerationTime))
 	}
 
 	prompt, generation := request, request

@@ -5,6 +5,7 @@ package completion
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -391,7 +392,10 @@ func timings(b []byte) Timings {
 	return t
 }
 
-func milliseconds(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
+// milliseconds is exact to the nanosecond: 3.378 is a little less as a float64.
+func milliseconds(ms float64) time.Duration {
+	return time.Duration(math.Round(ms * float64(time.Millisecond)))
+}
 
 // problem parses an error of the server: {"error":{"type":…,"message":…}},
 // {"error":"…"}, or only the inner value. Of anything else, the message is the

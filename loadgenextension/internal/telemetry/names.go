@@ -6,6 +6,8 @@ package telemetry
 import (
 	"go.opentelemetry.io/otel/attribute"
 	conventions "go.opentelemetry.io/otel/semconv/v1.41.0" // the last with those of GenAI
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/timings"
 )
 
 // Bucket bounds. Those of seconds and tokens are the ones that the GenAI
@@ -87,4 +89,7 @@ const (
 	serverPromptKey     = attribute.Key("loadgen.server.prompt.duration")
 	serverPredictionKey = attribute.Key("loadgen.server.prediction.duration")
 	serverQueueKey      = attribute.Key("loadgen.server.queue.duration")
+
+	// timingsKey is on the span that the connector llamacpplog makes of the request, too.
+	timingsKey = attribute.Key(timings.Attribute)
 )

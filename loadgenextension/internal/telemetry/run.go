@@ -24,6 +24,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/timings"
 )
 
 // Scope is the instrumentation scope, ServiceName the resource's service.name.
@@ -281,7 +282,8 @@ func (r *Run) describe(span trace.Span, set *set, q *completion.Request, o *comp
 	}
 	if t := o.Timings; t != nil {
 		span.SetAttributes(serverPromptKey.Float64(t.Prompt.Seconds()), serverPredictionKey.Float64(t.Predicted.Seconds()),
-			serverQueueKey.Float64(queue(o).Seconds()))
+			serverQueueKey.Float64(queue(o).Seconds()),
+			timingsKey.String(timings.String(t.PromptTokens, t.Prompt, t.PredictedTokens, t.Predicted)))
 	}
 	for _, e := range []struct {
 		name string

@@ -42,7 +42,7 @@ func (s *server) Do(ctx context.Context, _ *completion.Request, due time.Time) c
 	return completion.Result{
 		Due: due, Sent: sent, FirstChunk: at(20 * ms), FirstToken: at(30 * ms), FirstAnswer: at(50 * ms), LastToken: at(70 * ms), End: at(80 * ms),
 		Chunks: 3, Gaps: []time.Duration{20 * ms, 20 * ms}, InputTokens: 10, CachedTokens: 4, OutputTokens: 5, ReasoningTokens: -1,
-		Timings: &completion.Timings{Prompt: 25 * ms, Predicted: 40 * ms}, ID: "chatcmpl-7", Model: "tiny", FinishReason: "stop", Status: 200,
+		Timings: &completion.Timings{PromptTokens: 6, Prompt: 25 * ms, PredictedTokens: 5, Predicted: 40 * ms}, ID: "chatcmpl-7", Model: "tiny", FinishReason: "stop", Status: 200,
 	}
 }
 
@@ -190,6 +190,7 @@ func TestRun_TracesARequest(t *testing.T) {
 		"gen_ai.response.id": "chatcmpl-7", "gen_ai.response.finish_reasons": []any{"stop"}, "http.response.status_code": int64(200),
 		"gen_ai.usage.input_tokens": int64(10), "gen_ai.usage.cache_read.input_tokens": int64(4), "gen_ai.usage.output_tokens": int64(5),
 		"loadgen.server.prompt.duration": 0.025, "loadgen.server.prediction.duration": 0.04,
+		"llamacpp.request.timings": "6/25.00ms+5/40.00ms",
 	}, a)
 	var events []string
 	for _, e := range span.Events().All() {
