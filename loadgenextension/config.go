@@ -21,6 +21,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/energy"
 )
 
 const (
@@ -39,6 +40,9 @@ type Config struct {
 
 	// Target is the server that is put under load.
 	Target TargetConfig `mapstructure:"target"`
+
+	// GPUMetrics is where to read the energy that GPUs use; none by default.
+	GPUMetrics configoptional.Optional[confighttp.ClientConfig] `mapstructure:"gpu_metrics"`
 
 	// Provider becomes gen_ai.provider.name; "llamacpp" by default.
 	Provider string `mapstructure:"provider"`
@@ -117,6 +121,7 @@ func newDefaultConfig() *Config {
 	return &Config{
 		ServerConfig:         server,
 		Target:               TargetConfig{ClientConfig: client, ConnectTimeout: 10 * time.Second},
+		GPUMetrics:           configoptional.Default(confighttp.NewDefaultClientConfig()),
 		Provider:             defaultProvider,
 		Limits:               LimitsConfig{Rate: 1000, Users: 1000, Duration: time.Hour},
 		History:              20,
@@ -159,6 +164,11 @@ func (cfg *Config) Validate() error {
 	}
 	if err := cfg.Target.validate(); err != nil {
 		errs = append(errs, err)
+	}
+	if g := cfg.GPUMetrics.Get(); g != nil {
+		if _, err := energy.NewSource(g.Endpoint, nil); err != nil {
+			wrong("gpu_metrics::endpoint: %w", err)
+		}
 	}
 	if cfg.Provider == "" {
 		wrong("provider is empty: leave it out for %q", defaultProvider)

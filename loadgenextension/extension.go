@@ -25,6 +25,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/energy"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
 	"github.com/llamatelemetry/otelcol-llamacpp/loadgenextension/internal/telemetry"
 )
@@ -35,6 +36,7 @@ type Extension struct {
 	set    extension.Settings
 	pipe   telemetry.Pipe
 	target target
+	gpus   *energy.Source // nil if there is none
 
 	server  *http.Server
 	serving sync.WaitGroup
@@ -81,6 +83,15 @@ func (e *Extension) Start(ctx context.Context, host component.Host) error {
 	var err error
 	if e.target, err = e.cfg.Target.connect(ctx, host, e.set.TelemetrySettings); err != nil {
 		return fmt.Errorf("target: %w", err)
+	}
+	if g := e.cfg.GPUMetrics.Get(); g != nil {
+		client, err := g.ToClient(ctx, host.GetExtensions(), e.set.TelemetrySettings)
+		if err != nil {
+			return fmt.Errorf("gpu_metrics: %w", err)
+		}
+		if e.gpus, err = energy.NewSource(g.Endpoint, client); err != nil {
+			return fmt.Errorf("gpu_metrics::endpoint: %w", err)
+		}
 	}
 	s := &e.cfg.ServerConfig
 	if e.server, err = s.ToServer(ctx, host.GetExtensions(), e.set.TelemetrySettings, e.handler()); err != nil {
@@ -182,6 +193,9 @@ func (e *Extension) Shutdown(ctx context.Context) error {
 	e.serving.Wait()
 	if e.target.http != nil {
 		e.target.http.CloseIdleConnections()
+	}
+	if e.gpus != nil {
+		e.gpus.Close()
 	}
 	return err
 }

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -209,14 +211,25 @@ func (c caller) events(id string) {
 	}
 }
 
+// gpus starts a page of metrics of a GPU that uses 100 W.
+func gpus(t *testing.T) (url string) {
+	began := time.Now()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "hw_energy_joules_total{hw_type=\"gpu\"} %g\n", 100*time.Since(began).Seconds())
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
 // Every status, property and event that is described is answered somewhere here,
 // and nothing else is.
 func TestOpenAPI_IsWhatIsAnswered(t *testing.T) {
 	d := describe(t)
 	sim := llamasim.Start(t, llamasim.Options{TokensPerSecond: 5000, PromptTokensPerSecond: 1e6})
 	// The simulator has counters and reports what was cached, the other server does not.
+	// Of the other one GPU metrics are known, but not all of its tokens.
 	c := caller{generateFor(t, sim.URL(), "  steady: {rate: 100, duration: 50ms, objective: ttft<1s, model: tiny, cancel: {share: 0.5, after: 1}, prompts: {repeat: true}}\n  long: {rate: 100, duration: 1h}\n  users: {users: 1, duration: 1h}\n"), d}
-	plain := caller{generate(t, quick, "  few: {rate: 100, duration: 50ms}\n  none: {replay: {times: "+timesFile(t, "0.5")+"}, duration: 10ms}\n"), d}
+	plain := caller{generate(t, quick, "  few: {rate: 100, duration: 50ms, cancel: {share: 0.5, after: 1}}\n  none: {replay: {times: "+timesFile(t, "0.5")+"}, duration: 10ms}\ngpu_metrics: {endpoint: "+gpus(t)+"}\n"), d}
 	at := func(id string) string { return "/api/v1/runs/" + id }
 	elsewhere := func(r *http.Request) { r.Host = "evil.example" }
 

@@ -134,6 +134,11 @@ func (e *Extension) execute(ctx context.Context, r *run, pace *loadgen.Config, s
 	if err != nil {
 		return nil, errors.Join(err, context.Cause(ctx))
 	}
+	metering := loadgen.MeterEnergy(ctx, e.gpus)
+	defer metering.Discard()
+	if metering != nil && metering.Err != nil {
+		e.set.Logger.Warn("The report of a load run will have no energy", zap.String("run", r.id), zap.Error(metering.Err))
+	}
 	before, unavailable := e.countersBefore(ctx, r)
 	measured, err := telemetry.NewRun(ctx, &e.pipe, e.telemetrySettings(r, work))
 	if err != nil {
@@ -150,6 +155,7 @@ func (e *Extension) execute(ctx context.Context, r *run, pace *loadgen.Config, s
 	}
 	r.underWay(load)
 	results, cause := load.Wait()
+	end := time.Now()
 	if cause != nil {
 		about.Ended = cause.Error()
 	}
@@ -160,9 +166,14 @@ func (e *Extension) execute(ctx context.Context, r *run, pace *loadgen.Config, s
 		e.set.Logger.Warn("Pipelines did not accept some measurements of a load run", zap.String("run", r.id), zap.Error(err))
 	}
 	report.NotReconciled = unavailable
+	// The run may have been stopped; what follows is given up only at shutdown.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(e.ending, cancel)()
 	if before != nil {
 		e.reconcile(ctx, report, r, before, results)
 	}
+	metering.End(ctx, end, report, results)
 	return report, cause
 }
 
@@ -202,9 +213,8 @@ func (e *Extension) reconcile(ctx context.Context, report *loadgen.Report, r *ru
 		report.NotReconciled = "the collector was shutting down"
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countersWithin)
+	ctx, cancel := context.WithTimeout(ctx, countersWithin)
 	defer cancel()
-	defer context.AfterFunc(e.ending, cancel)()
 	var err error
 	if report.Reconciliation, err = loadgen.AwaitCounters(ctx, e.target.server, r.config.Model, before, results); err != nil {
 		report.NotReconciled = err.Error()

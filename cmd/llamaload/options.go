@@ -49,6 +49,7 @@ type options struct {
 	objective                            string
 	failIf                               []string
 	json, csv, markdown, requests        string
+	gpuMetrics                           string
 }
 
 // exclusive lists groups of mutually exclusive flags.

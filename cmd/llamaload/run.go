@@ -64,6 +64,7 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 	o.pace(f)
 	o.limits(f, "constant")
 	o.content(f)
+	o.gpus(f)
 	o.outputs(f)
 	exclude(cmd)
 	return cmd
@@ -92,6 +93,10 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	if err != nil {
 		return err
 	}
+	gpus, err := o.energySource(transport)
+	if err != nil {
+		return usageError{err}
+	}
 	if o.requests != "" {
 		lines, opened := newLines(o.requests, stdout)
 		if opened != nil {
@@ -105,6 +110,8 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 		people = stderr // standard output is for programs then
 	}
 
+	metering := beginMetering(ctx, gpus, stderr)
+	defer metering.Discard()
 	about := loadgen.About{
 		Version: version(), URL: server.Address(), Started: time.Now(), Schedule: schedule,
 		Duration: o.duration.Seconds(), WarmUp: o.warmUp.Seconds(), Tail: o.tail.Seconds(), Ended: "done",
@@ -122,6 +129,7 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	report := loadgen.NewReport(config, results, about, loadgen.Workload{
 		Hash: work.Hash(), Endpoint: o.endpoint, Model: o.model, Prompts: prompts, Settings: work.Settings(),
 	})
+	endMetering(ctx, metering, report, results)
 	report.NotReconciled = unavailable
 	if before != nil {
 		// Read the counters even after an interrupt, but only for a limited time.

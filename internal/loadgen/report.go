@@ -61,7 +61,10 @@ type Report struct {
 	Goodput        *Goodput        `json:"goodput,omitempty"`
 	Reconciliation *Reconciliation `json:"reconciliation"`
 	// NotReconciled is the reason why Reconciliation is nil.
-	NotReconciled string `json:"not_reconciled,omitempty"`
+	NotReconciled string  `json:"not_reconciled,omitempty"`
+	Energy        *Energy `json:"energy"`
+	// NoEnergy is the reason why Energy is nil.
+	NoEnergy string `json:"no_energy,omitempty"`
 }
 
 // Generator tells whether the figures reflect the server or the load generator.
@@ -109,7 +112,7 @@ const tooLate = 10 * time.Millisecond
 
 // NewReport returns the report of a run.
 func NewReport(c *Config, r *Results, about About, w Workload) *Report {
-	p := &Report{Generator: generator(c, r), Run: about, Workload: w, Requests: r.Counts, Outside: r.Outside, Errors: r.Errors}
+	p := &Report{Generator: generator(c, r), Run: about, Workload: w, NoEnergy: NoGPUMetrics, Requests: r.Counts, Outside: r.Outside, Errors: r.Errors}
 	p.Latency.TTFT, p.Latency.TPOT, p.Latency.E2E, p.Latency.Lag = r.TTFT, r.TPOT, r.E2E, r.Lag
 	p.FromSend.TTFT, p.FromSend.E2E = r.TTFTFromSend, r.E2EFromSend
 	p.Server.Waiting, p.Server.Prompt, p.Server.Prediction = r.Waiting, r.Prompt, r.Prediction
@@ -288,6 +291,12 @@ func (p *Report) lines() [][2]string {
 		lines = append(lines, [2]string{"server says", fmt.Sprintf("%s (prompt %d here, %g there; predicted %d here, %g there)", c.Note, c.Prompt.Client, c.Prompt.Server, c.Predicted.Client, c.Predicted.Server)})
 	case p.NotReconciled != "":
 		lines = append(lines, [2]string{"server says", "nothing: " + p.NotReconciled})
+	}
+	switch e := p.Energy; {
+	case e != nil:
+		lines = append(lines, [2]string{"energy", e.String()})
+	case p.NoEnergy != "" && p.NoEnergy != NoGPUMetrics:
+		lines = append(lines, [2]string{"energy", "unknown: " + p.NoEnergy})
 	}
 	return lines
 }
