@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
@@ -57,9 +60,20 @@ type generator struct {
 
 func generate(t testing.TB, target, profiles string) *generator {
 	t.Helper()
+	return generateIn(t, nil, target, profiles)
+}
+
+// generateIn is generate with further variables in the environment and further
+// configurations.
+func generateIn(t testing.TB, environment []string, target, profiles string, more ...string) *generator {
+	t.Helper()
 	address := fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
 	g := &generator{collector: &collector{t: t, Sink: otlpsink.Start(t)}, api: "http://" + address}
-	g.begin(nil, fmt.Sprintf(generatorConfig, address, target, profiles, g.URL()))
+	var args []string
+	for _, text := range more {
+		args = append(args, "--config", collectortest.ConfigFile(t, text))
+	}
+	g.begin(environment, fmt.Sprintf(generatorConfig, address, target, profiles, g.URL()), args...)
 	g.AwaitLog("Everything is ready")
 	return g
 }
@@ -71,8 +85,8 @@ type loadRun struct {
 	Requests          struct{ Due, OK, Error, Cancelled, Dropped int }
 }
 
-// ask sends a request to the API, and reads the answer into v.
-func (g *generator) ask(status int, method, path, body string, v any, edit ...func(*http.Request)) {
+// do sends a request to the API.
+func (g *generator) do(method, path, body string, edit ...func(*http.Request)) (status int, answer []byte) {
 	g.t.Helper()
 	q, err := http.NewRequestWithContext(g.t.Context(), method, g.api+path, strings.NewReader(body))
 	require.NoError(g.t, err)
@@ -82,9 +96,16 @@ func (g *generator) ask(status int, method, path, body string, v any, edit ...fu
 	response, err := http.DefaultClient.Do(q)
 	require.NoError(g.t, err)
 	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
+	answer, err = io.ReadAll(response.Body)
 	require.NoError(g.t, err)
-	require.Equal(g.t, status, response.StatusCode, "%s", answer)
+	return response.StatusCode, answer
+}
+
+// ask sends a request to the API, and reads the answer into v.
+func (g *generator) ask(status int, method, path, body string, v any, edit ...func(*http.Request)) {
+	g.t.Helper()
+	got, answer := g.do(method, path, body, edit...)
+	require.Equal(g.t, status, got, "%s", answer)
 	require.NoError(g.t, json.Unmarshal(answer, v), "%s", answer)
 }
 
@@ -204,6 +225,61 @@ func TestLoad_ShutdownEndsTheRunWithWhatWasMeasured(t *testing.T) {
 	assert.Equal(t, "stopped with the collector", end.Ended)
 	assert.True(t, g.Points(otlpsink.Metric("loadgen.requests"), succeeded).LastIs(float64(end.OK)))
 	assert.Len(t, g.Spans(), end.OK+end.Cancelled)
+}
+
+// Runs end while metrics are being exported, again and again, and so does the
+// collector. Nothing is lost and nobody complains.
+func TestLoad_EndsDuringExportsWithoutANoise(t *testing.T) {
+	t.Parallel()
+	s := scriptedserver.Start(t, scriptedserver.Always(scriptedserver.Chat("chatcmpl-1", 7, scriptedserver.Every(5*time.Millisecond, 3, time.Millisecond)...)))
+	g := generateIn(t, nil, s.URL, "      short: {rate: 100, duration: 100ms}\n      long: {rate: 100, duration: 1h}", "extensions: {loadgen: {metrics_flush_interval: 10ms}}")
+	const runs = 10
+	for range runs {
+		run := g.start("short")
+		run = g.awaitRun(run.ID, over, "the run ends")
+		assert.Equal(t, 10, run.Requests.OK)
+		assert.True(t, g.Points(otlpsink.Metric("loadgen.requests"), otlpsink.Of(run.ID), succeeded).LastIs(10), "all is there when the run has ended")
+	}
+	run := g.start("long")
+	g.awaitRun(run.ID, func(r loadRun) bool { return r.Requests.OK > 20 }, "load is sent")
+	g.Terminate()
+	sent := 0
+	for _, x := range s.Exchanges() {
+		if len(x.Body) > 0 { // /metrics is read too
+			sent++
+		}
+	}
+	assert.Len(t, g.Spans(), sent, "one of each request that was sent")
+	for _, l := range g.logLines() {
+		assert.Equal(t, "info", l.Level, l.Text)
+	}
+}
+
+// The schedules of docs/load.md, as profiles.
+func TestLoad_FollowsTheSchedulesOfItsProfiles(t *testing.T) {
+	t.Parallel()
+	times := filepath.Join(t.TempDir(), "times.txt")
+	require.NoError(t, os.WriteFile(times, []byte("0\n0.2\n0.4\n2\n"), 0o600))
+	s := llamatest.Start(t, llamatest.Options{})
+	g := generate(t, s.URL(), `
+      ramp: {ramp: {from: 0, to: 20, over: 2s}, duration: 2s, max_tokens: {min: 5, max: 5}}
+      steps: {steps: [{rate: 5, for: 1s}, {rate: 15}], duration: 2s, max_tokens: {min: 5, max: 5}}
+      sine: {sine: {mean: 10, amplitude: 10, period: 1s}, duration: 2s, max_tokens: {min: 5, max: 5}}
+      replay: {replay: {times: "`+times+`", speed: 2}, duration: 1h, max_tokens: {min: 5, max: 5}}
+      leavers: {rate: 10, duration: 1s, cancel: {share: 1, after: 3}, max_tokens: {min: 200, max: 200}}
+`)
+	for profile, want := range map[string]int{"ramp": 20, "steps": 20, "sine": 20, "replay": 4, "leavers": 10} {
+		run := g.start(profile)
+		run = g.awaitRun(run.ID, over, profile)
+		assert.Equal(t, "done", run.Reason, profile)
+		assert.InDelta(t, want, run.Requests.Due, 1, profile)
+		assert.Zero(t, run.Requests.Error, profile)
+		if profile == "leavers" {
+			assert.Equal(t, run.Requests.Due, run.Requests.Cancelled)
+		} else {
+			assert.Equal(t, run.Requests.Due, run.Requests.OK, profile)
+		}
+	}
 }
 
 func TestLoad_TraceContextReachesTheServer(t *testing.T) {
