@@ -148,6 +148,10 @@ func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
 		if conf.Get("profiles"+confmap.KeyDelimiter+name) == nil { // an empty profile has all defaults
 			cfg.Profiles[name] = newDefaultProfile()
 		}
+		if p := cfg.Profiles[name]; p.Duration == 0 && p.Replay.HasValue() {
+			p.Duration = cfg.Limits.Duration
+			cfg.Profiles[name] = p
+		}
 	}
 	return nil
 }

@@ -132,6 +132,7 @@ profiles:
   steps: {steps: [{rate: 1, for: 2s}, {rate: 0, for: 3s}, {rate: 4}]}
   sine: {sine: {mean: 1, amplitude: 1, period: 2s}}
   replay: {replay: {times: "`+file+`", speed: 2}, duration: 5m}
+  whole: {replay: {times: "`+file+`"}}
 `).Profiles
 	for name, test := range map[string]struct {
 		due   []time.Duration
@@ -140,7 +141,8 @@ profiles:
 		"ramp":   {[]time.Duration{0, 1000 * ms, 1500 * ms, 2000 * ms}, "open loop, ramp from 0 to 2 requests/s over 1s, gaps constant, for 1m0s"},
 		"steps":  {[]time.Duration{0, 1000 * ms, 5000 * ms, 5250 * ms}, "open loop, steps 1 requests/s for 2s, 0 requests/s for 3s, 4 requests/s, gaps constant, for 1m0s"},
 		"sine":   {[]time.Duration{0, 591 * ms, 2000 * ms, 2591 * ms}, "open loop, sine around 1 by 1 requests/s in 2s, gaps constant, for 1m0s"},
-		"replay": {[]time.Duration{0, 500 * ms, 750 * ms}, "open loop, replay of " + file + " 2 times as fast, for 5m0s"},
+		"replay": {[]time.Duration{0, 500 * ms, 750 * ms}, "open loop, replay of " + file + " 2 times as fast, for at most 5m0s"},
+		"whole":  {[]time.Duration{0, 1000 * ms, 1500 * ms}, "open loop, replay of " + file + " 1 times as fast, for at most 1h0m0s"},
 	} {
 		p := profiles[name]
 		require.NoError(t, p.validate(newDefaultConfig().Limits), name)
@@ -201,6 +203,7 @@ func TestStart_ReadsTimesBeforeAnythingStarts(t *testing.T) {
 		"":               "profiles::a: replay: " + file + " has no times",
 		"0\nsoon\n":      "profiles::a: replay: " + file + `:2: "soon" is no number`,
 		"1\n0\n":         "profiles::a: replay: arrival 2 at 0s: want times from 0 on, in order",
+		"0\n7200\n":      "profiles::a: replay: takes 1h0m0s: want less than 1h0m0s, a higher speed, a duration after which to cut it off, or raise limits::duration",
 		"0\n0.8\n1\n9\n": "profiles::a: replay: 3 requests in one second: want at most 2, a lower speed, or raise limits::rate",
 	} {
 		require.NoError(t, os.WriteFile(file, []byte(content), 0o600))

@@ -61,8 +61,8 @@ type ProfileConfig struct {
 	Users int           `mapstructure:"users"`
 	Think time.Duration `mapstructure:"think"`
 
-	// Duration is how long requests are sent; 1m by default. The report leaves out
-	// requests that are due within WarmUp of its start or within Tail of its end.
+	// Duration is how long requests are sent; 1m by default, and of a replay until
+	// its last request. The report leaves out requests that are due within WarmUp of its start or within Tail of its end.
 	Duration time.Duration `mapstructure:"duration"`
 	WarmUp   time.Duration `mapstructure:"warm_up"`
 	Tail     time.Duration `mapstructure:"tail"`
@@ -166,6 +166,9 @@ func (p *ProfileConfig) Unmarshal(conf *confmap.Conf) error {
 	}
 	if !conf.IsSet("rate") && len(p.schedules()) > 1 {
 		p.Rate = 0
+	}
+	if !conf.IsSet("duration") && p.Replay.HasValue() {
+		p.Duration = 0 // limits::duration, which is not known here
 	}
 	return nil
 }

@@ -115,9 +115,13 @@ func (p *ProfileConfig) pacing(seed uint64, l LimitsConfig) (*loadgen.Config, er
 		return p.paced(nil, seed)
 	}
 	curve, peak, err := p.curve()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
+	}
+	if r, ok := curve.(arrival.Replay); ok && p.Duration == l.Duration && r[len(r)-1] >= l.Duration {
+		return nil, fmt.Errorf("replay: takes %s: want less than %s, a higher speed, a duration after which to cut it off, or raise limits::duration", r[len(r)-1], l.Duration)
+	}
+	switch {
 	case peak > l.Rate && p.Replay.HasValue():
 		return nil, fmt.Errorf("replay: %g requests in one second: want at most %g, a lower speed, or raise limits::rate", peak, l.Rate)
 	case peak > l.Rate:
@@ -231,7 +235,7 @@ func (p *ProfileConfig) schedule() string {
 		return fmt.Sprintf("closed loop of %d users who think %s, for %s", p.Users, p.Think, p.Duration)
 	case p.Replay.HasValue():
 		r := p.Replay.Get()
-		return fmt.Sprintf("open loop, replay of %s %g times as fast, for %s", r.Times, r.Speed, p.Duration)
+		return fmt.Sprintf("open loop, replay of %s %g times as fast, for at most %s", r.Times, r.Speed, p.Duration)
 	case p.Ramp.HasValue():
 		r := p.Ramp.Get()
 		rate = fmt.Sprintf("ramp from %g to %g requests/s over %s", r.From, r.To, r.Over)
