@@ -62,7 +62,8 @@ type ProfileConfig struct {
 	Think time.Duration `mapstructure:"think"`
 
 	// Duration is how long requests are sent; 1m by default, and of a replay until
-	// its last request. The report leaves out requests that are due within WarmUp of its start or within Tail of its end.
+	// its last request. The report leaves out requests that are due within WarmUp of
+	// its start or within Tail of its end.
 	Duration time.Duration `mapstructure:"duration"`
 	WarmUp   time.Duration `mapstructure:"warm_up"`
 	Tail     time.Duration `mapstructure:"tail"`

@@ -42,8 +42,8 @@ func beginMetering(ctx context.Context, gpus *energy.Source, stderr io.Writer) *
 	return m
 }
 
-// endMetering adds the energy of a run that has just ended to its report, even after an interrupt, but then only
-// if it is known soon.
+// endMetering adds the energy of a run that has just ended to its report. After an
+// interrupt it does so only if the energy is known soon.
 func endMetering(ctx context.Context, m *loadgen.Metering, p *loadgen.Report, r *loadgen.Results) {
 	ended := time.Now()
 	if ctx.Err() != nil {

@@ -35,7 +35,8 @@ func TestRun_ReportsTheEnergyOfGPUs(t *testing.T) {
 			Source                              string
 		}
 		NoEnergy string `json:"no_energy"`
-	}) {
+	},
+	) {
 		code, stdout, stderr = llamaload(t, append([]string{"run", "--url", url, "--rate", "20", "--duration", "2s", "--max-tokens", "10", "--json", file}, args...)...)
 		if content, err := os.ReadFile(file); err == nil {
 			require.NoError(t, json.Unmarshal(content, &report))

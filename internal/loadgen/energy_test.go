@@ -29,13 +29,19 @@ func TestReport_EnergyIsSharedByAllTokensThatWereGenerated(t *testing.T) {
 		change     func(*Results)
 		json, text string
 	}{
-		"all counted": {func(*Results) {}, `{"joules":500,"joules_per_output_token":2.5,"watts":250,"gpus":2,"source":"hw_energy_joules_total at http://h/metrics"}`,
-			"energy 2.5 J an output token, 500 J, 250 W on average of 2 GPUs, idle power included (hw_energy_joules_total at http://h/metrics)"},
-		"some were left": {func(r *Results) { r.Uncounted = 3 }, `{"joules":500,"joules_per_output_token":2.5,"watts":250,"gpus":2,"source":"hw_energy_joules_total at http://h/metrics",
+		"all counted": {
+			func(*Results) {}, `{"joules":500,"joules_per_output_token":2.5,"watts":250,"gpus":2,"source":"hw_energy_joules_total at http://h/metrics"}`,
+			"energy 2.5 J an output token, 500 J, 250 W on average of 2 GPUs, idle power included (hw_energy_joules_total at http://h/metrics)",
+		},
+		"some were left": {
+			func(r *Results) { r.Uncounted = 3 }, `{"joules":500,"joules_per_output_token":2.5,"watts":250,"gpus":2,"source":"hw_energy_joules_total at http://h/metrics",
 			"note":"a token cost less: 3 requests were left or cut before the server told their tokens"}`,
-			"; a token cost less: 3 requests were left"},
-		"no tokens": {func(r *Results) { r.AllTokens.Output = 0 }, `{"joules":500,"joules_per_output_token":null,"watts":250,"gpus":2,"source":"hw_energy_joules_total at http://h/metrics"}`,
-			"energy no output tokens, 500 J"},
+			"; a token cost less: 3 requests were left",
+		},
+		"no tokens": {
+			func(r *Results) { r.AllTokens.Output = 0 }, `{"joules":500,"joules_per_output_token":null,"watts":250,"gpus":2,"source":"hw_energy_joules_total at http://h/metrics"}`,
+			"energy no output tokens, 500 J",
+		},
 	} {
 		changed := *r
 		test.change(&changed)

@@ -93,6 +93,13 @@ func TestMeter_IntegratesPowerWhereGPUsHaveNoCounter(t *testing.T) {
 	})
 }
 
+func TestSource_ReadsThePowerOfAllWhereOnlySomeCountEnergy(t *testing.T) {
+	s := source(t, func(*http.Request) (int, string) { return 200, gpus([]float64{5e6}, 300, 50) })
+	r, err := s.read(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, reading{map[string]float64{"nvidia-gpu a GPU-0": 300, "nvidia-gpu a GPU-1": 50}, true}, r)
+}
+
 func TestMeter_ReadsOnAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -173,6 +180,7 @@ func TestSource_AsksPrometheus(t *testing.T) {
 	}{
 		"counters": {"", `{__name__=~"hw_energy_joules_total|hw_power_watts",hw_type="gpu"}`, answer(
 			`{"metric":{"__name__":"hw_power_watts","hw_id":"GPU-0","instance":"a","job":"nvidia-gpu"},"value":[1,"300"]}`,
+			`{"metric":{"__name__":"hw_power_watts","hw_id":"GPU-0","instance":"b","job":"nvidia-gpu"},"value":[1,"200"]}`,
 			`{"metric":{"__name__":"hw_energy_joules_total","hw_id":"GPU-0","instance":"a","job":"nvidia-gpu"},"value":[1,"5e6"]}`,
 			`{"metric":{"__name__":"hw_energy_joules_total","hw_id":"GPU-0","instance":"b","job":"nvidia-gpu"},"value":[1,"7"]}`,
 		), reading{map[string]float64{"nvidia-gpu a GPU-0": 5e6, "nvidia-gpu b GPU-0": 7}, false}, ""},

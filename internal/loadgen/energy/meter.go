@@ -124,12 +124,12 @@ func (m *Meter) add(r reading, now time.Time) {
 		before := m.last.values[gpu]
 		switch {
 		case math.IsNaN(v) || math.IsInf(v, 0):
-			m.broken = fmt.Errorf("%s of a GPU is %g", m.source.metric(r), v)
+			m.broken = fmt.Errorf("%s of a GPU is %g", m.source.metric(m.power), v)
 			return
 		case m.power:
 			joules += (before + v) / 2 * now.Sub(m.lastAt).Seconds()
 		case v < before:
-			m.broken = fmt.Errorf("%s went back during the run: the driver or the collector was restarted", m.source.metric(r))
+			m.broken = fmt.Errorf("%s went back during the run: the driver or the collector was restarted", m.source.metric(m.power))
 			return
 		default:
 			joules += v - before
@@ -168,7 +168,7 @@ func (m *Meter) await(ctx context.Context, at time.Time) error {
 			case context.Cause(ctx) != context.DeadlineExceeded:
 				return errors.New("the run ended before the GPUs were read again")
 			}
-			return fmt.Errorf("%s at %s has not moved for %s: is the collector that reads the GPUs running?", m.source.metric(m.last), m.source.address(), patience)
+			return fmt.Errorf("%s at %s has not moved for %s: is the collector that reads the GPUs running?", m.source.metric(m.power), m.source.address(), patience)
 		case <-time.After(pollInterval): // to see what breaks
 		}
 	}
@@ -183,7 +183,7 @@ func (m *Meter) End(ctx context.Context, from, to time.Time) (Used, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	what := m.source.metric(m.last)
+	what := m.source.metric(m.power)
 	if m.power {
 		what = "integral of " + what
 	}

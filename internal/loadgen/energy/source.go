@@ -70,12 +70,12 @@ type reading struct {
 	power  bool
 }
 
-// metric names what a reading is of.
-func (s *Source) metric(r reading) string {
+// metric names what is read: power, or energy.
+func (s *Source) metric(power bool) string {
 	switch {
 	case s.query != "":
 		return s.query
-	case r.power:
+	case power:
 		return powerMetric
 	}
 	return energyMetric
@@ -84,18 +84,20 @@ func (s *Source) metric(r reading) string {
 // address is the address without a password.
 func (s *Source) address() string { return s.url.Redacted() }
 
-// read prefers the energy counters, which miss nothing between two readings.
+// read prefers the energy counters, which miss nothing between two readings, unless
+// only some of the GPUs have one.
 func (s *Source) read(ctx context.Context) (reading, error) {
 	values, err := s.values(ctx)
 	if err != nil {
 		return reading{}, err
 	}
-	for _, metric := range []string{energyMetric, powerMetric} {
-		if len(values[metric]) > 0 {
-			return reading{values[metric], metric == powerMetric}, nil
-		}
-	}
-	if s.query != "" {
+	energy, power := values[energyMetric], values[powerMetric]
+	switch {
+	case len(power) > len(energy):
+		return reading{power, true}, nil
+	case len(energy) > 0:
+		return reading{energy, false}, nil
+	case s.query != "":
 		return reading{}, fmt.Errorf("%s: no series for %s", s.address(), s.query)
 	}
 	return reading{}, fmt.Errorf("%s has neither %s nor %s: want those of a collector whose receiver llamacpp has a gpu scraper", s.address(), energyMetric, powerMetric)
