@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/timings"
 )
 
 // lines writes one line of JSON for each request.
@@ -67,10 +68,12 @@ type line struct {
 	ServerPart  *server  `json:"server,omitempty"`
 }
 
-// server holds llama-server's timings, in seconds.
+// server holds llama-server's timings, in seconds, and in the form in which the
+// connector llamacpplog puts them on the span of the request.
 type server struct {
 	Prompt     float64 `json:"prompt"`
 	Prediction float64 `json:"prediction"`
+	Timings    string  `json:"timings"`
 }
 
 func (l *lines) write(s loadgen.Sample) {
@@ -106,7 +109,7 @@ func (l *lines) write(s loadgen.Sample) {
 		o.TPOT = &v
 	}
 	if t := r.Timings; t != nil {
-		o.ServerPart = &server{t.Prompt.Seconds(), t.Predicted.Seconds()}
+		o.ServerPart = &server{t.Prompt.Seconds(), t.Predicted.Seconds(), timings.String(t.PromptTokens, t.Prompt, t.PredictedTokens, t.Predicted)}
 	}
 	l.err = l.enc.Encode(o)
 }
