@@ -6,9 +6,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -44,34 +42,6 @@ type energyReport struct {
 	Tokens   struct{ Output int }
 }
 
-// burn makes a driver's GPUs use so many watts each until the end of the test.
-func burn(t *testing.T, d *fakenvml.Driver, watts ...float64) {
-	t.Helper()
-	began := time.Now()
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	before := make([]uint64, len(watts))
-	for i := range watts {
-		before[i] = d.GPU(i).Energy
-	}
-	go func() {
-		defer close(stopped)
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-			case <-stop:
-				return
-			}
-			for i, w := range watts {
-				// The library, in another process, reads the same memory.
-				atomic.StoreUint64(&d.GPU(i).Energy, before[i]+uint64(w*float64(time.Since(began).Milliseconds())))
-			}
-		}
-	}()
-	t.Cleanup(func() { close(stop); <-stopped })
-}
-
 // energyOf runs load on a real server while the collector reads a driver's GPUs, and
 // returns what the report says, and the page that was read.
 func energyOf(t *testing.T, d *fakenvml.Driver) (r energyReport, page string) {
@@ -95,7 +65,7 @@ func energyOf(t *testing.T, d *fakenvml.Driver) (r energyReport, page string) {
 func TestLoad_ReportsTheEnergyOfTheGPUsThatTheCollectorReads(t *testing.T) {
 	t.Parallel()
 	d := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
-	burn(t, d, 300, 50)
+	d.Burn(t, 300, 50)
 	r, page := energyOf(t, d)
 	assert.InEpsilon(t, 350, r.Energy.Watts, 0.2, "of both")
 	assert.InEpsilon(t, 350*5, r.Energy.Joules, 0.3)
