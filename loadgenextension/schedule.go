@@ -150,7 +150,8 @@ func (p *ProfileConfig) paced(curve arrival.Curve, seed uint64) (*loadgen.Config
 			return nil, err
 		}
 	}
-	return c, c.Validate()
+	err := c.Validate()
+	return c, err
 }
 
 // curve returns the rate of an open loop over time, and the highest rate that it

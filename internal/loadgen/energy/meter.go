@@ -146,8 +146,10 @@ func (m *Meter) add(r reading, now time.Time) {
 
 // await waits until there is a point at a time or later.
 func (m *Meter) await(ctx context.Context, at time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+	enough := time.NewTimer(patience)
+	defer enough.Stop()
+	look := time.NewTicker(pollInterval) // what breaks moves nothing
+	defer look.Stop()
 	for {
 		m.mu.Lock()
 		n, moved, broken, failed := len(m.points), m.moved, m.broken, m.failed
@@ -161,15 +163,14 @@ func (m *Meter) await(ctx context.Context, at time.Time) error {
 		}
 		select {
 		case <-moved:
+		case <-look.C:
 		case <-ctx.Done():
-			switch {
-			case failed != nil:
+			return errors.New("the run ended before the GPUs were read again")
+		case <-enough.C:
+			if failed != nil {
 				return failed
-			case context.Cause(ctx) != context.DeadlineExceeded:
-				return errors.New("the run ended before the GPUs were read again")
 			}
 			return fmt.Errorf("%s at %s has not moved for %s: is the collector that reads the GPUs running?", m.source.metric(m.power), m.source.address(), patience)
-		case <-time.After(pollInterval): // to see what breaks
 		}
 	}
 }

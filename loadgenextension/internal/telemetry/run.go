@@ -117,7 +117,7 @@ func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
 		close(r.flushed)
 		return nil, errors.Join(err, r.Close(ctx))
 	}
-	go r.flush()
+	go r.flush() //nolint:gosec // It ends with Close, not with ctx.
 	return r, nil
 }
 
