@@ -126,7 +126,7 @@ func TestMeter_SaysWhyTheEnergyIsUnknown(t *testing.T) {
 		want string
 		late bool // at the end and not at the start
 	}{
-		"nobody there":   {func(float64) (int, string) { return 0, "" }, "GET http://user:xxxxx@collector:9464/metrics: connection refused", false},
+		"nobody there":   {func(float64) (int, string) { return 0, "" }, "GET http://user:xxxxx@collector:9464/metrics: connection refused: is the collector running there?", false},
 		"not found":      {func(float64) (int, string) { return 404, "" }, "metrics: 404: is this a page of metrics?", false},
 		"a web page":     {func(float64) (int, string) { return 200, "<html>" }, "metrics: no page of metrics: ", false},
 		"no GPUs":        {func(float64) (int, string) { return 200, gpus(nil) }, "has neither hw_energy_joules_total nor hw_power_watts: want those of a collector", false},

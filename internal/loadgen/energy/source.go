@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,6 +20,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/netfailure"
 )
 
 // The names that the receiver's metrics hw.energy, a counter of joules, and hw.power
@@ -38,8 +39,9 @@ const maxBody = 64 << 20
 
 // Source is where the metrics are read.
 type Source struct {
-	http *http.Client
-	url  *url.URL
+	http   *http.Client
+	url    *url.URL
+	server netfailure.Server
 	// query is what Prometheus is asked for; "" for the metrics above.
 	query string
 	api   bool
@@ -54,7 +56,9 @@ func NewSource(address string, c *http.Client) (*Source, error) {
 		return nil, fmt.Errorf("%q: want the address of a page of metrics, such as http://localhost:9464/metrics, or of Prometheus, such as http://localhost:9090%s", address, queryPath)
 	}
 	s := &Source{http: c, url: u, api: strings.HasSuffix(u.Path, queryPath)}
+	s.server.Base, s.server.Name = *u, "the collector"
 	if s.api {
+		s.server.Name = "Prometheus"
 		s.query = u.Query().Get("query")
 		u.RawQuery = ""
 	}
@@ -140,16 +144,13 @@ func (s *Source) get(ctx context.Context, u url.URL) ([]byte, error) {
 	}
 	r, err := s.http.Do(q)
 	if err != nil {
-		var e *url.Error
-		if errors.As(err, &e) { // whose text has the password
-			err = e.Err
-		}
-		return nil, fmt.Errorf("GET %s: %w", s.address(), err)
+		return nil, fmt.Errorf("GET %s: %w", s.address(), s.server.Explain(err))
 	}
 	defer r.Body.Close()
+	s.server.Answered()
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
 	if err != nil {
-		return nil, fmt.Errorf("GET %s: %w", s.address(), err)
+		return nil, fmt.Errorf("GET %s: %w", s.address(), s.server.Explain(err))
 	}
 	if r.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("GET %s: %s: is this a page of metrics?", s.address(), r.Status)
