@@ -19,7 +19,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/logwriter"
 	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/process"
-	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 )
 
 // reader is a file_log receiver with checkpoints, as the examples have it.

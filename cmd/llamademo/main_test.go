@@ -237,15 +237,3 @@ func TestProcess_IsKilledOnlyWhenItDoesNotStop(t *testing.T) {
 	assert.Equal(t, "  hello\n  bye", p.output.String())
 	assert.Equal(t, 0, p.State().ExitCode())
 }
-
-func TestTail_KeepsTheLastLines(t *testing.T) {
-	var out tail
-	for i := range 100 {
-		fmt.Fprintf(&out, "line %d\nand", i)
-	}
-	fmt.Fprint(&out, strings.Repeat("x", 5000))
-	lines := strings.Split(out.String(), "\n")
-	assert.Len(t, lines, tailLines+1)
-	assert.Equal(t, "  andline 99", lines[tailLines-1])
-	assert.Len(t, lines[tailLines], lineBytes+2)
-}

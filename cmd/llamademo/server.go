@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
@@ -30,7 +31,7 @@ type server struct {
 	url    string
 	what   string
 	exited <-chan struct{} // nil, which never ends, where it is not ours
-	output *tail
+	output *child.Tail
 	log    string // the file with its log, "" where it is not ours
 	stop   func()
 }
@@ -75,7 +76,7 @@ func (c chooser) running(ctx context.Context) (*server, error) {
 	err := c.checkHealth(ctx, endpoint)
 	switch {
 	case err == nil:
-		return &server{url: endpoint, what: "a llama-server that was running", output: &tail{}, stop: func() {}}, nil
+		return &server{url: endpoint, what: "a llama-server that was running", output: &child.Tail{}, stop: func() {}}, nil
 	case named:
 		// Falling back would show numbers of another server than the one that was asked for.
 		return nil, fmt.Errorf("LLAMACPP_ENDPOINT=%s: %w: start llama-server there, or unset the variable to use the simulator", endpoint, err)
@@ -157,7 +158,7 @@ func (c chooser) startSimulator() (*server, error) {
 	return &server{
 		url:    url,
 		what:   "the built-in simulator, not a real llama-server",
-		output: &tail{},
+		output: &child.Tail{},
 		log:    log.Name(),
 		stop:   func() { sim.Close(); removeLog() },
 	}, nil

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 )
 
 const (

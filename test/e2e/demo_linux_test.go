@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 )

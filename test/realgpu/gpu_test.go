@@ -27,8 +27,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamacppreceiver"
-	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
 )
 
 const patience = 30 * time.Second

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"

@@ -17,7 +17,7 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 )
 

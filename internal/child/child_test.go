@@ -4,7 +4,12 @@
 package child
 
 import (
+	"errors"
+	"fmt"
 	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,4 +51,36 @@ func TestTerminate_KillsWhatDoesNotEnd(t *testing.T) {
 func TestStart_SaysWhatCannotBeStarted(t *testing.T) {
 	_, err := Start(exec.Command("/no/such/program"), &Output{})
 	assert.ErrorContains(t, err, "start /no/such/program")
+}
+
+func TestKill_EndsWhatTheProgramStarted(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("process groups of their own are for Linux")
+	}
+	p, out := script(t, "sleep 60 & echo ready; wait")
+	began := time.Now()
+	p.Kill()
+	assert.Less(t, time.Since(began), 900*time.Millisecond, "sleep, which keeps the streams open, has ended as well")
+	assert.Equal(t, "ready\n", out.String())
+}
+
+func TestTerminate_LeavesNothingBehind(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("process groups of their own are for Linux")
+	}
+	p, _ := script(t, "sleep 60 >/dev/null 2>&1 & trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done")
+	require.NoError(t, p.Terminate(20*time.Second))
+	assert.Eventually(t, func() bool { return errors.Is(syscall.Kill(-p.PID(), 0), syscall.ESRCH) }, 10*time.Second, 10*time.Millisecond)
+}
+
+func TestTail_KeepsTheLastLines(t *testing.T) {
+	var out Tail
+	for i := range 100 {
+		fmt.Fprintf(&out, "line %d\nand", i)
+	}
+	fmt.Fprint(&out, strings.Repeat("x", 5000))
+	lines := strings.Split(out.String(), "\n")
+	assert.Len(t, lines, tailLines+1)
+	assert.Equal(t, "  andline 99", lines[tailLines-1])
+	assert.Len(t, lines[tailLines], lineBytes+2)
 }

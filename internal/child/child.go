@@ -3,16 +3,15 @@
 
 // Package child runs a program in the background, asks it to end and waits
 // until it has.
-package child
+package child // import "github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"sync"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -25,20 +24,33 @@ type Process struct {
 }
 
 // Start starts the command, which writes both its streams to output. On Linux
-// it ends when this program does, however that ends.
+// it ends when this program does, however that ends, and it has a process group
+// of its own: Ctrl-C at the terminal does not reach it, and what it started ends
+// with it.
 func Start(cmd *exec.Cmd, output io.Writer) (*Process, error) {
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = sysProcAttr()
 	// A grandchild that keeps the streams open does not hold the end back.
 	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
-	}
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
+	started := make(chan error)
 	go func() {
+		// To the kernel, the parent that must not end is the thread that started the
+		// program.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
 		p.err = cmd.Wait()
+		_ = killGroup(p.PID()) // an error means that nobody is left
 		close(p.exited)
 	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
 	return p, nil
 }
 
@@ -74,26 +86,10 @@ func (p *Process) Terminate(patience time.Duration) error {
 	}
 }
 
-// Kill ends the process as SIGKILL does, and waits for it.
+// Kill ends the process, and on Linux its group, as SIGKILL does, and waits for it.
 func (p *Process) Kill() {
-	_ = p.cmd.Process.Kill() // an error means that it has just ended
+	// An error means that it has just ended.
+	_ = p.cmd.Process.Kill()
+	_ = killGroup(p.PID())
 	<-p.exited
-}
-
-// Output keeps all that is written to it.
-type Output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *Output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(b)
-}
-
-func (o *Output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }
