@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/repeat"
 )
 
 func compareCommand(stdout io.Writer) *cobra.Command {
@@ -22,9 +24,11 @@ func compareCommand(stdout io.Writer) *cobra.Command {
 		Use:   "compare A B",
 		Short: "Say what differs between two reports",
 		Long: `Compares the latencies of two reports that llamaload run --json wrote, with 99 %
-bootstrap intervals. It refuses reports of different requests or schedules.`,
-		Example: `  llamaload run --seed 1 --json before.json
-  llamaload run --seed 1 --json after.json      # of another build, or the same one restarted
+intervals. If both are of repeated runs, the intervals are over runs, by Welch's t;
+otherwise they are over the requests of the two runs, by a bootstrap. It refuses
+reports of different requests or schedules.`,
+		Example: `  llamaload run --seed 1 --repeat 5 --json before.json
+  llamaload run --seed 1 --repeat 5 --json after.json   # of another build, or the same one restarted
   llamaload compare before.json after.json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -41,36 +45,91 @@ bootstrap intervals. It refuses reports of different requests or schedules.`,
 			if err != nil {
 				return usageError{err}
 			}
-			all, err := loadgen.Compare(a, b)
-			if err != nil {
-				return usageError{err}
-			}
-			return printDifferences(stdout, a, b, all)
+			return a.compare(b, stdout)
 		},
 	}
 }
 
-func loadReport(path string) (*loadgen.Report, error) {
+// compared is a report of one run, or of several.
+type compared struct {
+	run  *loadgen.Report
+	runs *repeat.Set // nil for one
+}
+
+func (a *compared) compare(b *compared, stdout io.Writer) error {
+	if (a.runs == nil) != (b.runs == nil) {
+		return usageError{errors.New("one report is of several runs, the other of one: want --repeat or --until for both, or for none")}
+	}
+	if a.runs == nil {
+		all, err := loadgen.Compare(a.run, b.run)
+		if err != nil {
+			return usageError{err}
+		}
+		const over = "The intervals are over the requests of one run each, which are not independent: they are somewhat too narrow. --repeat 5 gives better ones."
+		return printDifferences(stdout, []*loadgen.Report{a.run, b.run}, all, over)
+	}
+	all, err := repeat.Compare(a.runs, b.runs)
+	if err != nil {
+		return usageError{err}
+	}
+	ra, rb := a.runs.Completed(), b.runs.Completed()
+	over := fmt.Sprintf("The figures are means over runs, and the intervals are over runs, which are independent: %d of A, %d of B.", len(ra), len(rb))
+	return printDifferences(stdout, slices.Concat(ra, rb), all, over)
+}
+
+func loadReport(path string) (*compared, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	var r loadgen.Report
-	if err := json.Unmarshal(b, &r); err != nil {
+	var kind struct {
+		Kind string            `json:"llamaload"`
+		Runs []json.RawMessage `json:"runs"`
+	}
+	if err := json.Unmarshal(b, &kind); err != nil {
 		return nil, fmt.Errorf("%s: %w: want what llamaload run --json wrote", path, err)
 	}
-	l := r.Latency
-	if r.Workload.Hash == "" || l.TTFT == nil || l.TPOT == nil || l.E2E == nil {
-		return nil, fmt.Errorf("%s: no report of llamaload run: want what its --json wrote", path)
+	if kind.Kind != "" {
+		return nil, fmt.Errorf("%s: of llamaload %s, whose own table compares: want what llamaload run --json wrote", path, kind.Kind)
 	}
-	return &r, nil
+	var c compared
+	var runs []*loadgen.Report
+	if kind.Runs == nil {
+		c.run = &loadgen.Report{}
+		err = json.Unmarshal(b, c.run)
+		runs = append(runs, c.run)
+	} else {
+		c.runs = &repeat.Set{}
+		err = json.Unmarshal(b, c.runs)
+		runs = c.runs.Runs
+	}
+	for _, r := range runs {
+		if err == nil {
+			err = checkReport(r)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: want what llamaload run --json wrote", path, err)
+	}
+	return &c, nil
 }
 
-func printDifferences(w io.Writer, a, b *loadgen.Report, all []loadgen.Difference) error {
+// checkReport returns an error if what was read is not a whole report.
+func checkReport(r *loadgen.Report) error {
+	l := r.Latency
+	if r.Workload.Hash == "" || l.TTFT == nil || l.TPOT == nil || l.E2E == nil {
+		return errors.New("no report of llamaload run")
+	}
+	return nil
+}
+
+// printDifferences prints a table of differences. over says what the intervals are
+// over.
+func printDifferences(w io.Writer, runs []*loadgen.Report, all []loadgen.Difference, over string) error {
 	if len(all) == 0 {
 		return errors.New("nothing to compare: no request succeeded in one of the reports")
 	}
-	for _, r := range []*loadgen.Report{a, b} {
+	for _, r := range runs {
 		if r.Generator.Limited {
 			fmt.Fprintln(w, r.Generator.Note)
 		}
@@ -88,5 +147,9 @@ func printDifferences(w io.Writer, a, b *loadgen.Report, all []loadgen.Differenc
 		short := func(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s to %s\t%s\n", d.Metric, d.Statistic, short(d.A), short(d.B), short(d.B-d.A), short(d.Low), short(d.High), verdict)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "\n%s\n", over)
+	return err
 }

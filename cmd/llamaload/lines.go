@@ -43,6 +43,7 @@ func newLines(path string, stdout io.Writer) (*lines, error) {
 // line is one request. Times are in seconds: due counts from the start of the run,
 // the others from when the request was due. A time that was not reached is null.
 type line struct {
+	Run         int      `json:"run,omitempty"` // counted from 0, of several
 	N           uint64   `json:"n"`
 	Due         float64  `json:"due"`
 	Measured    bool     `json:"measured"`
@@ -76,7 +77,12 @@ type server struct {
 	Timings    string  `json:"timings"`
 }
 
-func (l *lines) write(s loadgen.Sample) {
+// of returns a function that writes the requests of one run.
+func (l *lines) of(run int) func(loadgen.Sample) {
+	return func(s loadgen.Sample) { l.write(run, s) }
+}
+
+func (l *lines) write(run int, s loadgen.Sample) {
 	if l.err != nil {
 		return
 	}
@@ -95,7 +101,7 @@ func (l *lines) write(s loadgen.Sample) {
 		return &n
 	}
 	o := line{
-		N: s.N, Due: s.Due.Seconds(), Measured: s.Measured, Outcome: r.Outcome.String(), ErrorType: r.ErrorType,
+		Run: run, N: s.N, Due: s.Due.Seconds(), Measured: s.Measured, Outcome: r.Outcome.String(), ErrorType: r.ErrorType,
 		Status: r.Status, ID: r.ID, Sent: at(r.Sent), Connected: at(r.GotConn), Headers: at(r.Headers),
 		FirstChunk: at(r.FirstChunk), FirstToken: at(r.FirstToken), FirstAnswer: at(r.FirstAnswer),
 		LastToken: at(r.LastToken), End: at(r.End), Chunks: r.Chunks,

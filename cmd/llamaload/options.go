@@ -111,6 +111,11 @@ func (o *options) pace(f *pflag.FlagSet) {
 	f.StringVar(&o.replay, "replay", "", "`file` of times at which requests are due, in seconds from the start, one a line")
 	f.Float64Var(&o.speed, "speed", 1, "how many times faster to replay")
 	f.IntVar(&o.users, "users", 0, "closed loop: `number` of users, each waiting for an answer before the next request")
+	o.span(f)
+}
+
+// span defines the flags for how long a run sends requests and which of them count.
+func (o *options) span(f *pflag.FlagSet) {
 	f.DurationVar(&o.think, "think", 0, "how long a user waits after an answer")
 	f.DurationVar(&o.duration, "duration", 30*time.Second, "how long requests are sent; 0 is until --count")
 	f.Uint64Var(&o.count, "count", 0, "`number` of requests after which the run ends; 0 is no limit")

@@ -15,9 +15,9 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 )
 
-// showProgress prints the progress of a run until it is done: on a terminal in one
-// line that is redrawn, elsewhere in a new line every ten seconds.
-func showProgress(r *loadgen.Run, c *loadgen.Config, w io.Writer) {
+// showProgress prints the progress of a run, after a label, until it is done: on a
+// terminal in one line that is redrawn, elsewhere in a new line every ten seconds.
+func showProgress(r *loadgen.Run, c *loadgen.Config, label string, w io.Writer) {
 	f, ok := w.(*os.File)
 	bar := ok && term.IsTerminal(int(f.Fd()))
 	every := 10 * time.Second
@@ -36,7 +36,7 @@ func showProgress(r *loadgen.Run, c *loadgen.Config, w io.Writer) {
 			return
 		case <-tick.C:
 		}
-		line := p.line(r.Progress(), r.Elapsed(), r.InFlight(), c)
+		line := label + p.line(r.Progress(), r.Elapsed(), r.InFlight(), c)
 		if bar {
 			fmt.Fprint(w, "\r\x1b[K"+line)
 		} else {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -19,6 +20,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/energy"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
 )
 
 const runLong = `Sends requests to a server, and prints the progress and, at the end, a report.
@@ -42,11 +45,17 @@ const runExamples = `  # two requests a second for thirty seconds, ten built-in 
   # eight users, each thinking a second
   llamaload run --users 8 --think 1s
 
+  # as often as it takes to know the median of the whole answer within 2 %
+  llamaload run --rate 10 --gaps poisson --until 'ci<2%'
+
   # in CI: exit code 3 if it got slow
   llamaload run --rate 5 --fail-if 'p95(ttft)>2s' --fail-if 'error_rate>1%' --json report.json`
 
 func runCommand(stdout, stderr io.Writer) *cobra.Command {
-	var o options
+	var (
+		o       options
+		repeats repetition
+	)
 	cmd := &cobra.Command{
 		Use:     "run",
 		Short:   "Send requests and measure them",
@@ -55,7 +64,7 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 		Args:    flagsOnly,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.chooseSeed(c.Flags())
-			return o.run(c.Context(), stdout, stderr)
+			return o.run(c.Context(), &repeats, stdout, stderr)
 		},
 	}
 	f := cmd.Flags()
@@ -65,14 +74,19 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 	o.limits(f, "constant")
 	o.content(f)
 	o.gpus(f)
+	repeats.flags(f)
 	o.outputs(f)
 	exclude(cmd)
 	return cmd
 }
 
-// run performs a run, from parsing its settings to writing its report.
-func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
+// run performs one run or several, from parsing the settings to writing the report.
+func (o *options) run(ctx context.Context, repeats *repetition, stdout, stderr io.Writer) (err error) {
 	conditions, err := o.conditions()
+	if err != nil {
+		return usageError{err}
+	}
+	rule, err := repeats.rule()
 	if err != nil {
 		return usageError{err}
 	}
@@ -81,53 +95,90 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 		return usageError{err}
 	}
 	defer transport.CloseIdleConnections()
-	config, schedule, err := o.config()
-	if err != nil {
-		return usageError{err}
-	}
-	client, server, err := o.clients(transport)
-	if err != nil {
-		return usageError{err}
-	}
-	work, prompts, err := o.workload(ctx, transport)
+	first, err := o.prepare(ctx, transport)
 	if err != nil {
 		return err
 	}
-	gpus, err := o.energySource(transport)
-	if err != nil {
-		return usageError{err}
-	}
+	var record func(run int) func(loadgen.Sample)
 	if o.requests != "" {
 		lines, opened := newLines(o.requests, stdout)
 		if opened != nil {
 			return opened
 		}
-		config.Record = lines.write
+		record = lines.of
 		defer func() { err = errors.Join(err, lines.close()) }()
 	}
-	people := stdout
-	if slices.Contains([]string{o.json, o.csv, o.markdown, o.requests}, "-") {
-		people = stderr // standard output is for programs then
+	people := o.forPeople(stdout, stderr)
+	if rule.Most > 1 {
+		set, cause := o.repeat(ctx, rule, first, transport, record, people, stderr)
+		if set == nil {
+			return cause
+		}
+		return o.finish(set, set.Runs, cause, conditions, people, stdout)
 	}
+	if record != nil {
+		first.config.Record = record(0)
+	}
+	report, cause := first.run(ctx, "", stderr)
+	if report == nil {
+		return cause
+	}
+	return o.finish(report, []*loadgen.Report{report}, cause, conditions, people, stdout)
+}
 
-	metering := beginMetering(ctx, gpus, stderr)
+// prepared is a run that can begin.
+type prepared struct {
+	o                 *options
+	config            *loadgen.Config
+	client            *completion.Client
+	server            *llamaserver.Client
+	work              *workload.Workload
+	gpus              *energy.Source // nil: not read
+	schedule, prompts string
+}
+
+// prepare makes the parts of a run from its settings. For synthetic prompts, it asks
+// the server for its tokens.
+func (o *options) prepare(ctx context.Context, transport http.RoundTripper) (*prepared, error) {
+	p := &prepared{o: o}
+	var err error
+	if p.config, p.schedule, err = o.config(); err != nil {
+		return nil, usageError{err}
+	}
+	if p.client, p.server, err = o.clients(transport); err != nil {
+		return nil, usageError{err}
+	}
+	if p.gpus, err = o.energySource(transport); err != nil {
+		return nil, usageError{err}
+	}
+	if p.work, p.prompts, err = o.workload(ctx, transport); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// run performs the run. label is printed before its progress. The error is the
+// reason why the run ended early; the report is nil if it did not begin.
+func (p *prepared) run(ctx context.Context, label string, stderr io.Writer) (*loadgen.Report, error) {
+	o := p.o
+	metering := beginMetering(ctx, p.gpus, stderr)
 	defer metering.Discard()
 	about := loadgen.About{
-		Version: version(), URL: server.Address(), Started: time.Now(), Schedule: schedule,
-		Duration: o.duration.Seconds(), WarmUp: o.warmUp.Seconds(), Tail: o.tail.Seconds(), Ended: "done",
+		Version: version(), URL: p.server.Address(), Started: time.Now(), Schedule: p.schedule,
+		Duration: o.duration.Seconds(), WarmUp: o.warmUp.Seconds(), Tail: o.tail.Seconds(), Ended: loadgen.Done,
 	}
-	before, unavailable := o.before(ctx, server)
-	r, err := loadgen.Start(ctx, *config, client, work)
+	before, unavailable := o.before(ctx, p.server)
+	r, err := loadgen.Start(ctx, *p.config, p.client, p.work)
 	if err != nil {
-		return usageError{err}
+		return nil, usageError{err}
 	}
-	showProgress(r, config, stderr)
+	showProgress(r, p.config, label, stderr)
 	results, cause := r.Wait()
 	if cause != nil {
 		about.Ended = cause.Error()
 	}
-	report := loadgen.NewReport(config, results, about, loadgen.Workload{
-		Hash: work.Hash(), Endpoint: o.endpoint, Model: o.model, Prompts: prompts, Settings: work.Settings(),
+	report := loadgen.NewReport(p.config, results, about, loadgen.Workload{
+		Hash: p.work.Hash(), Endpoint: o.endpoint, Model: o.model, Prompts: p.prompts, Settings: p.work.Settings(),
 	})
 	endMetering(ctx, metering, report, results)
 	report.NotReconciled = unavailable
@@ -135,15 +186,37 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 		// Read the counters even after an interrupt, but only for a limited time.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countersTimeout)
 		defer cancel()
-		report.Reconciliation, err = loadgen.AwaitCounters(ctx, server, o.model, before, results)
+		report.Reconciliation, err = loadgen.AwaitCounters(ctx, p.server, o.model, before, results)
 		if err != nil {
 			report.NotReconciled = err.Error()
 		}
 	}
-	if err := report.WriteText(people); err != nil {
+	return report, cause
+}
+
+// document is a report of one run or of several.
+type document interface {
+	WriteText(w io.Writer) error
+	WriteJSON(w io.Writer) error
+	WriteCSV(w io.Writer) error
+	WriteMarkdown(w io.Writer) error
+}
+
+// forPeople returns where to print what is for people.
+func (o *options) forPeople(stdout, stderr io.Writer) io.Writer {
+	if slices.Contains([]string{o.json, o.csv, o.markdown, o.requests}, "-") {
+		return stderr // standard output is for programs then
+	}
+	return stdout
+}
+
+// finish prints a document, writes its files and returns the error that decides the
+// exit code.
+func (o *options) finish(d document, runs []*loadgen.Report, cause error, conditions []loadgen.Condition, people, stdout io.Writer) error {
+	if err := d.WriteText(people); err != nil {
 		cause = errors.Join(cause, fmt.Errorf("print the report: %w", err))
 	}
-	return verdict(results, errors.Join(cause, o.files(report, stdout)), conditions)
+	return verdict(runs, errors.Join(cause, o.files(d, stdout)), conditions)
 }
 
 // countersTimeout limits how long the server may take to return its counters.
@@ -165,16 +238,18 @@ func (o *options) before(ctx context.Context, server *llamaserver.Client) (*load
 }
 
 // verdict returns the error that decides the exit code.
-func verdict(r *loadgen.Results, err error, conditions []loadgen.Condition) error {
-	if err == nil && r.Counts.Due > 0 && r.Counts.OK+r.Counts.Cancelled == 0 {
-		err = errors.New("no request succeeded: see the errors in the report")
+func verdict(runs []*loadgen.Report, err error, conditions []loadgen.Condition) error {
+	for _, r := range runs {
+		if err == nil {
+			err = succeeded(r)
+		}
 	}
 	if err != nil {
 		return err
 	}
 	var held []string
 	for _, c := range conditions {
-		if c.Holds(r) {
+		if c.Holds(runs...) {
 			held = append(held, c.String())
 		}
 	}
@@ -184,13 +259,21 @@ func verdict(r *loadgen.Results, err error, conditions []loadgen.Condition) erro
 	return nil
 }
 
-// files writes the report's files. If one cannot be written, the others still are.
-func (o *options) files(p *loadgen.Report, stdout io.Writer) error {
+// succeeded returns an error if a run sent requests and none succeeded.
+func succeeded(p *loadgen.Report) error {
+	if r := p.Requests; r.Due > 0 && r.OK+r.Cancelled == 0 {
+		return errors.New("no request succeeded: see the errors in the report")
+	}
+	return nil
+}
+
+// files writes the document's files. If one cannot be written, the others still are.
+func (o *options) files(d document, stdout io.Writer) error {
 	var errs []error
 	for _, f := range []struct {
 		path  string
 		write func(io.Writer) error
-	}{{o.json, p.WriteJSON}, {o.csv, p.WriteCSV}, {o.markdown, p.WriteMarkdown}} {
+	}{{o.json, d.WriteJSON}, {o.csv, d.WriteCSV}, {o.markdown, d.WriteMarkdown}} {
 		switch f.path {
 		case "":
 		case "-":

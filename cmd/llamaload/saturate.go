@@ -216,6 +216,6 @@ func (s *search) trial(ctx context.Context, c loadgen.Config, p saturation.Pace,
 	if err != nil {
 		return nil, usageError{err}
 	}
-	showProgress(r, &c, stderr)
+	showProgress(r, &c, "", stderr)
 	return r.Wait()
 }

@@ -16,7 +16,7 @@ type Difference struct {
 	// Metric is ttft, tpot or e2e, Statistic p50, p95 or mean.
 	Metric, Statistic string
 	A, B              time.Duration
-	// Low and High are the bounds of a 99 % bootstrap interval of B - A.
+	// Low and High are the bounds of a 99 % confidence interval of B - A.
 	Low, High time.Duration
 }
 
@@ -28,16 +28,25 @@ const (
 	outside   = 0.01 // of the resamples, both sides together
 )
 
-// Compare returns the differences between the latencies of two reports, measured
-// from due time. It returns an error if the reports are of different requests or
+// Comparable returns an error if two reports are of different requests or
 // schedules.
-func Compare(a, b *Report) ([]Difference, error) {
+func Comparable(a, b *Report) error {
 	const cure = "run both with the same settings and --seed"
 	if a.Workload.Hash != b.Workload.Hash {
-		return nil, fmt.Errorf("different requests: hash %s and %s: %s", a.Workload.Hash, b.Workload.Hash, cure)
+		return fmt.Errorf("different requests: hash %s and %s: %s", a.Workload.Hash, b.Workload.Hash, cure)
 	}
 	if a.Run.Schedule != b.Run.Schedule {
-		return nil, fmt.Errorf("different schedules: %s and %s: %s", a.Run.Schedule, b.Run.Schedule, cure)
+		return fmt.Errorf("different schedules: %s and %s: %s", a.Run.Schedule, b.Run.Schedule, cure)
+	}
+	return nil
+}
+
+// Compare returns the differences between the latencies of two runs, measured from
+// due time, with bootstrap intervals over their requests. It returns an error if the
+// runs are not comparable.
+func Compare(a, b *Report) ([]Difference, error) {
+	if err := Comparable(a, b); err != nil {
+		return nil, err
 	}
 	var all []Difference
 	for _, m := range []struct {

@@ -73,6 +73,14 @@ func (c *Counts) add(o completion.Outcome) {
 	c.Sent++
 }
 
+// Plus returns the sums of both.
+func (c Counts) Plus(o Counts) Counts {
+	return Counts{
+		Due: c.Due + o.Due, Sent: c.Sent + o.Sent, OK: c.OK + o.OK,
+		Failed: c.Failed + o.Failed, Cancelled: c.Cancelled + o.Cancelled, Dropped: c.Dropped + o.Dropped,
+	}
+}
+
 // Tokens are numbers of tokens as the server counted them. Cached tokens are part
 // of the input.
 type Tokens struct {
@@ -237,13 +245,8 @@ type Progress struct {
 func (r *recorder) progress() Progress {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.r.Counts
-	o := r.r.Outside
 	return Progress{
-		Counts: Counts{
-			Due: c.Due + o.Due, Sent: c.Sent + o.Sent, OK: c.OK + o.OK,
-			Failed: c.Failed + o.Failed, Cancelled: c.Cancelled + o.Cancelled, Dropped: c.Dropped + o.Dropped,
-		},
+		Counts: r.r.Counts.Plus(r.r.Outside),
 		TTFT50: r.r.TTFT.Percentile(50), TTFT95: r.r.TTFT.Percentile(95),
 	}
 }

@@ -84,9 +84,12 @@ type About struct {
 	Duration float64   `json:"duration"`
 	WarmUp   float64   `json:"warm_up"`
 	Tail     float64   `json:"tail"`
-	// Ended is "done", or the reason why the run ended early.
+	// Ended is Done, or the reason why the run ended early.
 	Ended string `json:"ended"`
 }
+
+// Done says of a run that it did not end early.
+const Done = "done"
 
 // Workload describes the requests that were sent.
 type Workload struct {
@@ -136,6 +139,9 @@ func NewReport(c *Config, r *Results, about About, w Workload) *Report {
 	}
 	return p
 }
+
+// Completed reports whether the run did not end early.
+func (p *Report) Completed() bool { return p.Run.Ended == Done }
 
 func generator(c *Config, r *Results) Generator {
 	p99 := r.Lag.Percentile(99)

@@ -307,7 +307,7 @@ func TestCondition_HoldsWhenItIsTrueOrUnknown(t *testing.T) {
 	}
 	r.add(Sample{Result: &completion.Result{Due: at, Sent: at, End: at, Outcome: completion.Failed, CachedTokens: -1}})
 	r.add(Sample{Result: &completion.Result{Due: at, Outcome: completion.Dropped}})
-	results := r.results()
+	report := NewReport(&Config{}, r.results(), About{}, Workload{})
 	for text, want := range map[string]bool{
 		"p95(ttft)>2s":                 false,
 		"p95(ttft)>940ms":              true,
@@ -323,13 +323,15 @@ func TestCondition_HoldsWhenItIsTrueOrUnknown(t *testing.T) {
 		"goodput<50%":                  true,
 		"cache_hit_rate>0.1":           false,
 		"p50(tpot)>1h":                 true, // nothing was measured
+		"requests_per_second<50":       false,
+		"output_tokens_per_second>60":  false,
 	} {
 		c, err := ParseCondition(text)
 		require.NoError(t, err, text)
-		assert.Equal(t, want, c.Holds(results), text)
+		assert.Equal(t, want, c.Holds(report), text)
 		assert.Equal(t, text, c.String())
 	}
-	for _, text := range []string{"", "p95>2s", "p95(ttft)>2", "p100(ttft)>1s", "p95(x)>1s", "min(ttft)>1s", "errors>1", "error_rate>1s", "p95(ttft)=1s"} {
+	for _, text := range []string{"", "p95>2s", "p95(ttft)>2", "p100(ttft)>1s", "p95(x)>1s", "min(ttft)>1s", "errors>1", "error_rate>1s", "requests_per_second>5%", "p95(ttft)=1s"} {
 		_, err := ParseCondition(text)
 		assert.ErrorContains(t, err, "want p95(ttft)>2s", text)
 	}

@@ -47,6 +47,14 @@ func ParseLengths(s string) (Lengths, error) {
 	return l, nil
 }
 
+// Validate returns an error if no prompt can have such lengths.
+func (l Lengths) Validate() error {
+	if !(l.Shared >= 0 && l.Shared <= 1) {
+		return fmt.Errorf("share of common tokens of %g: want 0 to 1", l.Shared)
+	}
+	return nil
+}
+
 // A Tokenizer counts the tokens of a text as the server does, without the special
 // tokens that the server adds before every prompt.
 type Tokenizer interface {
@@ -69,8 +77,8 @@ const samples = 4
 // NewSynthetic asks the server which words are one token each, and checks on whole
 // prompts that the numbers of tokens add up.
 func NewSynthetic(ctx context.Context, t Tokenizer, l Lengths, seed uint64) (*Synthetic, error) {
-	if !(l.Shared >= 0 && l.Shared <= 1) {
-		return nil, fmt.Errorf("share of common tokens of %g: want 0 to 1", l.Shared)
+	if err := l.Validate(); err != nil {
+		return nil, err
 	}
 	s := &Synthetic{lengths: l, seed: seed}
 	if err := s.learn(ctx, t); err != nil {

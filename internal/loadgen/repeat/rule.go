@@ -1,0 +1,128 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package repeat
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
+)
+
+// Precision is how narrow the interval of a figure has to be.
+type Precision struct {
+	figure  loadgen.Figure
+	percent float64
+}
+
+// DefaultFigure is the figure of a precision that names none: every request has
+// it, whatever the endpoint, and it holds all of the others.
+const DefaultFigure = "p50(e2e)"
+
+var precisionPattern = regexp.MustCompile(`^\s*ci(?:\((.*)\))?\s*<\s*(\d+(?:\.\d+)?)\s*%\s*$`)
+
+// ParsePrecision parses a precision such as ci<2%, or with a figure
+// ci(p95(ttft))<5%: half of the interval's width is less than this share of the
+// mean.
+func ParsePrecision(s string) (Precision, error) {
+	const want = "want ci<2%, or with a figure ci(p95(ttft))<5%"
+	m := precisionPattern.FindStringSubmatch(s)
+	if m == nil {
+		return Precision{}, fmt.Errorf("precision %q: %s", s, want)
+	}
+	name := m[1]
+	if name == "" {
+		name = DefaultFigure
+	}
+	f, err := loadgen.ParseFigure(name)
+	if err != nil {
+		return Precision{}, fmt.Errorf("precision %q: %w", s, err)
+	}
+	percent, err := strconv.ParseFloat(m[2], 64)
+	if err != nil || percent == 0 {
+		return Precision{}, fmt.Errorf("precision %q: %s", s, want)
+	}
+	return Precision{f, percent}, nil
+}
+
+// String returns the precision with its figure.
+func (p Precision) String() string { return fmt.Sprintf("ci(%s)<%g%%", p.figure, p.percent) }
+
+// met reports whether the runs are precise enough, which they are not where one of
+// them has no such figure.
+func (p Precision) met(runs []*loadgen.Report) bool {
+	values := Values(p.figure, runs)
+	if len(values) < len(runs) || len(runs) < 2 {
+		return false
+	}
+	r, ok := Of(values).Relative()
+	return ok && r*100 < p.percent
+}
+
+// Values returns the figure of each run that has it.
+func Values(f loadgen.Figure, runs []*loadgen.Report) []float64 {
+	var values []float64
+	for _, r := range runs {
+		if v, ok := f.Of(r); ok {
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
+// Rule says how many runs to make: Least, and then more until all of Until are met,
+// but not more than Most.
+type Rule struct {
+	Least, Most int
+	Until       []Precision
+}
+
+// Enough reports whether there have been enough runs.
+func (r *Rule) Enough(runs []*loadgen.Report) bool {
+	return len(runs) >= r.Least && (r.Met(runs) || len(runs) >= r.Most)
+}
+
+// Met reports whether the runs are as precise as Until wants.
+func (r *Rule) Met(runs []*loadgen.Report) bool {
+	for _, p := range r.Until {
+		if !p.met(runs) {
+			return false
+		}
+	}
+	return true
+}
+
+// String returns a text such as "5 runs", or "5 to 30 runs, until ci(p50(e2e))<2%".
+func (r *Rule) String() string {
+	if len(r.Until) == 0 && r.Least == 1 {
+		return "1 run"
+	}
+	if len(r.Until) == 0 {
+		return fmt.Sprintf("%d runs", r.Least)
+	}
+	var all []string
+	for _, p := range r.Until {
+		all = append(all, p.String())
+	}
+	return fmt.Sprintf("%d to %d runs, until %s", r.Least, r.Most, strings.Join(all, " and "))
+}
+
+// Seed returns the seed of a run, counted from 0. That of the first is base itself.
+// The others have 32 bits, as many as JSON's numbers keep, and depend on what the
+// run is part of, so that the server's cache has the prompts of no other.
+func Seed(base uint64, part string, run int) uint64 {
+	if part == "" && run == 0 {
+		return base
+	}
+	h := fnv.New64a()
+	for _, n := range []uint64{base, uint64(run)} {
+		h.Write(binary.LittleEndian.AppendUint64(nil, n))
+	}
+	h.Write([]byte(part))
+	return h.Sum64() >> 32
+}
