@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,8 +26,16 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
 
-// The test program is llamaload itself where a test of signals starts it.
+// The test program is llamaload itself where a test of signals starts it, and a
+// llama-server where llamaload does.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == serverProgram {
+		if err := serve(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "llama-server:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getenv("LLAMALOAD_AS_PROGRAM") == "1" {
 		main()
 	}
@@ -136,7 +145,7 @@ func TestRun_ExitCodes(t *testing.T) {
 		{exitFailed, "no request succeeded", []string{"run", "--url", "http://127.0.0.1:1", "--count", "2"}},
 		{exitFailed, "stopped: too many requests failed", []string{"run", "--url", "http://127.0.0.1:1", "--rate", "1000"}},
 		{exitFailed, "/tokenize: dial tcp", []string{"run", "--url", "http://127.0.0.1:1", "--prompt-tokens", "5"}},
-		{exitUsage, "no command: want run, saturate or compare", nil},
+		{exitUsage, "no command: want run, saturate, sweep, matrix or compare", nil},
 		{exitUsage, `unknown command "ran"`, []string{"ran"}},
 		{exitUsage, `argument "x": want flags only`, []string{"run", "x"}},
 		{exitUsage, "unknown flag: --rat: see llamaload run --help", quick("--rat", "1")},

@@ -81,7 +81,9 @@ func (o *options) repeat(ctx context.Context, rule *repeat.Rule, first *prepared
 		}
 		runs = append(runs, report)
 		if cause == nil {
-			cause = succeeded(report)
+			if cause = succeeded(report); cause != nil {
+				report.Run.Ended = cause.Error() // its figures do not count
+			}
 		}
 		set := repeat.NewSet(rule, runs)
 		if cause != nil || rule.Enough(runs) {

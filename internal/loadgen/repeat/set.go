@@ -55,7 +55,7 @@ type Set struct {
 
 // NewSet returns the set of the given runs.
 func NewSet(rule *Rule, runs []*loadgen.Report) *Set {
-	s := &Set{Level: Level, Rule: rule.String(), Figures: map[string]Estimate{}, Runs: runs}
+	s := &Set{Level: Level, Rule: rule.String(), Figures: map[string]Estimate{}, Runs: append([]*loadgen.Report{}, runs...)}
 	done := s.Completed()
 	for _, f := range Figures {
 		if v := Values(f, done); len(v) > 0 {
