@@ -44,13 +44,19 @@ prerequisites:
 	@cc=$$(go env CC); command -v $${cc%% *} >/dev/null || { echo "make: the C compiler $$cc is not on PATH and the collector needs cgo: apt-get install gcc libc6-dev, or set CC" >&2; exit 1; }
 
 .PHONY: build
-build: prerequisites ## Build bin/otelcol-llamacpp
+build: llamaload ## Build bin/otelcol-llamacpp and bin/llamaload
 	@mkdir -p bin
 	$(STEP) "build $(BINARY) $(VERSION) (the first time takes minutes)"
 # The builder reads settings from variables named like its configuration keys.
 	@env 'dist.version=$(VERSION)' $(TOOL) builder --config builder-config.yaml >bin/build.log 2>&1 || { cat bin/build.log >&2; exit 1; }
 # Renamed into place, so that a running collector keeps its file.
 	@cp _build/otelcol-llamacpp $(BINARY).new && mv $(BINARY).new $(BINARY)
+
+.PHONY: llamaload
+llamaload: prerequisites ## Build bin/llamaload, the load generator, alone: seconds
+	@mkdir -p bin
+	$(STEP) "build bin/llamaload $(VERSION)"
+	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.release=$(VERSION)' -o bin/llamaload ./cmd/llamaload
 
 .PHONY: demo
 demo: build ## Watch a llama-server live: a running one, the one on PATH with MODEL=file.gguf, or the simulator (DURATION=20s)

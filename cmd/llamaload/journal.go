@@ -46,48 +46,50 @@ type entry struct {
 
 // openJournal opens or creates a journal. One that exists has to have the same
 // origin. If no seed was given, that of the journal is taken.
-func openJournal(path string, o *origin, seedGiven bool) (j *journal, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+func openJournal(path string, o *origin, seedGiven bool) (*journal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("--resume: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
-	j = &journal{path: path, file: f}
-	content, err := io.ReadAll(f)
+	j := &journal{path: path, file: f}
+	if err := j.begin(o, seedGiven); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return j, nil
+}
+
+// begin reads the file, or writes its first line.
+func (j *journal) begin(o *origin, seedGiven bool) error {
+	content, err := io.ReadAll(j.file)
 	if err != nil {
-		return nil, fmt.Errorf("--resume: %w", err)
+		return fmt.Errorf("--resume: %w", err)
 	}
 	if len(content) == 0 {
-		return j, j.write(o)
+		return j.write(o)
 	}
-	foreign := usageError{fmt.Errorf("--resume: %s is not of llamaload %s: want another file", path, o.Kind)}
 	// A line that was being written when the power failed has no end.
 	whole := content[:bytes.LastIndexByte(content, '\n')+1]
 	first, rest, _ := bytes.Cut(whole, []byte("\n"))
 	var begun origin
 	if err := json.Unmarshal(first, &begun); err != nil || begun.Kind == "" {
-		return nil, foreign
+		return usageError{fmt.Errorf("--resume: %s is not of llamaload %s: want another file", j.path, o.Kind)}
 	}
 	if !seedGiven {
 		o.Seed = begun.Seed
 	}
 	if what := begun.differs(o); what != "" {
-		return nil, usageError{fmt.Errorf("--resume: %s was begun with %s: want the same again, or another file", path, what)}
+		return usageError{fmt.Errorf("--resume: %s was begun with %s: want the same again, or another file", j.path, what)}
 	}
 	for n := 2; len(rest) > 0; n++ {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, []byte("\n"))
 		e, err := parseEntry(line)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--resume: %s:%d: %w: delete the line, or want another file", path, n, err)}
+			return usageError{fmt.Errorf("--resume: %s:%d: %w: delete the line, or want another file", j.path, n, err)}
 		}
 		j.entries = append(j.entries, e)
 	}
-	return j, j.cut(int64(len(whole)))
+	return j.cut(int64(len(whole)))
 }
 
 func parseEntry(line []byte) (entry, error) {

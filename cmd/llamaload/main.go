@@ -70,6 +70,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return run(c, args)
 		}
 		root.AddCommand(c)
+		complete(c)
 	}
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -125,6 +125,22 @@ func TestRun_SameSeedSendsTheSameBytes(t *testing.T) {
 	assert.NotEqual(t, first, send("4"))
 }
 
+func TestCompletion_KnowsWhatFlagsTake(t *testing.T) {
+	for flag, want := range map[string]string{
+		"--endpoint": "chat\ncompletions\n",
+		"--gaps":     "constant\npoisson\ngamma\n:4\n",
+		"--rate":     ":4\n", // no files
+		"--prompts":  ":0\n", // files
+	} {
+		code, stdout, _ := llamaload(t, "__complete", "run", flag, "")
+		assert.Equal(t, exitDone, code)
+		assert.Contains(t, stdout, want, flag)
+	}
+	code, stdout, _ := llamaload(t, "completion", "bash")
+	assert.Equal(t, exitDone, code)
+	assert.Contains(t, stdout, "__start_llamaload")
+}
+
 func TestRun_ExitCodes(t *testing.T) {
 	_, url := simulator(t, llamasim.Options{TokensPerSecond: 1000})
 	quick := func(more ...string) []string {

@@ -51,7 +51,9 @@ func serve(args []string) error {
 			return err
 		}
 		fmt.Fprintln(note, os.Getpid(), strings.Join(args, " "))
-		note.Close()
+		if err := note.Close(); err != nil {
+			return err
+		}
 	}
 	o := llamasim.Options{Slots: *slots, ContextPerSlot: *tokens / *slots, TokensPerSecond: *speed, PromptTokensPerSecond: 1e6}
 	if *hang {

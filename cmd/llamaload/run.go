@@ -298,7 +298,13 @@ func writeFile(path string, write func(io.Writer) error) (err error) {
 	return errors.Join(write(f), f.Close())
 }
 
+// release is the version that make sets.
+var release string
+
 func version() string {
+	if release != "" {
+		return release
+	}
 	if b, ok := debug.ReadBuildInfo(); ok {
 		return b.Main.Version
 	}

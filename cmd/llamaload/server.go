@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,7 +60,7 @@ func startServer(ctx context.Context, command []string, o *options, limit time.D
 	if s.transport, err = o.transport(); err != nil {
 		return nil, usageError{err}
 	}
-	args := append(command[1:len(command):len(command)], "--host", "127.0.0.1", "--port", port)
+	args := slices.Concat(command[1:], []string{"--host", "127.0.0.1", "--port", port})
 	began := time.Now()
 	// Not bound to ctx, which would kill it: stop ends it in order.
 	if s.process, err = child.Start(exec.Command(command[0], args...), &s.output); err != nil { //nolint:gosec,noctx // The user names the server.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,7 +171,7 @@ func TestSweep_ResumesAfterAnInterrupt(t *testing.T) {
 		`was begun with --max-tokens "", this is "3-4"`:   nil,
 		`other is not of llamaload sweep: want another`:   {"--resume", other},
 	} {
-		a := append(args[:len(args):len(args)], more...)
+		a := slices.Concat(args, more)
 		if more == nil {
 			a = []string{"sweep", "--url", url, "--rates", "10", "--duration", "500ms", "--resume", kept}
 			want = `was begun with --max-tokens`

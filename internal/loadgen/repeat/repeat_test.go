@@ -160,14 +160,14 @@ func TestMayBeBest(t *testing.T) {
 
 func TestParsePrecision(t *testing.T) {
 	for text, want := range map[string]string{
-		"ci<2%":                                "ci(p50(e2e))<2%",
-		"ci(p95(ttft))<0.5%":                   "ci(p95(ttft))<0.5%",
-		" ci(output_tokens_per_second) < 10% ": "ci(output_tokens_per_second)<10%",
-		"ci<2":                                 "",
-		"ci<0%":                                "",
-		"ci>2%":                                "",
-		"ci(speed)<2%":                         "",
-		"":                                     "",
+		"ci<2%":                               "ci(p50(e2e))<2%",
+		"ci(p95(ttft))<0.5%":                  "ci(p95(ttft))<0.5%",
+		"ci(output_tokens_per_second) < 10 %": "ci(output_tokens_per_second)<10%",
+		"ci<2":                                "",
+		"ci<0%":                               "",
+		"ci>2%":                               "",
+		"ci(speed)<2%":                        "",
+		"":                                    "",
 	} {
 		p, err := ParsePrecision(text)
 		if want == "" {

@@ -4,9 +4,9 @@
 package repeat
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"regexp"
 	"strconv"
 	"strings"
@@ -119,10 +119,8 @@ func Seed(base uint64, part string, run int) uint64 {
 	if part == "" && run == 0 {
 		return base
 	}
-	h := fnv.New64a()
-	for _, n := range []uint64{base, uint64(run)} {
-		h.Write(binary.LittleEndian.AppendUint64(nil, n))
-	}
-	h.Write([]byte(part))
-	return h.Sum64() >> 32
+	b := binary.LittleEndian.AppendUint64(nil, base)
+	b = binary.LittleEndian.AppendUint64(b, uint64(run))
+	sum := sha256.Sum256(append(b, part...))
+	return uint64(binary.LittleEndian.Uint32(sum[:]))
 }
