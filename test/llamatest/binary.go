@@ -10,10 +10,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/tinygguf"
 )
 
 // Cure is what to do where no llama-server is to be had.
@@ -86,6 +89,34 @@ func (b Binary) command(ctx context.Context, args ...string) *exec.Cmd {
 		cmd.Path, cmd.Err, cmd.Dir = b.Path, nil, "/"
 	}
 	return cmd
+}
+
+// Command is the words of a command line that runs the program with a model, for
+// tests of what starts a llama-server itself.
+func (b Binary) Command(m tinygguf.Model) ([]string, error) {
+	path, err := b.modelFile(m)
+	if err != nil {
+		return nil, err
+	}
+	words := []string{b.Path, "-m", b.seen(path)}
+	if b.Root != "" {
+		words = append([]string{"/usr/sbin/chroot", b.Root}, words...)
+	}
+	return words, nil
+}
+
+// modelFile returns the model's file, which is made once and kept.
+func (b Binary) modelFile(m tinygguf.Model) (string, error) {
+	if err := os.MkdirAll(b.Models, 0o755); err != nil {
+		return "", fmt.Errorf("models of llama-server: %w", err)
+	}
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%+v", m)
+	path := filepath.Join(b.Models, fmt.Sprintf("%s-%08x.gguf", m.Name, h.Sum32()))
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	return path, m.WriteFile(path)
 }
 
 // seen is a path as the program sees it.

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net/http"
 	"os"
 	"os/exec"
@@ -133,9 +132,6 @@ func Run(ctx context.Context, o Options) (*Server, error) {
 
 // prepare makes the model files, the log and the arguments.
 func (s *Server) prepare() error {
-	if err := os.MkdirAll(s.b.Models, 0o755); err != nil {
-		return fmt.Errorf("models of llama-server: %w", err)
-	}
 	s.log = s.o.LogFile
 	if s.log == "" {
 		f, err := os.CreateTemp(s.o.LogDir, "llama-server-*.log")
@@ -164,7 +160,7 @@ func (s *Server) prepare() error {
 	if s.o.Router != nil {
 		return s.prepareRouter()
 	}
-	path, err := s.modelFile(s.o.Model)
+	path, err := s.b.modelFile(s.o.Model)
 	if err != nil {
 		return err
 	}
@@ -174,13 +170,16 @@ func (s *Server) prepare() error {
 
 func (s *Server) prepareRouter() error {
 	r := s.o.Router
+	if err := os.MkdirAll(s.b.Models, 0o755); err != nil {
+		return fmt.Errorf("models of llama-server: %w", err)
+	}
 	dir, err := os.MkdirTemp(s.b.Models, "router-")
 	if err != nil {
 		return fmt.Errorf("models of llama-server: %w", err)
 	}
 	s.release = append(s.release, func() error { return os.RemoveAll(dir) })
 	for id, m := range r.Models {
-		path, err := s.modelFile(m)
+		path, err := s.b.modelFile(m)
 		if err != nil {
 			return err
 		}
@@ -210,17 +209,6 @@ func (s *Server) prepareRouter() error {
 		s.release = append(s.release, unmount)
 	}
 	return nil
-}
-
-// modelFile returns the model's file, which is made once and kept.
-func (s *Server) modelFile(m tinygguf.Model) (string, error) {
-	h := fnv.New32a()
-	fmt.Fprintf(h, "%+v", m)
-	path := filepath.Join(s.b.Models, fmt.Sprintf("%s-%08x.gguf", m.Name, h.Sum32()))
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	return path, m.WriteFile(path)
 }
 
 func (s *Server) start(ctx context.Context) error {
