@@ -215,7 +215,11 @@ func (o *options) measured(ctx context.Context, transport http.RoundTripper, lab
 		}
 	}
 	report, err := p.run(ctx, label, stderr)
-	if err == nil && succeeded(report) != nil {
+	switch r := report; {
+	case err != nil:
+	case r.Requests.Due == 0:
+		err = errors.New("no request was due after the warm-up: want a longer --duration")
+	case succeeded(r) != nil:
 		err = errors.New("no request succeeded")
 	}
 	if err != nil && example != nil && ctx.Err() == nil {
