@@ -23,9 +23,10 @@ type grid struct {
 	axes  []string // names of the settings
 	cells []*cell
 	rule  *repeat.Rule
-	// begin prepares the runs of a cell. anew ends it after each run.
+	// begin prepares the runs of a cell.
 	begin func(ctx context.Context, c *cell) (bench, error)
-	anew  bool
+	// turns makes one run of each cell, then the next of each, and so on.
+	turns bool
 	lasts time.Duration // a run; 0 where that is unknown
 	// journal keeps the runs; nil does not.
 	journal        *journal
@@ -77,12 +78,20 @@ func (g *grid) run(ctx context.Context) error {
 	g.announce()
 	t := g.live()
 	fmt.Fprintln(g.people, t.heading())
-	for i, c := range g.cells {
-		err := g.fill(ctx, c, fmt.Sprintf("%d/%d %s  ", i+1, len(g.cells), c.key(g.axes)))
-		fmt.Fprintln(g.people, t.row(c))
-		if err != nil {
-			return err
+	for todo := g.cells; len(todo) > 0; {
+		var unfinished []*cell
+		for _, c := range todo {
+			err := g.fill(ctx, c)
+			if err == nil && c.failure == nil && !g.rule.Enough(c.runs) {
+				unfinished = append(unfinished, c)
+				continue
+			}
+			fmt.Fprintln(g.people, t.row(c))
+			if err != nil {
+				return err
+			}
 		}
+		todo = unfinished
 	}
 	return nil
 }
@@ -103,23 +112,20 @@ func (g *grid) announce() {
 	fmt.Fprintf(g.people, "; at least %s\n\n", time.Duration(least)*g.lasts)
 }
 
-// fill makes the runs of a cell that are missing. What goes wrong is the cell's
-// failure, and the error only what ends the grid.
-func (g *grid) fill(ctx context.Context, c *cell, label string) error {
-	var b bench
-	defer func() {
-		if b != nil {
-			b.close()
-		}
-	}()
-	for n := len(c.runs); !g.rule.Enough(c.runs); n++ {
-		var err error
-		if b == nil {
-			if b, err = g.begin(ctx, c); err != nil {
-				return c.fail(ctx, err)
-			}
-		}
-		report, err := b.run(ctx, n, fmt.Sprintf("%srun %d  ", label, n+1))
+// fill makes the runs of a cell that are missing, only one if the cells take turns.
+// What goes wrong is the cell's failure, and the error only what ends the grid.
+func (g *grid) fill(ctx context.Context, c *cell) error {
+	if g.rule.Enough(c.runs) {
+		return nil
+	}
+	b, err := g.begin(ctx, c)
+	if err != nil {
+		return c.fail(ctx, err)
+	}
+	defer b.close()
+	for !g.rule.Enough(c.runs) {
+		n := len(c.runs)
+		report, err := b.run(ctx, n, fmt.Sprintf("%d/%d %s  run %d  ", slices.Index(g.cells, c)+1, len(g.cells), c.key(g.axes), n+1))
 		if err != nil {
 			if report != nil && report.Completed() {
 				report.Run.Ended = err.Error() // its figures do not count
@@ -133,9 +139,8 @@ func (g *grid) fill(ctx context.Context, c *cell, label string) error {
 				return err
 			}
 		}
-		if g.anew {
-			b.close()
-			b = nil
+		if g.turns {
+			break
 		}
 	}
 	return nil

@@ -146,8 +146,14 @@ func (c *gridCell) row(servers bool) []string {
 	return append(r, c.note())
 }
 
+// noteRunes is the longest note that keeps a table readable.
+const noteRunes = 60
+
 // note tells in a few words why the figures are not to be trusted, or not there.
 func (c *gridCell) note() string {
+	if r := []rune(c.Failed); len(r) > noteRunes {
+		return string(r[:noteRunes]) + "…"
+	}
 	if c.Failed != "" {
 		return c.Failed
 	}
@@ -241,7 +247,7 @@ func (d *gridDocument) remarks() (all []string) {
 		all = append(all, d.bestRemarks()...)
 	}
 	for _, c := range d.Cells {
-		if c.Failed != "" {
+		if c.Log != "" || c.Failed != "" && c.note() != c.Failed {
 			text := "not measured: " + c.name(d.axes) + ": " + c.Failed
 			if c.Log != "" {
 				text += "; the last lines of the server's log:\n" + c.Log

@@ -87,7 +87,7 @@ func matrixCommand(stdout, stderr io.Writer) *cobra.Command {
 	f.StringArrayVar(&m.vary, "vary", nil, "`flag` of the server and its values, -c=2048,4096; a flag without a value; or alternatives separated by |; may be repeated")
 	f.DurationVar(&m.startTimeout, "start-timeout", 10*time.Minute, "longest time until a server is healthy")
 	f.IntVar(&m.prime, "prime", 0, "`number` of requests to warm each server up with; by default two for each slot")
-	f.BoolVar(&m.restart, "restart", false, "start the server anew for each repeat, so that the interval covers what differs from start to start")
+	f.BoolVar(&m.restart, "restart", false, "start a server for each run, and take the combinations in turns, so that neither what differs from start to start nor a machine that gets slower looks like a difference")
 	m.target(f)
 	if err := f.MarkHidden("url"); err != nil {
 		panic(err) // unreachable: target defines it
@@ -116,7 +116,7 @@ func (m *matrix) run(ctx context.Context, f *pflag.FlagSet, stdout, stderr io.Wr
 	}
 	from := &origin{Kind: "matrix", Seed: m.seed, Command: redacted(m.command), Settings: settingsOf(f)}
 	g := &grid{
-		axes: axes, cells: cells, rule: rule, begin: m.begin, anew: m.restart, lasts: m.duration,
+		axes: axes, cells: cells, rule: rule, begin: m.begin, turns: m.restart, lasts: m.duration,
 		people: m.forPeople(stdout, stderr), stderr: stderr,
 	}
 	if m.resume != "" {

@@ -27,7 +27,7 @@ const fewestRuns = 5
 
 func (r *repetition) flags(f *pflag.FlagSet) {
 	f.IntVar(&r.times, "repeat", 0, "`number` of runs, each with a seed of its own; with --until the fewest (default 1, with --until 5)")
-	f.StringArrayVar(&r.until, "until", nil, "repeat until the 95 % confidence interval over the runs is narrow enough: `'ci<2%'` is ±2 % of the mean of "+repeat.DefaultFigure+", 'ci(p95(ttft))<5%' of another figure; may be repeated")
+	f.StringArrayVar(&r.until, "until", nil, "repeat until the 95 % confidence interval over the runs is narrow enough: `'ci<2%'` is ±2 % of the means of p50(ttft) and p50(tpot), 'ci(p95(e2e))<5%' of another figure; may be repeated")
 	f.IntVar(&r.most, "max-repeats", 30, "`number` of runs after which --until gives up")
 	f.Lookup("repeat").DefValue = ""
 }

@@ -45,7 +45,7 @@ const runExamples = `  # two requests a second for thirty seconds, ten built-in 
   # eight users, each thinking a second
   llamaload run --users 8 --think 1s
 
-  # as often as it takes to know the median of the whole answer within 2 %
+  # as often as it takes to know first token and speed within 2 %
   llamaload run --rate 10 --gaps poisson --until 'ci<2%'
 
   # in CI: exit code 3 if it got slow

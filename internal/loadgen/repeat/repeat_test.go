@@ -52,13 +52,6 @@ func set(t *testing.T, schedule string, took ...time.Duration) *Set {
 	return NewSet(&Rule{Least: len(runs), Most: len(runs)}, runs)
 }
 
-func figure(t *testing.T, name string) loadgen.Figure {
-	t.Helper()
-	f, err := loadgen.ParseFigure(name)
-	require.NoError(t, err)
-	return f
-}
-
 func TestOf_IsTheIntervalOfStudentsT(t *testing.T) {
 	// Student's own data (1908): the additional hours of sleep with the second drug.
 	e := Of([]float64{1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4})
@@ -160,7 +153,7 @@ func TestMayBeBest(t *testing.T) {
 
 func TestParsePrecision(t *testing.T) {
 	for text, want := range map[string]string{
-		"ci<2%":                               "ci(p50(e2e))<2%",
+		"ci<2%":                               "ci<2%",
 		"ci(p95(ttft))<0.5%":                  "ci(p95(ttft))<0.5%",
 		"ci(output_tokens_per_second) < 10 %": "ci(output_tokens_per_second)<10%",
 		"ci<2":                                "",
@@ -203,6 +196,16 @@ func TestRule_StopsWhenPreciseOrAtTheMost(t *testing.T) {
 	assert.Equal(t, "2 runs", fixed.String())
 	assert.False(t, fixed.Enough(runs(1)))
 	assert.True(t, fixed.Enough(runs(1, 100)))
+}
+
+func TestPrecision_IsAboutTheWholeAnswerWhereNothingIsStreamed(t *testing.T) {
+	p, err := ParsePrecision("ci<5%")
+	require.NoError(t, err)
+	const ms = time.Millisecond
+	rule := &Rule{Least: 2, Most: 9, Until: []Precision{p}}
+	assert.True(t, rule.Met(set(t, "s", 100*ms, 101*ms, 100*ms).Runs))
+	assert.False(t, rule.Met(set(t, "s", 100*ms, 150*ms, 100*ms).Runs))
+	assert.False(t, rule.Met([]*loadgen.Report{report(t, 1, loadgen.Done), report(t, 1, loadgen.Done)}), "nothing was measured")
 }
 
 func TestSeed_OfEachRunIsItsOwn(t *testing.T) {
@@ -290,5 +293,7 @@ func TestFigures_AreThoseThatTablesUse(t *testing.T) {
 	for _, f := range Brief {
 		assert.Contains(t, fmt.Sprint(Figures), f.String())
 	}
-	assert.Contains(t, fmt.Sprint(Figures), figure(t, DefaultFigure).String())
+	for _, f := range append(usual, fallback...) {
+		assert.Contains(t, fmt.Sprint(Brief), f.String())
+	}
 }

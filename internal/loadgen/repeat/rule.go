@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,13 +17,18 @@ import (
 
 // Precision is how narrow the interval of a figure has to be.
 type Precision struct {
-	figure  loadgen.Figure
+	figure  *loadgen.Figure // nil for the usual ones
 	percent float64
 }
 
-// DefaultFigure is the figure of a precision that names none: every request has
-// it, whatever the endpoint, and it holds all of the others.
-const DefaultFigure = "p50(e2e)"
+// A precision that names no figure is about the medians of the time to first token
+// and per output token. Unlike the whole answer and the throughput, they hardly
+// depend on how long the answers are, which differs from seed to seed. If nothing
+// was streamed, it is about the whole answer.
+var (
+	usual    = figures("p50(ttft)", "p50(tpot)")
+	fallback = figures("p50(e2e)")
+)
 
 var precisionPattern = regexp.MustCompile(`^\s*ci(?:\((.*)\))?\s*<\s*(\d+(?:\.\d+)?)\s*%\s*$`)
 
@@ -35,33 +41,56 @@ func ParsePrecision(s string) (Precision, error) {
 	if m == nil {
 		return Precision{}, fmt.Errorf("precision %q: %s", s, want)
 	}
-	name := m[1]
-	if name == "" {
-		name = DefaultFigure
-	}
-	f, err := loadgen.ParseFigure(name)
-	if err != nil {
-		return Precision{}, fmt.Errorf("precision %q: %w", s, err)
-	}
 	percent, err := strconv.ParseFloat(m[2], 64)
 	if err != nil || percent == 0 {
 		return Precision{}, fmt.Errorf("precision %q: %s", s, want)
 	}
-	return Precision{f, percent}, nil
+	if m[1] == "" {
+		return Precision{percent: percent}, nil
+	}
+	f, err := loadgen.ParseFigure(m[1])
+	if err != nil {
+		return Precision{}, fmt.Errorf("precision %q: %w", s, err)
+	}
+	return Precision{&f, percent}, nil
 }
 
-// String returns the precision with its figure.
-func (p Precision) String() string { return fmt.Sprintf("ci(%s)<%g%%", p.figure, p.percent) }
+// String returns the precision in the form that ParsePrecision parses.
+func (p Precision) String() string {
+	if p.figure == nil {
+		return fmt.Sprintf("ci<%g%%", p.percent)
+	}
+	return fmt.Sprintf("ci(%s)<%g%%", p.figure, p.percent)
+}
+
+// figures returns what the precision is about, given the runs.
+func (p Precision) figures(runs []*loadgen.Report) []loadgen.Figure {
+	if p.figure != nil {
+		return []loadgen.Figure{*p.figure}
+	}
+	measured := slices.DeleteFunc(slices.Clone(usual), func(f loadgen.Figure) bool { return len(Values(f, runs)) == 0 })
+	if len(measured) == 0 {
+		return fallback
+	}
+	return measured
+}
 
 // met reports whether the runs are precise enough, which they are not where one of
-// them has no such figure.
+// them lacks a figure.
 func (p Precision) met(runs []*loadgen.Report) bool {
-	values := Values(p.figure, runs)
-	if len(values) < len(runs) || len(runs) < 2 {
+	if len(runs) < 2 {
 		return false
 	}
-	r, ok := Of(values).Relative()
-	return ok && r*100 < p.percent
+	for _, f := range p.figures(runs) {
+		values := Values(f, runs)
+		if len(values) < len(runs) {
+			return false
+		}
+		if r, ok := Of(values).Relative(); !ok || r*100 >= p.percent {
+			return false
+		}
+	}
+	return true
 }
 
 // Values returns the figure of each run that has it.
@@ -97,7 +126,7 @@ func (r *Rule) Met(runs []*loadgen.Report) bool {
 	return true
 }
 
-// String returns a text such as "5 runs", or "5 to 30 runs, until ci(p50(e2e))<2%".
+// String returns a text such as "5 runs", or "5 to 30 runs, until ci<2%".
 func (r *Rule) String() string {
 	if len(r.Until) == 0 && r.Least == 1 {
 		return "1 run"
