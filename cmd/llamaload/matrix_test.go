@@ -307,6 +307,31 @@ func TestParseAxis(t *testing.T) {
 	}
 }
 
+func FuzzParseAxis(f *testing.F) {
+	for _, text := range []string{"-c=2048,4096", "--no-mmap", "-fa on | -fa off", "|", "-c=", "=", "-a=1,1", "- |"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		a, err := parseAxis(text)
+		if err != nil {
+			return
+		}
+		seen := map[string]bool{}
+		for _, one := range a.alternatives {
+			if seen[one.value] || one.value == "" {
+				t.Errorf("%q: %q cannot be told from another", text, one.value)
+			}
+			seen[one.value] = true
+			if len(one.flags) > 0 && !strings.HasPrefix(one.flags[0], "-") {
+				t.Errorf("%q: %q is no flag", text, one.flags[0])
+			}
+		}
+		if len(seen) < 2 {
+			t.Errorf("%q: nothing varies", text)
+		}
+	})
+}
+
 func TestMatrix_WrongUsage(t *testing.T) {
 	server := []string{"--", os.Args[0], serverProgram}
 	for want, args := range map[string][]string{

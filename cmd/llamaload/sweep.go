@@ -41,9 +41,9 @@ const sweepExamples = `  # first token and speed at four rates
 // sweep holds the flags of a sweep. In options, promptTokens and maxTokens are lists.
 type sweep struct {
 	options
-	repeats              repetition
-	rates, users, depths string
-	resume               string
+	repeats                       repetition
+	rateList, userList, depthList string
+	resume                        string
 }
 
 func sweepCommand(stdout, stderr io.Writer) *cobra.Command {
@@ -62,9 +62,9 @@ func sweepCommand(stdout, stderr io.Writer) *cobra.Command {
 	f := cmd.Flags()
 	f.SortFlags = false
 	s.target(f)
-	f.StringVar(&s.rates, "rates", "", "`list` of requests a second")
-	f.StringVar(&s.users, "users", "", "instead of rates, closed loops: `list` of numbers of users, each waiting for an answer before the next request")
-	f.StringVar(&s.depths, "depths", "", "`list` of tokens in context before those of each --prompt-tokens that has no @")
+	f.StringVar(&s.rateList, "rates", "", "`list` of requests a second")
+	f.StringVar(&s.userList, "users", "", "instead of rates, closed loops: `list` of numbers of users, each waiting for an answer before the next request")
+	f.StringVar(&s.depthList, "depths", "", "`list` of tokens in context before those of each --prompt-tokens that has no @")
 	s.span(f)
 	s.limits(f, "constant")
 	s.content(f)
@@ -122,18 +122,18 @@ func (s *sweep) run(ctx context.Context, f *pflag.FlagSet, stdout, stderr io.Wri
 
 // cells returns the names of what varies, and the combinations.
 func (s *sweep) cells(f *pflag.FlagSet) (axes []string, cells []*cell, err error) {
-	if s.rates == "" && s.users == "" {
+	if s.rateList == "" && s.userList == "" {
 		return nil, nil, errors.New("no load: want --rates 1,2,4 or --users 1,2,4")
 	}
 	lists := []struct {
 		flag, list string
 		set        func(o *options, v string) error
 	}{
-		{"rates", s.rates, func(o *options, v string) (err error) {
+		{"rates", s.rateList, func(o *options, v string) (err error) {
 			o.rate, err = strconv.ParseFloat(v, 64)
 			return err
 		}},
-		{"users", s.users, func(o *options, v string) (err error) {
+		{"users", s.userList, func(o *options, v string) (err error) {
 			if o.users, err = strconv.Atoi(v); err == nil && o.users < 1 {
 				err = errors.New("want 1 or more")
 			}
@@ -148,7 +148,7 @@ func (s *sweep) cells(f *pflag.FlagSet) (axes []string, cells []*cell, err error
 			return nil
 		}},
 	}
-	lists[2].list, err = atDepths(s.promptTokens, s.depths)
+	lists[2].list, err = atDepths(s.promptTokens, s.depthList)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -337,6 +337,19 @@ func TestCondition_HoldsWhenItIsTrueOrUnknown(t *testing.T) {
 	}
 }
 
+func FuzzParseCondition(f *testing.F) {
+	for _, text := range []string{"p95(ttft)>2s", "p99.9(e2e) < 1m", "error_rate>1%", "output_tokens_per_second<100", "max(lag)>0s", "p95>", ">"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := ParseCondition(text)
+		if err != nil {
+			return
+		}
+		c.Holds(NewReport(&Config{}, newRecorder(&Config{}, nil).results(), About{}, Workload{}))
+	})
+}
+
 func TestPreciseSleep_IsNeverEarlyAndEndsWithItsContext(t *testing.T) {
 	for _, d := range []time.Duration{-ms, 0, 100 * time.Microsecond, ms, 5 * ms} {
 		until := time.Now().Add(d)

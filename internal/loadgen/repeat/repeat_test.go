@@ -198,6 +198,22 @@ func TestRule_StopsWhenPreciseOrAtTheMost(t *testing.T) {
 	assert.True(t, fixed.Enough(runs(1, 100)))
 }
 
+func FuzzParsePrecision(f *testing.F) {
+	for _, text := range []string{"ci<2%", "ci(p95(ttft))<0.5%", "ci(goodput) < 10 %", "ci()<1%", "ci<0%", "ci<1e9%"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := ParsePrecision(text)
+		if err != nil {
+			return
+		}
+		again, err := ParsePrecision(p.String())
+		if err != nil || again.String() != p.String() {
+			t.Errorf("%q: %q: %v", text, p, err)
+		}
+	})
+}
+
 func TestPrecision_IsAboutTheWholeAnswerWhereNothingIsStreamed(t *testing.T) {
 	p, err := ParsePrecision("ci<5%")
 	require.NoError(t, err)
