@@ -101,7 +101,7 @@ func normal(seed uint64) func(mean, deviation float64, n int) []float64 {
 // when it is narrow by chance. This is how often the interval still covers the truth.
 func TestOf_CoversTheTruthAlthoughRunsStopOnceItIsNarrow(t *testing.T) {
 	draw := normal(1)
-	const trials, truth = 4000, 100
+	const trials, truth = 1000, 100
 	for _, deviation := range []float64{0.5, 2, 4} { // percent of the mean, to be known within 2 %
 		covered, runs := 0, 0
 		for range trials {
@@ -125,7 +125,7 @@ func TestOf_CoversTheTruthAlthoughRunsStopOnceItIsNarrow(t *testing.T) {
 
 func TestMayBeBest_HasTheBestAsOftenAsItSays(t *testing.T) {
 	draw := normal(2)
-	const trials = 2000
+	const trials = 500
 	missed, ties := 0, 0
 	for range trials {
 		may := MayBeBest([][]float64{draw(10, 1, 5), draw(10.3, 1, 5), draw(11, 2, 5), draw(12, 1, 5)}, false)
