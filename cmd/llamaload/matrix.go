@@ -25,7 +25,7 @@ it up, measures it under the same load as the others, and stops it. The command
 after -- is the server's, without what varies; llamaload adds --host and --port.
 
   --vary -c=2048,4096                  one value after another
-  --vary --no-mmap                     without the flag, and with it
+  --vary --no-kv-offload               without the flag, and with it
   --vary '-fa on -ctk q8_0 | -fa off'  whole alternatives, which may be empty
 
 A combination whose server does not start is a row with the reason, and the others
@@ -34,8 +34,8 @@ the same file goes on where it was interrupted; what failed is tried again. More
 alternatives may be added, and more repeats.
 
 All combinations get the same requests. With --repeat or --until, those that may be
-the best are marked in each column: the others are shown to be worse than one of
-them, at a confidence of 95 % for the column as a whole.
+the best are marked in each column: the others are shown to be worse than another,
+at a confidence of 95 % for the column as a whole.
 
 Exit codes: 0 done, 1 interrupted, or a row of the table was not measured, 2 wrong
 usage.`
@@ -203,7 +203,7 @@ type alternative struct {
 	flags []string
 }
 
-// parseAxis parses -c=1,2 or --no-mmap or '-fa on | -fa off'.
+// parseAxis parses -c=1,2 or --no-kv-offload or '-fa on | -fa off'.
 func parseAxis(text string) (axis, error) {
 	if strings.Contains(text, "|") {
 		a := axis{name: whole}
@@ -225,7 +225,7 @@ func parseAxis(text string) (axis, error) {
 	name, list, valued := strings.Cut(strings.TrimSpace(text), "=")
 	switch {
 	case !strings.HasPrefix(name, "-") || strings.ContainsAny(name, " ,"):
-		return axis{}, errors.New("want a flag and its values, -c=2048,4096; a flag without a value, --no-mmap; or alternatives, '-fa on | -fa off'")
+		return axis{}, errors.New("want a flag and its values, -c=2048,4096; a flag without a value, --no-kv-offload; or alternatives, '-fa on | -fa off'")
 	case !valued:
 		return axis{name, []alternative{{"off", nil}, {"on", []string{name}}}}, nil
 	}

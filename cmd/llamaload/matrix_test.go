@@ -284,7 +284,7 @@ func TestParseAxis(t *testing.T) {
 	for text, want := range map[string]string{
 		"-c=2048,4096":               `-c:2048=["-c" "2048"] -c:4096=["-c" "4096"]`,
 		"--cache-type-k=f16, q8_0":   `--cache-type-k:f16=["--cache-type-k" "f16"] --cache-type-k:q8_0=["--cache-type-k" "q8_0"]`,
-		"--no-mmap":                  `--no-mmap:off=[] --no-mmap:on=["--no-mmap"]`,
+		"--no-kv-offload":            `--no-kv-offload:off=[] --no-kv-offload:on=["--no-kv-offload"]`,
 		"-fa on -ctk q8_0 | -fa off": `flags:-fa on -ctk q8_0=["-fa" "on" "-ctk" "q8_0"] flags:-fa off=["-fa" "off"]`,
 		"| -ts 3,1":                  `flags:none=[] flags:-ts 3,1=["-ts" "3,1"]`,
 	} {
@@ -308,7 +308,7 @@ func TestParseAxis(t *testing.T) {
 }
 
 func FuzzParseAxis(f *testing.F) {
-	for _, text := range []string{"-c=2048,4096", "--no-mmap", "-fa on | -fa off", "|", "-c=", "=", "-a=1,1", "- |"} {
+	for _, text := range []string{"-c=2048,4096", "--no-kv-offload", "-fa on | -fa off", "|", "-c=", "=", "-a=1,1", "- |"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
