@@ -33,14 +33,14 @@ func (r *repetition) flags(f *pflag.FlagSet) {
 }
 
 func (r *repetition) rule() (*repeat.Rule, error) {
-	rule := &repeat.Rule{Least: r.times, Most: r.times}
 	if r.times < 0 {
 		return nil, fmt.Errorf("--repeat %d: want 1 or more", r.times)
 	}
 	if len(r.until) == 0 {
-		rule.Least, rule.Most = max(r.times, 1), max(r.times, 1)
-		return rule, nil
+		n := max(r.times, 1)
+		return &repeat.Rule{Least: n, Most: n}, nil
 	}
+	rule := &repeat.Rule{Least: r.times, Most: r.most}
 	for _, s := range r.until {
 		p, err := repeat.ParsePrecision(s)
 		if err != nil {
@@ -51,7 +51,6 @@ func (r *repetition) rule() (*repeat.Rule, error) {
 	if rule.Least == 0 {
 		rule.Least = fewestRuns
 	}
-	rule.Most = r.most
 	if rule.Least < 2 || rule.Most < rule.Least {
 		return nil, fmt.Errorf("--until from %d to %d runs: want a --repeat of 2 or more, and a --max-repeats that is not less", rule.Least, rule.Most)
 	}
