@@ -21,7 +21,7 @@ func TestLines_HaveTheTimingsThatTheLogsSpanHas(t *testing.T) {
 	var out strings.Builder
 	l, err := newLines("-", &out)
 	require.NoError(t, err)
-	l.write(loadgen.Sample{Result: &completion.Result{Timings: &completion.Timings{
+	l.write(0, loadgen.Sample{Result: &completion.Result{Timings: &completion.Timings{
 		PromptTokens: 24, Prompt: 1383 * time.Microsecond, PredictedTokens: 8, Predicted: 1415 * time.Microsecond,
 	}}})
 	require.NoError(t, l.close())
