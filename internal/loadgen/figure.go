@@ -49,6 +49,7 @@ var (
 		"ttft":           func(p *Report) *Histogram { return p.Latency.TTFT },
 		"tpot":           func(p *Report) *Histogram { return p.Latency.TPOT },
 		"e2e":            func(p *Report) *Histogram { return p.Latency.E2E },
+		"itl":            func(p *Report) *Histogram { return p.Latency.ITL },
 		"lag":            func(p *Report) *Histogram { return p.Latency.Lag },
 		"ttft_from_send": func(p *Report) *Histogram { return p.FromSend.TTFT },
 		"e2e_from_send":  func(p *Report) *Histogram { return p.FromSend.E2E },
@@ -76,7 +77,7 @@ var (
 
 func share(n, of int) (float64, bool) { return float64(n) / float64(max(of, 1)), of > 0 }
 
-const figureWant = "p0 to p99.9, max or mean of ttft, tpot, e2e, lag, ttft_from_send or e2e_from_send, " +
+const figureWant = "p0 to p99.9, max or mean of ttft, tpot, itl, e2e, lag, ttft_from_send or e2e_from_send, " +
 	"or requests_per_second, input_tokens_per_second, output_tokens_per_second, error_rate, drop_rate, goodput or cache_hit_rate"
 
 var figurePattern = regexp.MustCompile(`^(?:(p\d{1,2}(?:\.\d+)?|max|mean)\((\w+)\)|(\w+))$`)

@@ -6,6 +6,7 @@ package loadgen
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,23 +22,32 @@ type bound struct {
 }
 
 // latencies are the latencies of a request that an objective can bound. TTFT and
-// E2E are measured from when the request was due.
+// E2E are measured from when the request was due; ITL is the longest time between
+// two chunks.
 var latencies = map[string]func(*completion.Result) (time.Duration, bool){
 	"ttft": func(r *completion.Result) (time.Duration, bool) { return r.TTFT(r.Due) },
 	"tpot": (*completion.Result).TPOT,
+	"itl":  longestGap,
 	"e2e":  func(r *completion.Result) (time.Duration, bool) { return r.End.Sub(r.Due), true },
+}
+
+func longestGap(r *completion.Result) (time.Duration, bool) {
+	if len(r.Gaps) == 0 {
+		return 0, false
+	}
+	return slices.Max(r.Gaps), true
 }
 
 var boundPattern = regexp.MustCompile(`^\s*(\w+)\s*<\s*(\S+)\s*$`)
 
-// ParseObjective parses bounds on ttft, tpot and e2e, such as
+// ParseObjective parses bounds on ttft, tpot, itl and e2e, such as
 // ttft<500ms && tpot<50ms.
 func ParseObjective(s string) (Objective, error) {
 	var o Objective
 	for part := range strings.SplitSeq(s, "&&") {
 		m := boundPattern.FindStringSubmatch(part)
 		if len(m) == 0 || latencies[m[1]] == nil {
-			return nil, fmt.Errorf("objective %q: want bounds on ttft, tpot or e2e, such as ttft<500ms && tpot<50ms", s)
+			return nil, fmt.Errorf("objective %q: want bounds on ttft, tpot, itl or e2e, such as ttft<500ms && tpot<50ms", s)
 		}
 		d, err := time.ParseDuration(m[2])
 		if err != nil || d <= 0 {
@@ -58,15 +68,16 @@ func (o Objective) String() string {
 }
 
 // met reports whether a request succeeded within the bounds. An answer of fewer
-// than two tokens has no time per token and meets any bound on it. An answer that
-// was not streamed has no first token and meets no bound on the time to it.
+// than two tokens has no time per token and meets any bound on it, as one of fewer
+// than two chunks does any bound on the time between them. An answer that was not
+// streamed has no first token and meets no bound on the time to it.
 func (o Objective) met(r *completion.Result) bool {
 	if r.Outcome != completion.OK {
 		return false
 	}
 	for _, b := range o {
 		d, ok := latencies[b.metric](r)
-		if !ok && b.metric == "tpot" {
+		if !ok && (b.metric == "tpot" || b.metric == "itl") {
 			continue
 		}
 		if !ok || d >= b.below {

@@ -25,6 +25,9 @@ type Results struct {
 	// experienced. TPOT is (last token - first token) / (tokens - 1), and Lag is
 	// sent - due, the load generator's own delay.
 	TTFT, TPOT, E2E, Lag *Histogram
+	// ITL has the time between any two consecutive chunks with text of an answer: a
+	// long answer counts more often than a short one.
+	ITL *Histogram
 	// Latency measured from when a request was sent, as closed-loop tools report it.
 	TTFTFromSend, E2EFromSend *Histogram
 	// The parts of a request's time after it was sent. Prompt and Prediction are
@@ -38,6 +41,11 @@ type Results struct {
 	// reached the server without it reporting their tokens.
 	AllTokens Tokens
 	Uncounted int
+
+	// Chunks is the number of chunks with text in the answers whose tokens are known;
+	// streamed is the number of those tokens.
+	Chunks   int
+	streamed int
 
 	// Good is the number of requests that met the objective.
 	Good int
@@ -109,6 +117,15 @@ func (t *Tokens) HitRate() (float64, bool) {
 	return float64(t.Cached) / float64(t.cachedKnown), true
 }
 
+// TokensPerChunk returns the mean number of tokens in a chunk, and false if nothing
+// was streamed.
+func (r *Results) TokensPerChunk() (float64, bool) {
+	if r.Chunks == 0 {
+		return 0, false
+	}
+	return float64(r.streamed) / float64(r.Chunks), true
+}
+
 // recorder collects the results of requests as they end.
 type recorder struct {
 	config     *Config
@@ -126,7 +143,7 @@ func newRecorder(c *Config, tooManyBad func()) *recorder {
 	h := newHistogram
 	return &recorder{config: c, tooManyBad: tooManyBad, r: Results{
 		Errors: map[string]int{},
-		TTFT:   h(), TPOT: h(), E2E: h(), Lag: h(), TTFTFromSend: h(), E2EFromSend: h(),
+		TTFT:   h(), TPOT: h(), ITL: h(), E2E: h(), Lag: h(), TTFTFromSend: h(), E2EFromSend: h(),
 		Waiting: h(), Prompt: h(), Prediction: h(),
 	}}
 }
@@ -160,6 +177,10 @@ func (r *recorder) count(s Sample) {
 	}
 	r.r.Counts.add(o.Outcome)
 	r.r.Tokens.add(o)
+	if o.OutputTokens > 0 && o.Chunks > 0 {
+		r.r.Chunks += o.Chunks
+		r.r.streamed += o.OutputTokens
+	}
 	if o.Outcome == completion.Failed {
 		r.r.Errors[o.ErrorType]++
 	}
@@ -191,6 +212,9 @@ func (r *recorder) times(o *completion.Result) {
 	}
 	if d, ok := o.TPOT(); ok {
 		r.r.TPOT.record(d)
+	}
+	for _, d := range o.Gaps {
+		r.r.ITL.record(d)
 	}
 	r.r.E2E.record(o.End.Sub(o.Due))
 	whole := o.End.Sub(o.Sent)
@@ -225,7 +249,7 @@ func (r *recorder) results() *Results {
 	c := r.r
 	c.Errors = maps.Clone(c.Errors)
 	for _, h := range []**Histogram{
-		&c.TTFT, &c.TPOT, &c.E2E, &c.Lag, &c.TTFTFromSend, &c.E2EFromSend, &c.Waiting, &c.Prompt, &c.Prediction,
+		&c.TTFT, &c.TPOT, &c.ITL, &c.E2E, &c.Lag, &c.TTFTFromSend, &c.E2EFromSend, &c.Waiting, &c.Prompt, &c.Prediction,
 	} {
 		*h = (*h).clone()
 	}

@@ -32,6 +32,7 @@ type Report struct {
 	Latency struct {
 		TTFT *Histogram `json:"ttft"`
 		TPOT *Histogram `json:"tpot"`
+		ITL  *Histogram `json:"itl"`
 		E2E  *Histogram `json:"e2e"`
 		Lag  *Histogram `json:"lag"`
 	} `json:"latency"`
@@ -49,6 +50,8 @@ type Report struct {
 		Tokens
 		// CacheHitRate is null if the server does not report cached tokens.
 		CacheHitRate *float64 `json:"cache_hit_rate"`
+		// PerChunk is null if nothing was streamed.
+		PerChunk *float64 `json:"per_chunk"`
 	} `json:"tokens"`
 	// Rates are per second of Seconds, the time from the end of warm-up until the
 	// last answer.
@@ -116,12 +119,15 @@ const tooLate = 10 * time.Millisecond
 // NewReport returns the report of a run.
 func NewReport(c *Config, r *Results, about About, w Workload) *Report {
 	p := &Report{Generator: generator(c, r), Run: about, Workload: w, NoEnergy: NoGPUMetrics, Requests: r.Counts, Outside: r.Outside, Errors: r.Errors}
-	p.Latency.TTFT, p.Latency.TPOT, p.Latency.E2E, p.Latency.Lag = r.TTFT, r.TPOT, r.E2E, r.Lag
+	p.Latency.TTFT, p.Latency.TPOT, p.Latency.ITL, p.Latency.E2E, p.Latency.Lag = r.TTFT, r.TPOT, r.ITL, r.E2E, r.Lag
 	p.FromSend.TTFT, p.FromSend.E2E = r.TTFTFromSend, r.E2EFromSend
 	p.Server.Waiting, p.Server.Prompt, p.Server.Prediction = r.Waiting, r.Prompt, r.Prediction
 	p.Tokens.Tokens = r.Tokens
 	if rate, ok := r.Tokens.HitRate(); ok {
 		p.Tokens.CacheHitRate = &rate
+	}
+	if n, ok := r.TokensPerChunk(); ok {
+		p.Tokens.PerChunk = &n
 	}
 	if s := r.Span.Seconds(); s > 0 {
 		p.Rates.Seconds = s
@@ -179,6 +185,7 @@ func (p *Report) rows() []row {
 	return []row{
 		{"ttft", "time to first token", p.Latency.TTFT},
 		{"tpot", "time per output token", p.Latency.TPOT},
+		{"itl", "between chunks", p.Latency.ITL},
 		{"e2e", "end to end", p.Latency.E2E},
 		{"lag", "sent after due", p.Latency.Lag},
 		{"ttft_from_send", "first token, from send", p.FromSend.TTFT},
@@ -285,8 +292,12 @@ func (p *Report) lines() [][2]string {
 	if rate := p.Tokens.CacheHitRate; rate != nil {
 		cache = fmt.Sprintf("cache hit rate %.1f %%", *rate*100)
 	}
+	chunks := ""
+	if n := p.Tokens.PerChunk; n != nil {
+		chunks = fmt.Sprintf(" (%.2f a chunk)", *n)
+	}
 	lines = append(lines,
-		[2]string{"tokens", fmt.Sprintf("%d input, %d cached (%s), %d output", p.Tokens.Input, p.Tokens.Cached, cache, p.Tokens.Output)},
+		[2]string{"tokens", fmt.Sprintf("%d input, %d cached (%s), %d output%s", p.Tokens.Input, p.Tokens.Cached, cache, p.Tokens.Output, chunks)},
 		[2]string{"rates", fmt.Sprintf("%.2f requests/s, %.1f input tokens/s, %.1f output tokens/s over %s", p.Rates.Requests, p.Rates.InputTokens, p.Rates.OutputTokens, seconds(p.Rates.Seconds))},
 	)
 	if g := p.Goodput; g != nil {
