@@ -46,6 +46,7 @@ type options struct {
 	maxTokens, temperature               string
 	cancelAfter                          int
 	coldDepth, repeatPrompts, ignoreEOS  bool
+	noCache                              bool
 	objective                            string
 	failIf                               []string
 	json, csv, markdown, requests        string
@@ -141,6 +142,7 @@ func (o *options) content(f *pflag.FlagSet) {
 	f.Float64Var(&o.sharedPrefix, "shared-prefix", 0, "share of a synthetic prompt's new tokens that is the same at the start of all")
 	f.BoolVar(&o.coldDepth, "cold-depth", false, "make the tokens after @ new in each prompt as well, so that none is in the cache")
 	f.BoolVar(&o.repeatPrompts, "repeat-prompts", false, "send the same prompts again and again; by default each begins with a unique number, so that the server's cache does not help")
+	f.BoolVar(&o.noCache, "no-cache", false, "ask llama-server not to use its prompt cache (cache_prompt: false), so that it computes every prompt in full")
 	f.StringVar(&o.maxTokens, "max-tokens", "50-150", "most tokens to generate, a number or a `range`")
 	f.StringVar(&o.temperature, "temperature", "0.5-0.9", "a number, a `range`, or server to leave it to the server")
 	f.BoolVar(&o.ignoreEOS, "ignore-eos", false, "generate --max-tokens tokens always (llama.cpp, vLLM)")
@@ -354,7 +356,7 @@ func (o *options) clients(transport http.RoundTripper) (*completion.Client, *lla
 func (o *options) workload(ctx context.Context, transport http.RoundTripper) (*workload.Workload, string, error) {
 	s := workload.Settings{
 		Model: o.model, Seed: o.seed, Stream: !o.noStream, IgnoreEOS: o.ignoreEOS,
-		CancelShare: o.cancelShare, CancelAfter: o.cancelAfter, Repeat: o.repeatPrompts,
+		CancelShare: o.cancelShare, CancelAfter: o.cancelAfter, Repeat: o.repeatPrompts, NoCache: o.noCache,
 	}
 	var err error
 	if s.Endpoint, err = completion.ParseEndpoint(o.endpoint); err != nil {

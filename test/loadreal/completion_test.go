@@ -113,6 +113,23 @@ func TestCompletion_TokensOfEachEndpointAreTheServersToTheLast(t *testing.T) {
 	}
 }
 
+func TestCompletion_WithoutTheCacheEachPromptIsComputedInFull(t *testing.T) {
+	s := llamatest.Start(t, llamatest.Options{})
+	c := newClient(t, s.URL(), completion.Options{})
+	for _, e := range []completion.Endpoint{completion.Chat, completion.Completions, completion.Responses, completion.Messages, completion.Native} {
+		for repeat := range 2 {
+			q := &completion.Request{Endpoint: e, Prompt: llamatest.Words(20, uint64(e)+1), MaxTokens: 2, Stream: true, CachePrompt: new(bool)}
+			r := c.Do(t.Context(), q, time.Now())
+			require.NoError(t, r.Err, e)
+			if e == completion.Messages && repeat == 1 {
+				assert.Equal(t, r.InputTokens-1, r.CachedTokens, "the server does not pass this on: workload refuses it")
+			} else if e != completion.Messages {
+				assert.Zero(t, r.CachedTokens, e)
+			}
+		}
+	}
+}
+
 func TestCompletion_Embeddings(t *testing.T) {
 	s := llamatest.Start(t, llamatest.Options{Args: []string{"--embeddings", "--pooling", "mean"}})
 	c := newClient(t, s.URL(), completion.Options{})

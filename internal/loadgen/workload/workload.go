@@ -46,6 +46,8 @@ type Settings struct {
 	// them. Otherwise each begins with a unique number. Synthetic prompts are always
 	// unique.
 	Repeat bool `json:"repeat,omitempty"`
+	// NoCache asks llama-server not to use its prompt cache.
+	NoCache bool `json:"no_cache,omitempty"`
 }
 
 func (s *Settings) validate() error {
@@ -58,6 +60,8 @@ func (s *Settings) validate() error {
 		return fmt.Errorf("requests cancelled after %d chunks: want 1 or more", s.CancelAfter)
 	case s.CancelShare > 0 && !s.Stream:
 		return errors.New("requests cancelled within an answer that is not streamed: stream, or cancel none")
+	case s.NoCache && s.Endpoint == completion.Messages:
+		return errors.New("llama-server uses its cache for the endpoint messages whatever a request says: use chat without the cache")
 	}
 	return nil
 }
@@ -138,6 +142,9 @@ func (w *Workload) Request(n uint64) *completion.Request {
 	}
 	if cancel {
 		q.CancelAfter = s.CancelAfter
+	}
+	if s.NoCache {
+		q.CachePrompt = new(bool)
 	}
 	return q
 }

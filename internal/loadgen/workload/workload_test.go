@@ -69,6 +69,7 @@ func TestWorkload_HashChangesWithWhatIsSent(t *testing.T) {
 		"ignore eos":  func(s *Settings) { s.IgnoreEOS = true },
 		"cancelled":   func(s *Settings) { s.CancelShare, s.CancelAfter = 0.1, 3 },
 		"repeated":    func(s *Settings) { s.Repeat = true },
+		"no cache":    func(s *Settings) { s.NoCache = true },
 	} {
 		s := settings(1)
 		change(&s)
@@ -235,6 +236,7 @@ func TestNew_RefusesWhatCannotBeSent(t *testing.T) {
 		"at most 0-5 tokens to generate: want 1 or more":        func(s *Settings) { s.MaxTokens = Range{0, 5} },
 		"share of cancelled requests of 2: want 0 to 1":         func(s *Settings) { s.CancelShare = 2 },
 		"requests cancelled after 0 chunks: want 1 or more":     func(s *Settings) { s.CancelShare = 1 },
+		"llama-server uses its cache for the endpoint messages": func(s *Settings) { s.NoCache, s.Endpoint = true, completion.Messages },
 		"requests cancelled within an answer that is not strea": func(s *Settings) { s.CancelShare, s.CancelAfter, s.Stream = 1, 1, false },
 	} {
 		s := settings(1)
