@@ -64,12 +64,7 @@ func (q *request) task(f flavor) (*task, string) {
 		if q.Messages == nil {
 			return nil, "'messages' is required"
 		}
-		var b strings.Builder
-		for _, m := range q.Messages {
-			fmt.Fprintf(&b, "<|im_start|>%s\n%s<|im_end|>\n", m.Role, contentText(m.Content))
-		}
-		b.WriteString("<|im_start|>assistant\n")
-		t.text = b.String()
+		t.text = q.template()
 	} else {
 		if q.Prompt == nil {
 			return nil, "[json.exception.out_of_range.403] key 'prompt' not found"
@@ -87,6 +82,16 @@ func (q *request) task(f flavor) (*task, string) {
 	}
 	t.nPrompt = len(t.prompt)
 	return t, ""
+}
+
+// template is the prompt that the chat template makes of the messages.
+func (q *request) template() string {
+	var b strings.Builder
+	for _, m := range q.Messages {
+		fmt.Fprintf(&b, "<|im_start|>%s\n%s<|im_end|>\n", m.Role, contentText(m.Content))
+	}
+	b.WriteString("<|im_start|>assistant\n")
+	return b.String()
 }
 
 // contentText joins the text parts of a message.

@@ -381,6 +381,8 @@ func (s *Server) serve(x *exchange, e *engine, path string, body []byte) {
 		x.answer(http.StatusOK, jsonType, "[]")
 	case post && path == "/tokenize":
 		s.tokenize(x, e, body)
+	case post && path == "/apply-template":
+		applyTemplate(x, e, body)
 	case post && isCompletion:
 		if body == nil {
 			body = readBody(x.r)

@@ -35,3 +35,23 @@ func (s *Server) tokenize(x *exchange, e *engine, body []byte) {
 	}
 	x.answer(http.StatusOK, jsonType, string(b))
 }
+
+func applyTemplate(x *exchange, e *engine, body []byte) {
+	if body == nil {
+		body = readBody(x.r)
+	}
+	var q request
+	if err := json.Unmarshal(body, &q); err != nil {
+		x.reject(e, "[json.exception.parse_error.101] "+err.Error())
+		return
+	}
+	if q.Messages == nil {
+		x.reject(e, "'messages' is required")
+		return
+	}
+	b, err := json.Marshal(map[string]any{"prompt": q.template()})
+	if err != nil {
+		panic(err) // a text always marshals
+	}
+	x.answer(http.StatusOK, jsonType, string(b))
+}

@@ -208,6 +208,7 @@ func TestSameAnswers(t *testing.T) {
 		post("/v1/chat/completions", strings.TrimSuffix(streamed(chat), "}")+`,"stream_options":{"include_usage":true}}`),
 		post("/completion", strings.TrimSuffix(streamed(native), "}")+`,"timings_per_token":true}`),
 		post("/tokenize", `{"content":"hello world"}`),
+		post("/apply-template", `{"messages":[{"role":"user","content":"hello world"}]}`), post("/apply-template", `{}`),
 	)
 	compare(t, r.URL(), sim, watch...)
 	long := llamatest.Words(3000, 0)
