@@ -56,12 +56,12 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("no command: want run, saturate, sweep, matrix or compare; see llamaload --help")}
+			return usageError{errors.New("no command: want run, replay, saturate, sweep, matrix or compare; see llamaload --help")}
 		},
 	}
 	begun := false // an error of cobra before that is wrong usage
 	for _, c := range []*cobra.Command{
-		runCommand(stdout, stderr), saturateCommand(stdout, stderr), sweepCommand(stdout, stderr),
+		runCommand(stdout, stderr), replayCommand(stdout, stderr), saturateCommand(stdout, stderr), sweepCommand(stdout, stderr),
 		matrixCommand(stdout, stderr), compareCommand(stdout),
 	} {
 		run := c.RunE

@@ -161,7 +161,7 @@ func TestRun_ExitCodes(t *testing.T) {
 		{exitFailed, "no request succeeded", []string{"run", "--url", "http://127.0.0.1:1", "--count", "2"}},
 		{exitFailed, "stopped: too many requests failed", []string{"run", "--url", "http://127.0.0.1:1", "--rate", "1000"}},
 		{exitFailed, "/tokenize: dial tcp", []string{"run", "--url", "http://127.0.0.1:1", "--prompt-tokens", "5"}},
-		{exitUsage, "no command: want run, saturate, sweep, matrix or compare", nil},
+		{exitUsage, "no command: want run, replay, saturate, sweep, matrix or compare", nil},
 		{exitUsage, `unknown command "ran"`, []string{"ran"}},
 		{exitUsage, `argument "x": want flags only`, []string{"run", "x"}},
 		{exitUsage, "unknown flag: --rat: see llamaload run --help", quick("--rat", "1")},
@@ -395,22 +395,5 @@ func TestCompare_SaysWhatDiffersAndRefusesUnequalWorkloads(t *testing.T) {
 		code, _, stderr := llamaload(t, append([]string{"compare"}, args...)...)
 		assert.Equal(t, exitUsage, code)
 		assert.Contains(t, stderr, want)
-	}
-}
-
-func TestReadReplay_SaysFileAndLine(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "times")
-	require.NoError(t, os.WriteFile(file, []byte("0\n0.5\n\n2\n"), 0o600))
-	r, err := readReplay(file, 2)
-	require.NoError(t, err)
-	assert.Equal(t, []time.Duration{0, 250 * time.Millisecond, time.Second}, []time.Duration(r))
-	for content, want := range map[string]string{
-		"":       "has no times: want seconds from the start, one a line",
-		"0\n1h":  `:2: "1h" is no number: want seconds`,
-		"2\n1\n": "arrival 2 at 1s: want times from 0 on, in order",
-	} {
-		require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
-		_, err := readReplay(file, 1)
-		assert.ErrorContains(t, err, want)
 	}
 }

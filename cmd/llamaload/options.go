@@ -34,8 +34,9 @@ type options struct {
 	headers                              []string
 	insecure, noStream, noKeepAlive      bool
 	connectTimeout, firstToken, timeout  time.Duration
-	rate, burstiness, speed              float64
-	gaps, ramp, steps, sine, replay      string
+	rate, burstiness                     float64
+	gaps, ramp, steps, sine              string
+	recorded                             *recorded
 	users, maxInFlight                   int
 	count, seed                          uint64
 	think, duration, warmUp, tail        time.Duration
@@ -55,9 +56,8 @@ type options struct {
 
 // exclusive lists groups of mutually exclusive flags.
 var exclusive = [][]string{
-	{"rate", "ramp", "steps", "sine", "replay", "users"},
+	{"rate", "ramp", "steps", "sine", "users"},
 	{"gaps", "users"},
-	{"gaps", "replay"},
 	{"prompt", "prompts", "prompt-tokens"},
 	{"repeat-prompts", "prompt-tokens"},
 }
@@ -109,8 +109,6 @@ func (o *options) pace(f *pflag.FlagSet) {
 	f.StringVar(&o.ramp, "ramp", "", "rate that changes linearly, `FROM:TO:OVER`, such as 1:10:1m, and then stays")
 	f.StringVar(&o.steps, "steps", "", "rates one after another, `RATE:FOR,…`, such as 2:30s,4:30s; the last stays")
 	f.StringVar(&o.sine, "sine", "", "rate that oscillates, `MEAN:AMPLITUDE:PERIOD`, such as 10:5:1m")
-	f.StringVar(&o.replay, "replay", "", "`file` of times at which requests are due, in seconds from the start, one a line")
-	f.Float64Var(&o.speed, "speed", 1, "how many times faster to replay")
 	f.IntVar(&o.users, "users", 0, "closed loop: `number` of users, each waiting for an answer before the next request")
 	o.span(f)
 }
@@ -120,6 +118,11 @@ func (o *options) span(f *pflag.FlagSet) {
 	f.DurationVar(&o.think, "think", 0, "how long a user waits after an answer")
 	f.DurationVar(&o.duration, "duration", 30*time.Second, "how long requests are sent; 0 is until --count")
 	f.Uint64Var(&o.count, "count", 0, "`number` of requests after which the run ends; 0 is no limit")
+	o.cuts(f)
+}
+
+// cuts defines the flags for what is left out of a run.
+func (o *options) cuts(f *pflag.FlagSet) {
 	f.DurationVar(&o.warmUp, "warm-up", 0, "requests due in this time at the start are not counted")
 	f.DurationVar(&o.tail, "tail", 0, "requests due in this time at the end are not counted")
 	f.DurationVar(&o.maxWait, "max-wait", 0, "how long a request that exceeds --max-in-flight waits before it is dropped")
@@ -129,6 +132,11 @@ func (o *options) span(f *pflag.FlagSet) {
 func (o *options) limits(f *pflag.FlagSet, gaps string) {
 	f.StringVar(&o.gaps, "gaps", gaps, "time between requests: constant, poisson or gamma")
 	f.Float64Var(&o.burstiness, "burstiness", 1, "shape of gamma gaps: less than 1 comes in bursts, 1 is poisson, more is more regular")
+	o.bounds(f)
+}
+
+// bounds defines the flags for the limits of every run.
+func (o *options) bounds(f *pflag.FlagSet) {
 	f.IntVar(&o.maxInFlight, "max-in-flight", 1000, "most requests in flight; those due beyond it are dropped and counted")
 	f.DurationVar(&o.drain, "drain", time.Minute, "how long to wait for answers at the end")
 	f.Float64Var(&o.maxErrors, "max-errors", 0.5, "share of errors among the last 100 requests that ends a run; 1 is never")
@@ -193,7 +201,7 @@ func (o *options) config() (*loadgen.Config, string, error) {
 		}
 		c.Arrivals = arrival.Times(curve, gaps, o.seed)
 		words = "open loop, " + rate
-		if o.replay == "" {
+		if o.recorded == nil {
 			words += ", gaps " + o.gaps
 			if o.gaps == "gamma" {
 				words += fmt.Sprintf(" of burstiness %g", o.burstiness)
@@ -206,7 +214,7 @@ func (o *options) config() (*loadgen.Config, string, error) {
 			return nil, "", err
 		}
 	}
-	if o.duration > 0 {
+	if o.duration > 0 && o.recorded == nil {
 		words += fmt.Sprintf(", for %s", o.duration)
 	}
 	if o.count > 0 {
@@ -260,9 +268,8 @@ func (o *options) curve() (arrival.Curve, string, error) {
 		}
 		c, err := arrival.NewSteps(steps)
 		return c, "steps " + o.steps, err
-	case o.replay != "":
-		c, err := readReplay(o.replay, o.speed)
-		return c, fmt.Sprintf("replay of %s %g times as fast", o.replay, o.speed), err
+	case o.recorded != nil:
+		return o.recorded.curve()
 	}
 	c, err := arrival.NewConstant(o.rate)
 	if err != nil {
@@ -285,22 +292,6 @@ func twoRates(s string) (a, b float64, d time.Duration, err error) {
 	}
 	d, err = time.ParseDuration(parts[2])
 	return a, b, d, err
-}
-
-func readReplay(path string, speed float64) (arrival.Replay, error) {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("--replay: %w", err)
-	}
-	times, err := arrival.ParseTimes(content, path)
-	if err != nil {
-		return nil, fmt.Errorf("--replay: %w", err)
-	}
-	r, err := arrival.NewReplay(times, speed)
-	if err != nil {
-		return nil, fmt.Errorf("--replay: %s: %w", path, err)
-	}
-	return r, nil
 }
 
 // transport returns a transport that keeps a connection for each request in flight.
@@ -388,15 +379,15 @@ func (o *options) workload(ctx context.Context, transport http.RoundTripper) (*w
 
 func (o *options) source(ctx context.Context, transport http.RoundTripper) (workload.Source, string, error) {
 	switch {
+	case o.recorded.hasLengths():
+		return o.replayed(ctx, transport)
 	case o.promptTokens != "":
 		l, err := workload.ParseLengths(o.promptTokens)
 		if err != nil {
 			return nil, "", usageError{fmt.Errorf("--prompt-tokens: %w", err)}
 		}
 		l.ColdDepth, l.Shared = o.coldDepth, o.sharedPrefix
-		s, err := workload.NewSynthetic(ctx, &workload.ServerTokenizer{
-			Base: strings.TrimRight(o.url, "/"), APIKey: o.apiKey, HTTP: &http.Client{Transport: transport},
-		}, l, o.seed)
+		s, err := workload.NewSynthetic(ctx, o.tokenizer(transport), l, o.seed)
 		return s, "synthetic prompts of " + o.promptTokens + " tokens", err
 	case o.coldDepth || o.sharedPrefix != 0:
 		return nil, "", usageError{errors.New("--cold-depth and --shared-prefix apply to synthetic prompts: want --prompt-tokens with them")}

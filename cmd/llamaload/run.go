@@ -167,6 +167,7 @@ func (p *prepared) run(ctx context.Context, label string, stderr io.Writer) (*lo
 		Version: version(), URL: p.server.Address(), Started: time.Now(), Schedule: p.schedule,
 		Duration: o.duration.Seconds(), WarmUp: o.warmUp.Seconds(), Tail: o.tail.Seconds(), Ended: loadgen.Done,
 	}
+	recorded := o.recorded.follow(p.config)
 	before, unavailable := o.before(ctx, p.server)
 	r, err := loadgen.Start(ctx, *p.config, p.client, p.work)
 	if err != nil {
@@ -181,7 +182,7 @@ func (p *prepared) run(ctx context.Context, label string, stderr io.Writer) (*lo
 		Hash: p.work.Hash(), Endpoint: o.endpoint, Model: o.model, Prompts: p.prompts, Settings: p.work.Settings(),
 	})
 	endMetering(ctx, metering, report, results)
-	report.NotReconciled = unavailable
+	report.NotReconciled, report.Recorded = unavailable, recorded
 	if before != nil {
 		// Read the counters even after an interrupt, but only for a limited time.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countersTimeout)

@@ -61,6 +61,8 @@ type Report struct {
 		InputTokens  float64 `json:"input_tokens"`
 		OutputTokens float64 `json:"output_tokens"`
 	} `json:"rates"`
+	// Recorded is nil unless the run was a replay.
+	Recorded       *Recorded       `json:"recorded,omitempty"`
 	Goodput        *Goodput        `json:"goodput,omitempty"`
 	Reconciliation *Reconciliation `json:"reconciliation"`
 	// NotReconciled is the reason why Reconciliation is nil.
@@ -101,6 +103,26 @@ type Workload struct {
 	Model    string `json:"model,omitempty"`
 	Prompts  string `json:"prompts"`
 	workload.Settings
+}
+
+// Recorded describes the recording that a replay repeated.
+type Recorded struct {
+	Format   string `json:"format"`
+	Requests int    `json:"requests"`
+	// LeftOut is the number of requests that could not be repeated, since the
+	// recording lacks their lengths.
+	LeftOut int `json:"left_out"`
+	// Tokens are the recorded ones of those requests that are in the report's tokens.
+	Tokens RecordedTokens `json:"tokens"`
+}
+
+// RecordedTokens are numbers of recorded tokens. Cached tokens are part of the input.
+type RecordedTokens struct {
+	Input  int `json:"input"`
+	Output int `json:"output"`
+	Cached int `json:"cached"`
+	// CacheHitRate is what a replay's own should be.
+	CacheHitRate float64 `json:"cache_hit_rate"`
 }
 
 // Goodput describes the requests that met the objective. Share is their share of
@@ -298,6 +320,16 @@ func (p *Report) lines() [][2]string {
 	}
 	lines = append(lines,
 		[2]string{"tokens", fmt.Sprintf("%d input, %d cached (%s), %d output%s", p.Tokens.Input, p.Tokens.Cached, cache, p.Tokens.Output, chunks)},
+	)
+	if c := p.Recorded; c != nil {
+		left := ""
+		if c.LeftOut > 0 {
+			left = fmt.Sprintf("; %d of %d requests were left out, since their lengths are not known", c.LeftOut, c.LeftOut+c.Requests)
+		}
+		t := c.Tokens
+		lines = append(lines, [2]string{"recorded", fmt.Sprintf("%d input, %d cached (cache hit rate %.1f %%), %d output%s", t.Input, t.Cached, t.CacheHitRate*100, t.Output, left)})
+	}
+	lines = append(lines,
 		[2]string{"rates", fmt.Sprintf("%.2f requests/s, %.1f input tokens/s, %.1f output tokens/s over %s", p.Rates.Requests, p.Rates.InputTokens, p.Rates.OutputTokens, seconds(p.Rates.Seconds))},
 	)
 	if g := p.Goodput; g != nil {

@@ -31,8 +31,8 @@ var endpoints = [...]struct{ name, path, prompt, maxTokens string }{
 	Embeddings:  {"embeddings", "/v1/embeddings", "input", ""},
 }
 
-// conversation reports whether the endpoint takes messages.
-func (e Endpoint) conversation() bool { return e == Chat || e == Responses || e == Messages }
+// Conversation reports whether the endpoint takes messages.
+func (e Endpoint) Conversation() bool { return e == Chat || e == Responses || e == Messages }
 
 // ParseEndpoint is the inverse of String.
 func ParseEndpoint(name string) (Endpoint, error) {

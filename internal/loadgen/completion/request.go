@@ -71,7 +71,7 @@ func (r *Request) Body() ([]byte, error) {
 }
 
 func (r *Request) prompt(b *body) error {
-	name, conversation := endpoints[r.Endpoint].prompt, r.Endpoint.conversation()
+	name, conversation := endpoints[r.Endpoint].prompt, r.Endpoint.Conversation()
 	switch {
 	case b.extra[name] != nil:
 	case r.Messages != nil && !conversation:

@@ -64,11 +64,16 @@ type Tokenizer interface {
 // Synthetic makes prompts of random words with an exact number of tokens. Tokens
 // that a chat template adds are not counted.
 type Synthetic struct {
+	lexicon
 	lengths Lengths
 	seed    uint64
-	heads   []string // words that are one token at the start of a text
-	words   []string // words that are one token after another word
-	common  string   // the text that all prompts begin with, of depth and shared tokens
+	common  string // the text that all prompts begin with, of depth and shared tokens
+}
+
+// lexicon has the words of which a text of a known number of tokens can be made.
+type lexicon struct {
+	heads []string // words that are one token at the start of a text
+	words []string // words that are one token after another word
 }
 
 // samples is how many prompts of each length the server counts before a run.
@@ -81,7 +86,7 @@ func NewSynthetic(ctx context.Context, t Tokenizer, l Lengths, seed uint64) (*Sy
 		return nil, err
 	}
 	s := &Synthetic{lengths: l, seed: seed}
-	if err := s.learn(ctx, t); err != nil {
+	if err := s.learn(ctx, t.Count, t.Count); err != nil {
 		return nil, err
 	}
 	r := rand.New(rand.NewPCG(seed, 0x636f6d6d6f6e)) //nolint:gosec // Reproducible, and nobody's secret.
@@ -89,7 +94,9 @@ func NewSynthetic(ctx context.Context, t Tokenizer, l Lengths, seed uint64) (*Sy
 	if !l.ColdDepth {
 		n += l.Depth
 	}
-	s.common = s.text(r, n, true)
+	var common strings.Builder
+	s.write(&common, r, n)
+	s.common = common.String()
 	for i := range uint64(samples) {
 		for _, r := range []Range{{l.New.Min, l.New.Min}, {l.New.Max, l.New.Max}} {
 			want := r.Min + l.Depth
@@ -105,17 +112,21 @@ func NewSynthetic(ctx context.Context, t Tokenizer, l Lengths, seed uint64) (*Sy
 	return s, nil
 }
 
-// learn finds the words that are one token each. Only a few are needed as first
-// words.
-func (s *Synthetic) learn(ctx context.Context, t Tokenizer) error {
+// A count returns the number of tokens of a text.
+type count func(ctx context.Context, text string) (int, error)
+
+// learn finds the words that are one token each: after another word, as words
+// counts them, and at the start of a text, as heads does. Only a few are needed
+// there.
+func (s *lexicon) learn(ctx context.Context, words, heads count) error {
 	const head = "the"
-	base, err := t.Count(ctx, head)
+	base, err := words(ctx, head)
 	if err != nil {
 		return err
 	}
 	var find func([]string) error
 	find = func(some []string) error {
-		n, err := t.Count(ctx, head+" "+strings.Join(some, " "))
+		n, err := words(ctx, head+" "+strings.Join(some, " "))
 		switch {
 		case err != nil:
 			return err
@@ -135,7 +146,7 @@ func (s *Synthetic) learn(ctx context.Context, t Tokenizer) error {
 	}
 	const enough = 32
 	for _, w := range s.words {
-		n, err := t.Count(ctx, w)
+		n, err := heads(ctx, w)
 		if err != nil {
 			return err
 		}
@@ -149,19 +160,17 @@ func (s *Synthetic) learn(ctx context.Context, t Tokenizer) error {
 	return fmt.Errorf("synthetic prompts: only %d common English words are one token to this server, too few: use a prompt file", len(s.heads))
 }
 
-// text returns n tokens; first reports whether they begin the prompt.
-func (s *Synthetic) text(r *rand.Rand, n int, first bool) string {
-	var b strings.Builder
-	for i := range n {
-		switch {
-		case i == 0 && first:
+// write appends n tokens to a text. The first token of a text is another word than
+// those after it.
+func (s *lexicon) write(b *strings.Builder, r *rand.Rand, n int) {
+	for range n {
+		if b.Len() == 0 {
 			b.WriteString(s.heads[r.IntN(len(s.heads))])
-		default:
-			b.WriteByte(' ')
-			b.WriteString(s.words[r.IntN(len(s.words))])
+			continue
 		}
+		b.WriteByte(' ')
+		b.WriteString(s.words[r.IntN(len(s.words))])
 	}
-	return b.String()
 }
 
 // of returns a prompt whose number of new tokens is drawn from the range.
@@ -175,7 +184,10 @@ func (s *Synthetic) of(r *rand.Rand, length Range) string {
 	} else {
 		common += s.lengths.Depth
 	}
-	return s.prefix(common) + s.text(r, unique, common == 0)
+	var b strings.Builder
+	b.WriteString(s.prefix(common))
+	s.write(&b, r, unique)
+	return b.String()
 }
 
 // prefix returns the first n tokens of the common text.
@@ -213,20 +225,50 @@ type ServerTokenizer struct {
 }
 
 // Count implements Tokenizer.
-func (t *ServerTokenizer) Count(ctx context.Context, text string) (n int, err error) {
-	url := t.Base + "/tokenize"
+func (t *ServerTokenizer) Count(ctx context.Context, text string) (int, error) {
+	return t.tokenize(ctx, text, false)
+}
+
+// CountPrompt implements Server.
+func (t *ServerTokenizer) CountPrompt(ctx context.Context, prompt string) (int, error) {
+	return t.tokenize(ctx, prompt, true)
+}
+
+func (t *ServerTokenizer) tokenize(ctx context.Context, text string, special bool) (int, error) {
+	var answer struct {
+		Tokens []json.RawMessage `json:"tokens"`
+	}
+	err := t.post(ctx, "/tokenize", map[string]any{"content": text, "add_special": special}, &answer)
+	return len(answer.Tokens), err
+}
+
+// ApplyTemplate implements Server.
+func (t *ServerTokenizer) ApplyTemplate(ctx context.Context, message string) (string, error) {
+	type turn struct {
+		Role    string `json:"role"`
+		Content string `json:"content"`
+	}
+	var answer struct {
+		Prompt string `json:"prompt"`
+	}
+	err := t.post(ctx, "/apply-template", map[string]any{"messages": []turn{{"user", message}}}, &answer)
+	return answer.Prompt, err
+}
+
+func (t *ServerTokenizer) post(ctx context.Context, path string, question, answer any) (err error) {
+	url := t.Base + path
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("POST %s: %w", url, err)
 		}
 	}()
-	body, err := json.Marshal(map[string]any{"content": text, "add_special": false})
+	body, err := json.Marshal(question)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	q, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	q.Header.Set("Content-Type", "application/json")
 	if t.APIKey != "" {
@@ -234,19 +276,16 @@ func (t *ServerTokenizer) Count(ctx context.Context, text string) (n int, err er
 	}
 	a, err := t.HTTP.Do(q)
 	if err != nil {
-		return 0, errors.Unwrap(err) // a url.Error, which names the URL again
+		return errors.Unwrap(err) // a url.Error, which names the URL again
 	}
 	defer a.Body.Close()
 	if a.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("%s: synthetic prompts need llama-server's /tokenize; use a prompt file elsewhere", a.Status)
+		return fmt.Errorf("%s: synthetic prompts need llama-server's %s; use a prompt file elsewhere", a.Status, path)
 	}
-	var answer struct {
-		Tokens []json.RawMessage `json:"tokens"`
+	if err := json.NewDecoder(io.LimitReader(a.Body, 64<<20)).Decode(answer); err != nil {
+		return fmt.Errorf("answer: %w: is this a llama-server?", err)
 	}
-	if err := json.NewDecoder(io.LimitReader(a.Body, 64<<20)).Decode(&answer); err != nil {
-		return 0, fmt.Errorf("answer: %w: is this a llama-server?", err)
-	}
-	return len(answer.Tokens), nil
+	return nil
 }
 
 // vocabulary is a list of common English words, most of which are one token in most
