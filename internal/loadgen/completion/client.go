@@ -104,6 +104,7 @@ func (c *Client) Do(ctx context.Context, r *Request, due time.Time) Result {
 	defer x.release()
 	x.do(ctx)
 	x.answer.into(&x.result)
+	x.result.Text = x.kept.String()
 	return x.result
 }
 

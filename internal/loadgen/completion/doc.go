@@ -7,6 +7,6 @@
 //
 // It supports the APIs of OpenAI and Anthropic and llama.cpp's own, and reads
 // llama-server's timings if an answer has them. Timestamps are taken as soon as
-// bytes arrive, before they are parsed. The text of prompts and answers is not
-// kept in a Result.
+// bytes arrive, before they are parsed. A Result has no text of the prompt, and that
+// of the answer only if it is asked for.
 package completion // import "github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -22,6 +23,7 @@ type exchange struct {
 	result  Result
 	answer  answer
 	events  eventReader
+	kept    strings.Builder // the answer's text
 
 	caller  context.Context // the context that Do was called with
 	ctx     context.Context // derived from caller; also ends with a time-out
@@ -166,6 +168,9 @@ func (x *exchange) stream() bool {
 			if s&saidText != 0 && x.result.FirstAnswer.IsZero() {
 				x.result.FirstAnswer = e.arrived
 			}
+			if x.request.KeepText {
+				x.kept.WriteString(textOf(x.request.Endpoint, e.data))
+			}
 		}
 		if s&saidEnd != 0 {
 			if x.result.FirstChunk.IsZero() {
@@ -232,6 +237,8 @@ func (x *exchange) whole() {
 	switch s := x.answer.read(nil, body); {
 	case s&saidError != 0:
 		x.fail(ErrorEvent, x.answer.problem)
+	case x.request.KeepText && s&saidPart != 0:
+		x.kept.WriteString(wholeText(x.request.Endpoint, body))
 	case s&saidPart == 0:
 		x.fail(Malformed, fmt.Errorf("not an answer of the endpoint %s: is this the address of an inference server?", x.request.Endpoint))
 	}

@@ -98,6 +98,21 @@ func TestClient_RecordedAnswers(t *testing.T) {
 	}
 }
 
+func TestClient_KeepsTheTextOfAnAnswerOnlyIfAsked(t *testing.T) {
+	for e, name := range map[completion.Endpoint]string{
+		completion.Chat: "chat", completion.Completions: "completions", completion.Responses: "responses", completion.Messages: "messages", completion.Native: "completion",
+	} {
+		for _, suffix := range []string{"", "_stream"} {
+			q := &completion.Request{Endpoint: e, Stream: suffix != ""}
+			r := newClient(t, replay(t, name+suffix), completion.Options{}).Do(t.Context(), q, time.Now())
+			assert.Empty(t, r.Text, name)
+			q.KeepText = true
+			r = newClient(t, replay(t, name+suffix), completion.Options{}).Do(t.Context(), q, time.Now())
+			assert.Len(t, strings.Fields(r.Text), r.OutputTokens, "%s%s: a word is a token to this model: %q", name, suffix, r.Text)
+		}
+	}
+}
+
 func TestClient_RecordedRefusals(t *testing.T) {
 	for name, want := range map[string]string{
 		"400_context":    "400: exceed_context_size_error: request (5019 tokens) exceeds the available context size (2048 tokens)",

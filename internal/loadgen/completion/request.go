@@ -44,6 +44,9 @@ type Request struct {
 	// CancelAfter cancels the request after this number of chunks with text; 0 is
 	// never.
 	CancelAfter int
+	// KeepText keeps the text of the answer in Result.Text, for the next turn of a
+	// conversation.
+	KeepText bool
 	// Extra are further members of the body, such as tools or
 	// chat_template_kwargs. They replace those of the same name.
 	Extra map[string]json.RawMessage

@@ -42,6 +42,9 @@ type Result struct {
 	// Timings are llama-server's own timings; nil if the answer had none.
 	Timings *Timings
 
+	// Text is the text of the answer, without reasoning and tool calls; "" unless
+	// Request.KeepText is set.
+	Text string
 	// ID and Model are those of the answer. FinishReason is why the model stopped, in
 	// the endpoint's own terms.
 	ID, Model, FinishReason string
