@@ -45,6 +45,7 @@ func newLines(path string, stdout io.Writer) (*lines, error) {
 type line struct {
 	Run         int      `json:"run,omitempty"` // counted from 0, of several
 	N           uint64   `json:"n"`
+	Turn        int      `json:"turn"` // of conversation n, from 1
 	Due         float64  `json:"due"`
 	Measured    bool     `json:"measured"`
 	Outcome     string   `json:"outcome"`
@@ -101,7 +102,7 @@ func (l *lines) write(run int, s loadgen.Sample) {
 		return &n
 	}
 	o := line{
-		Run: run, N: s.N, Due: s.Due.Seconds(), Measured: s.Measured, Outcome: r.Outcome.String(), ErrorType: r.ErrorType,
+		Run: run, N: s.N, Turn: s.Turn + 1, Due: s.Due.Seconds(), Measured: s.Measured, Outcome: r.Outcome.String(), ErrorType: r.ErrorType,
 		Status: r.Status, ID: r.ID, Sent: at(r.Sent), Connected: at(r.GotConn), Headers: at(r.Headers),
 		FirstChunk: at(r.FirstChunk), FirstToken: at(r.FirstToken), FirstAnswer: at(r.FirstAnswer),
 		LastToken: at(r.LastToken), End: at(r.End), Chunks: r.Chunks,

@@ -44,7 +44,7 @@ type options struct {
 	maxErrors, cancelShare, sharedPrefix float64
 	prompts                              []string
 	promptFile, promptTokens             string
-	maxTokens, temperature               string
+	maxTokens, temperature, turns        string
 	cancelAfter                          int
 	coldDepth, repeatPrompts, ignoreEOS  bool
 	noCache                              bool
@@ -115,7 +115,7 @@ func (o *options) pace(f *pflag.FlagSet) {
 
 // span defines the flags for how long a run sends requests and which of them count.
 func (o *options) span(f *pflag.FlagSet) {
-	f.DurationVar(&o.think, "think", 0, "how long a user waits after an answer")
+	f.DurationVar(&o.think, "think", 0, "how long a user waits after an answer, before the next request or turn")
 	f.DurationVar(&o.duration, "duration", 30*time.Second, "how long requests are sent; 0 is until --count")
 	f.Uint64Var(&o.count, "count", 0, "`number` of requests after which the run ends; 0 is no limit")
 	o.cuts(f)
@@ -213,6 +213,9 @@ func (o *options) config() (*loadgen.Config, string, error) {
 		if c.Objective, err = loadgen.ParseObjective(o.objective); err != nil {
 			return nil, "", err
 		}
+	}
+	if o.turns != "" {
+		words += fmt.Sprintf(", conversations of %s turns with %s between an answer and the next", o.turns, o.think)
 	}
 	if o.duration > 0 && o.recorded == nil {
 		words += fmt.Sprintf(", for %s", o.duration)
@@ -358,6 +361,11 @@ func (o *options) workload(ctx context.Context, transport http.RoundTripper) (*w
 	}
 	if s.MaxTokens, err = workload.ParseRange(o.maxTokens); err != nil {
 		return nil, "", usageError{fmt.Errorf("--max-tokens: %w", err)}
+	}
+	if o.turns != "" {
+		if s.Turns, err = workload.ParseRange(o.turns); err != nil {
+			return nil, "", usageError{fmt.Errorf("--turns: %w", err)}
+		}
 	}
 	if o.temperature != "server" {
 		t, err := workload.ParseInterval(o.temperature)

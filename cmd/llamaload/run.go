@@ -45,6 +45,9 @@ const runExamples = `  # two requests a second for thirty seconds, ten built-in 
   # eight users, each thinking a second
   llamaload run --users 8 --think 1s
 
+  # conversations of four turns, ten new ones a minute, thinking 20 s before each turn
+  llamaload run --rate 0.17 --turns 4 --think 20s --prompt-tokens 200
+
   # as often as it takes to know first token and speed within 2 %
   llamaload run --rate 10 --gaps poisson --until 'ci<2%'
 
@@ -73,6 +76,7 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 	o.pace(f)
 	o.limits(f, "constant")
 	o.content(f)
+	f.StringVar(&o.turns, "turns", "", "conversations of so many turns, a number or a `range`: each turn has all before it in context, with the server's answers. --rate and --count are of conversations then")
 	o.gpus(f)
 	repeats.flags(f)
 	o.outputs(f)

@@ -6,6 +6,7 @@ package loadgen
 import (
 	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,12 +48,27 @@ type Results struct {
 	Chunks   int
 	streamed int
 
+	// Turns are the requests of conversations by turn, the first at 0. There is one
+	// element if no request had a second turn.
+	Turns []Turn
+
 	// Good is the number of requests that met the objective.
 	Good int
 	// Span is the time from the end of warm-up until the last request of Counts
 	// ended. Rates are per second of it.
 	Span time.Duration
 }
+
+// Turn is what was measured of one turn of all conversations.
+type Turn struct {
+	Counts Counts
+	Tokens Tokens
+	TTFT   *Histogram // from when it was due
+}
+
+// maxTurns is the number of turns that are told apart. Later ones count as the last
+// of them.
+const maxTurns = 32
 
 // Counts are numbers of requests. Due = Sent + Dropped, and when a run is over
 // Sent = OK + Failed + Cancelled.
@@ -177,6 +193,7 @@ func (r *recorder) count(s Sample) {
 	}
 	r.r.Counts.add(o.Outcome)
 	r.r.Tokens.add(o)
+	r.turn(s)
 	if o.OutputTokens > 0 && o.Chunks > 0 {
 		r.r.Chunks += o.Chunks
 		r.r.streamed += o.OutputTokens
@@ -191,6 +208,19 @@ func (r *recorder) count(s Sample) {
 	r.times(o)
 	if s.Good {
 		r.r.Good++
+	}
+}
+
+func (r *recorder) turn(s Sample) {
+	i := min(s.Turn, maxTurns-1)
+	for i >= len(r.r.Turns) {
+		r.r.Turns = append(r.r.Turns, Turn{TTFT: newHistogram()})
+	}
+	t := &r.r.Turns[i]
+	t.Counts.add(s.Result.Outcome)
+	t.Tokens.add(s.Result)
+	if d, ok := s.Result.TTFT(s.Result.Due); ok && s.Result.Outcome != completion.Failed {
+		t.TTFT.record(d)
 	}
 }
 
@@ -248,6 +278,10 @@ func (r *recorder) results() *Results {
 	defer r.mu.Unlock()
 	c := r.r
 	c.Errors = maps.Clone(c.Errors)
+	c.Turns = slices.Clone(c.Turns)
+	for i := range c.Turns {
+		c.Turns[i].TTFT = c.Turns[i].TTFT.clone()
+	}
 	for _, h := range []**Histogram{
 		&c.TTFT, &c.TPOT, &c.ITL, &c.E2E, &c.Lag, &c.TTFTFromSend, &c.E2EFromSend, &c.Waiting, &c.Prompt, &c.Prediction,
 	} {

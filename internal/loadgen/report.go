@@ -61,6 +61,8 @@ type Report struct {
 		InputTokens  float64 `json:"input_tokens"`
 		OutputTokens float64 `json:"output_tokens"`
 	} `json:"rates"`
+	// Turns are the turns of conversations, the first first; nil if there were none.
+	Turns []TurnReport `json:"turns,omitempty"`
 	// Recorded is nil unless the run was a replay.
 	Recorded       *Recorded       `json:"recorded,omitempty"`
 	Goodput        *Goodput        `json:"goodput,omitempty"`
@@ -103,6 +105,17 @@ type Workload struct {
 	Model    string `json:"model,omitempty"`
 	Prompts  string `json:"prompts"`
 	workload.Settings
+}
+
+// TurnReport describes one turn of all conversations.
+type TurnReport struct {
+	Turn     int    `json:"turn"` // 1 is the first
+	Requests Counts `json:"requests"`
+	Tokens   struct {
+		Tokens
+		CacheHitRate *float64 `json:"cache_hit_rate"`
+	} `json:"tokens"`
+	TTFT *Histogram `json:"ttft"`
 }
 
 // Recorded describes the recording that a replay repeated.
@@ -150,6 +163,16 @@ func NewReport(c *Config, r *Results, about About, w Workload) *Report {
 	}
 	if n, ok := r.TokensPerChunk(); ok {
 		p.Tokens.PerChunk = &n
+	}
+	if len(r.Turns) > 1 {
+		for i, t := range r.Turns {
+			one := TurnReport{Turn: i + 1, Requests: t.Counts, TTFT: t.TTFT}
+			one.Tokens.Tokens = t.Tokens
+			if rate, ok := t.Tokens.HitRate(); ok {
+				one.Tokens.CacheHitRate = &rate
+			}
+			p.Turns = append(p.Turns, one)
+		}
 	}
 	if s := r.Span.Seconds(); s > 0 {
 		p.Rates.Seconds = s
@@ -227,7 +250,11 @@ func (h *Histogram) figures() []time.Duration {
 func (p *Report) WriteCSV(w io.Writer) error {
 	c := csv.NewWriter(w)
 	rows := [][]string{{"metric", "count", "p50", "p95", "p99", "max", "mean"}}
-	for _, r := range p.rows() {
+	all := p.rows()
+	for _, t := range p.Turns {
+		all = append(all, row{fmt.Sprintf("ttft_turn_%d", t.Turn), "", t.TTFT})
+	}
+	for _, r := range all {
 		fields := []string{r.name, strconv.FormatInt(r.h.Count(), 10)}
 		for _, d := range r.h.figures() {
 			field := ""
@@ -258,8 +285,26 @@ func (p *Report) WriteMarkdown(w io.Writer) error {
 		}
 		b.WriteByte('\n')
 	}
+	if len(p.Turns) > 0 {
+		b.WriteString("\n| turn | ok | input tokens | cache hit rate | first token p50 | p95 |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n")
+		for _, t := range p.Turns {
+			fmt.Fprintf(&b, "| %s |\n", strings.Join(t.fields(), " | "))
+		}
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// fields returns what the tables say of a turn.
+func (t *TurnReport) fields() []string {
+	rate := "unknown"
+	if t.Tokens.CacheHitRate != nil {
+		rate = fmt.Sprintf("%.1f %%", *t.Tokens.CacheHitRate*100)
+	}
+	return []string{
+		strconv.Itoa(t.Turn), strconv.Itoa(t.Requests.OK), strconv.Itoa(t.Tokens.Input), rate,
+		short(t.TTFT.Percentile(50)), short(t.TTFT.Percentile(95)),
+	}
 }
 
 // WriteText writes the report as plain text for people.
@@ -285,6 +330,17 @@ func (p *Report) WriteText(w io.Writer) error {
 	}
 	if err := errors.Join(flush, t.Flush()); err != nil {
 		return err
+	}
+	if len(p.Turns) > 0 {
+		b.WriteByte('\n')
+		t = tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(t, "turn\tok\tinput tokens\tcache hit rate\tfirst token p50\tp95\t")
+		for _, turn := range p.Turns {
+			fmt.Fprintln(t, strings.Join(turn.fields(), "\t")+"\t")
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

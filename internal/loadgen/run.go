@@ -37,14 +37,16 @@ type Config struct {
 	// during the run. Such a run lasts for all of Duration, however low the rate.
 	Dial *arrival.Dial
 	// Users is the number of users of a closed loop. Think is how long each of them
-	// waits after an answer before the next request is due.
+	// waits after an answer before the next request is due. In either loop, it is
+	// also the time between an answer and the next turn of a conversation.
 	Users int
 	Think time.Duration
 
 	// Duration is how long requests are sent: none that is due later is sent. 0
 	// is no limit and requires Requests.
 	Duration time.Duration
-	// Requests ends the run after this number of requests; 0 is no limit.
+	// Requests ends the run after this number of requests; 0 is no limit. Of a
+	// conversation, only the first request counts.
 	Requests uint64
 	// WarmUp and Tail are the parts at the start and the end of Duration whose
 	// requests are sent, but not included in the report's figures.
@@ -73,8 +75,10 @@ type Config struct {
 
 // Sample is one request of a run.
 type Sample struct {
-	// N is the number of the request in the workload, counted from 0.
-	N uint64
+	// N is the number of the request in the workload, counted from 0. All turns of a
+	// conversation have the same N. Turn is the number of the turn, counted from 0.
+	N    uint64
+	Turn int
 	// Due is counted from the start of the run.
 	Due time.Duration
 	// Measured reports whether it was due between warm-up and tail.
@@ -123,6 +127,16 @@ type Requests interface {
 	Request(n uint64) *completion.Request
 }
 
+// Conversations are Requests that may have a next turn. Requests without that have
+// one turn each.
+type Conversations interface {
+	Requests
+	// Next returns the request of a turn of conversation n; turn is 1 or more. q is the
+	// request of the turn before, which was answered with the given text. It returns
+	// nil if the conversation is over.
+	Next(n uint64, turn int, q *completion.Request, answer string) *completion.Request
+}
+
 // ErrTooManyErrors is the cause of a run that stopped itself.
 var ErrTooManyErrors = errors.New("stopped: too many requests failed")
 
@@ -136,6 +150,7 @@ type Run struct {
 	places   chan struct{} // each request in flight takes one
 	inFlight atomic.Int64
 	next     atomic.Uint64 // number of the next request
+	lastDue  atomic.Int64  // when the last turn of a conversation is due, after start
 	sending  sync.WaitGroup
 	done     chan struct{}
 	cause    error
@@ -220,9 +235,37 @@ func (r *Run) run(ctx context.Context) {
 	} else {
 		r.closed(ctx, sendCtx)
 	}
-	drained := time.AfterFunc(r.config.Drain, cancel)
-	defer drained.Stop()
-	r.sending.Wait()
+	ended := make(chan struct{})
+	go func() {
+		r.sending.Wait()
+		close(ended)
+	}()
+	r.drain(ended)
+	cancel()
+	<-ended
+}
+
+// drain waits until all requests have ended, or for Drain after the last one was
+// due. Conversations under way may put that off.
+func (r *Run) drain(ended <-chan struct{}) {
+	r.putOff(time.Since(r.start))
+	for {
+		left := time.Duration(r.lastDue.Load()) + r.config.Drain - time.Since(r.start)
+		if left <= 0 {
+			return
+		}
+		select {
+		case <-ended:
+			return
+		case <-time.After(left):
+		}
+	}
+}
+
+// putOff notes that a request is due then.
+func (r *Run) putOff(due time.Duration) {
+	for last := r.lastDue.Load(); last < int64(due) && !r.lastDue.CompareAndSwap(last, int64(due)); last = r.lastDue.Load() {
+	}
 }
 
 // open sends each request when it is due. The schedule is absolute: a late request
@@ -243,13 +286,19 @@ func (r *Run) open(ctx, sendCtx context.Context) {
 		n := r.next.Add(1) - 1
 		select {
 		case r.places <- struct{}{}:
-			r.sending.Go(func() { r.send(sendCtx, n, at) })
+			r.sending.Go(func() { r.converse(sendCtx, n, at) })
 		default:
 			if r.config.MaxWait == 0 {
-				r.drop(n, at)
+				r.drop(n, 0, at)
 				continue
 			}
-			r.sending.Go(func() { r.waitAndSend(sendCtx, n, at) })
+			r.sending.Go(func() {
+				if r.awaitPlace(sendCtx, at) {
+					r.converse(sendCtx, n, at)
+				} else {
+					r.drop(n, 0, at)
+				}
+			})
 		}
 	}
 }
@@ -287,31 +336,70 @@ func (r *Run) ended(due time.Duration) bool {
 	return r.config.Duration > 0 && due >= r.config.Duration || r.config.Requests > 0 && r.next.Load() >= r.config.Requests
 }
 
-func (r *Run) waitAndSend(ctx context.Context, n uint64, due time.Time) {
+// awaitPlace takes a place for a request that is due. It reports false if none
+// becomes free within MaxWait.
+func (r *Run) awaitPlace(ctx context.Context, due time.Time) bool {
+	select {
+	case r.places <- struct{}{}:
+		return true
+	default:
+	}
 	enough := time.NewTimer(time.Until(due.Add(r.config.MaxWait)))
 	defer enough.Stop()
 	select {
 	case r.places <- struct{}{}:
-		r.send(ctx, n, due)
+		return true
 	case <-enough.C:
-		r.drop(n, due)
+		return false
 	case <-ctx.Done():
-		r.drop(n, due)
+		return false
+	}
+}
+
+// converse sends a request and, if it begins a conversation, those of its further
+// turns, each when the user has thought about the last answer. The caller has taken
+// a place for the first. It returns the last result.
+func (r *Run) converse(ctx context.Context, n uint64, due time.Time) completion.Result {
+	conversations, _ := r.requests.(Conversations)
+	q := r.requests.Request(n)
+	for turn := 0; ; turn++ {
+		result, answer := r.send(ctx, n, turn, q, due)
+		if conversations == nil || result.Outcome != completion.OK {
+			return result
+		}
+		if q = conversations.Next(n, turn+1, q, answer); q == nil {
+			return result
+		}
+		due = time.Now().Add(r.config.Think)
+		after := due.Sub(r.start)
+		if r.config.Duration > 0 && after >= r.config.Duration {
+			return result
+		}
+		r.putOff(after)
+		if sleep(ctx, due); ctx.Err() != nil {
+			return result
+		}
+		if !r.awaitPlace(ctx, due) {
+			r.drop(n, turn+1, due)
+			return result
+		}
 	}
 }
 
 // send sends a request. The caller has taken a place for it, which send gives back.
-func (r *Run) send(ctx context.Context, n uint64, due time.Time) completion.Result {
+// The text of the answer is returned apart, so that nobody records it.
+func (r *Run) send(ctx context.Context, n uint64, turn int, q *completion.Request, due time.Time) (result completion.Result, answer string) {
 	r.inFlight.Add(1)
-	result := r.sender.Do(ctx, r.requests.Request(n), due)
+	result = r.sender.Do(ctx, q, due)
 	r.inFlight.Add(-1)
 	<-r.places
-	r.record.add(Sample{N: n, Due: due.Sub(r.start), Result: &result})
-	return result
+	answer, result.Text = result.Text, ""
+	r.record.add(Sample{N: n, Turn: turn, Due: due.Sub(r.start), Result: &result})
+	return result, answer
 }
 
-func (r *Run) drop(n uint64, due time.Time) {
-	r.record.add(Sample{N: n, Due: due.Sub(r.start), Result: &completion.Result{
+func (r *Run) drop(n uint64, turn int, due time.Time) {
+	r.record.add(Sample{N: n, Turn: turn, Due: due.Sub(r.start), Result: &completion.Result{
 		Due: due, Outcome: completion.Dropped,
 		InputTokens: -1, CachedTokens: -1, OutputTokens: -1, ReasoningTokens: -1,
 	}})
@@ -340,7 +428,7 @@ func (r *Run) closed(ctx, sendCtx context.Context) {
 				close(last)
 			}
 			r.places <- struct{}{}
-			result := r.send(sendCtx, n, due)
+			result := r.converse(sendCtx, n, due)
 			think := r.config.Think
 			if result.Outcome == completion.Failed {
 				think = max(think, afterError, result.RetryAfter)

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -21,12 +20,13 @@ import (
 // Prompt is one prompt of a workload: a text or a conversation, and the settings
 // that a prompt file has for its answer.
 type Prompt struct {
-	text     string
-	messages json.RawMessage
-	// toMark is messages with a mark that begins at markAt; nil if there is no text
-	// to put a mark before.
-	toMark      json.RawMessage
-	markAt      int
+	text string
+	conversation
+	// first has the messages of the first turn, if there are several. later has those of
+	// the others: what comes after the answer to the turn before.
+	first conversation
+	later []json.RawMessage
+
 	maxTokens   int
 	temperature *float64
 	extra       map[string]json.RawMessage
@@ -41,6 +41,17 @@ func (p *Prompt) marked(mark string) (text string, messages json.RawMessage) {
 	m := bytes.Clone(p.toMark)
 	copy(m[p.markAt:], mark)
 	return "", m
+}
+
+// apply sets what the prompt says of its answer.
+func (p *Prompt) apply(q *completion.Request) {
+	q.Extra = p.extra
+	if p.maxTokens > 0 {
+		q.MaxTokens = p.maxTokens
+	}
+	if p.temperature != nil {
+		q.Temperature = p.temperature
+	}
 }
 
 // Prompts is a list of prompts. They are sent in order, again and again. If any of
@@ -199,7 +210,7 @@ func parseOne(object []byte) (Prompt, error) {
 		}
 		return nil
 	}
-	var messages []map[string]json.RawMessage
+	var messages []message
 	var turns []turn
 	var completionTokens int
 	kinds := 0
@@ -250,7 +261,14 @@ func parseOne(object []byte) (Prompt, error) {
 	if messages == nil {
 		return p, nil
 	}
-	err := p.converse(messages)
+	var err error
+	if messages, err = unanswered(messages); err != nil {
+		return Prompt{}, err
+	}
+	if p.conversation, err = newConversation(messages); err != nil {
+		return Prompt{}, err
+	}
+	err = p.split(messages)
 	return p, err
 }
 
@@ -262,93 +280,13 @@ var roles = map[string]string{
 	"bing": "assistant", "bard": "assistant", "system": "system",
 }
 
-func (t turn) message() (map[string]json.RawMessage, error) {
+func (t turn) message() (message, error) {
 	role, ok := roles[t.From]
 	if !ok {
 		return nil, fmt.Errorf(`turn from %q: want "human", "gpt" or "system"`, t.From)
 	}
 	content, err := json.Marshal(t.Value)
 	return map[string]json.RawMessage{"role": json.RawMessage(`"` + role + `"`), "content": content}, err
-}
-
-// converse keeps the conversation up to the message that is to be answered, and
-// finds the text that a mark can be put before.
-func (p *Prompt) converse(messages []map[string]json.RawMessage) error {
-	role := func(m map[string]json.RawMessage) (r string) {
-		_ = json.Unmarshal(m["role"], &r) // "" if it is not a string
-		return r
-	}
-	for len(messages) > 0 && role(messages[len(messages)-1]) == "assistant" {
-		messages = messages[:len(messages)-1]
-	}
-	if len(messages) == 0 {
-		return errors.New("no message to answer: want one whose role is not assistant")
-	}
-	for i, m := range messages {
-		if role(m) == "" {
-			return fmt.Errorf(`message %d has no role: want "user", "system", "assistant" or "tool"`, i+1)
-		}
-	}
-	var err error
-	if p.messages, err = json.Marshal(messages); err != nil {
-		return err
-	}
-	a, okA := withMark(messages, "[000000000000] ")
-	b, okB := withMark(messages, "[ffffffffffff] ")
-	if okA && okB {
-		p.toMark, p.markAt = a, -1 // the marks differ after their opening bracket
-		for a[p.markAt+1] == b[p.markAt+1] {
-			p.markAt++
-		}
-	}
-	return nil
-}
-
-// withMark returns the messages with a mark before the first text, and false if
-// there is no text.
-func withMark(messages []map[string]json.RawMessage, mark string) ([]byte, bool) {
-	for i, m := range messages {
-		content, ok := markContent(m["content"], mark)
-		if !ok {
-			continue
-		}
-		m = maps.Clone(m)
-		m["content"] = content
-		messages = slices.Clone(messages)
-		messages[i] = m
-		b, err := json.Marshal(messages)
-		return b, err == nil
-	}
-	return nil, false
-}
-
-func markContent(content json.RawMessage, mark string) (json.RawMessage, bool) {
-	if text, ok := text(content); ok {
-		b, err := json.Marshal(mark + text)
-		return b, err == nil
-	}
-	var parts []map[string]json.RawMessage
-	if json.Unmarshal(content, &parts) != nil {
-		return nil, false
-	}
-	for _, part := range parts {
-		text, ok := text(part["text"])
-		if !ok {
-			continue
-		}
-		b, err := json.Marshal(mark + text)
-		if err != nil {
-			return nil, false
-		}
-		part["text"] = b
-		b, err = json.Marshal(parts)
-		return b, err == nil
-	}
-	return nil, false
-}
-
-func text(raw json.RawMessage) (s string, ok bool) {
-	return s, len(raw) > 0 && raw[0] == '"' && json.Unmarshal(raw, &s) == nil
 }
 
 func (p *Prompts) prompt(n uint64, r *rand.Rand) Prompt {
@@ -359,16 +297,31 @@ func (p *Prompts) prompt(n uint64, r *rand.Rand) Prompt {
 	return p.list[min(sort.SearchFloat64s(p.sums, math.Nextafter(u, math.Inf(1))), len(p.list)-1)]
 }
 
+// turn returns the next turn of the same conversation or, of a text, another text.
+func (p *Prompts) turn(n uint64, turn int, first, r *rand.Rand) (Prompt, bool) {
+	if one := p.prompt(n, first); one.messages != nil {
+		if turn > len(one.later) {
+			return Prompt{}, false
+		}
+		one.messages = one.later[turn-1]
+		return one, true
+	}
+	other := p.prompt(n+uint64(turn), r) //nolint:gosec // 1 or more.
+	return other, other.messages == nil
+}
+
 func (p *Prompts) unique() bool { return false }
 
-func (p *Prompts) check(e completion.Endpoint, unique bool) error {
+func (p *Prompts) check(s *Settings, unique bool) error {
 	for _, one := range p.list {
 		if one.messages == nil {
 			continue
 		}
-		switch e {
-		case completion.Completions, completion.Native, completion.Embeddings:
-			return fmt.Errorf("%s: a conversation cannot be sent to the endpoint %s: send it to chat, or give it a prompt", one.where, e)
+		if !s.Endpoint.Conversation() {
+			return fmt.Errorf("%s: a conversation cannot be sent to the endpoint %s: send it to chat, or give it a prompt", one.where, s.Endpoint)
+		}
+		if s.Turns.Max > 1 {
+			one = one.opening()
 		}
 		if unique && one.toMark == nil {
 			return fmt.Errorf("%s: no message with a text that could be made unique: add one, or let prompts repeat", one.where)

@@ -141,9 +141,12 @@ func (p *Replay) prompt(n uint64, _ *rand.Rand) Prompt {
 	return Prompt{text: p.text(i), maxTokens: int(p.requests[i].Output)}
 }
 
+// turn returns false: what belongs together is not recorded.
+func (p *Replay) turn(uint64, int, *rand.Rand, *rand.Rand) (Prompt, bool) { return Prompt{}, false }
+
 func (p *Replay) unique() bool { return true }
 
-func (p *Replay) check(completion.Endpoint, bool) error { return nil }
+func (p *Replay) check(*Settings, bool) error { return nil }
 
 func (p *Replay) content() any {
 	sum := sha256.New()

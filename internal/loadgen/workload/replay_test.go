@@ -16,8 +16,8 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/traffic"
 )
 
-// conversation is a recording of two users and somebody who came once.
-func conversation() *traffic.Recording {
+// users is a recording of two users and somebody who came once.
+func users() *traffic.Recording {
 	return &traffic.Recording{Requests: []traffic.Request{
 		{Input: 100, Output: 7, From: -1},
 		{Input: 300, Output: 8, From: -1},
@@ -43,7 +43,7 @@ func TestReplay_RepeatsLengthsAndWhatPromptsHadInCommon(t *testing.T) {
 	}{
 		{completion.Native, 1, 1}, {completion.Chat, 6, 20},
 	} {
-		rec := conversation()
+		rec := users()
 		s := settings(3)
 		s.Endpoint = c.endpoint
 		w := replayed(t, s, rec)
@@ -75,17 +75,17 @@ func TestReplay_RepeatsLengthsAndWhatPromptsHadInCommon(t *testing.T) {
 }
 
 func TestReplay_SameRecordingAndSeedSameRequests(t *testing.T) {
-	a, b := replayed(t, settings(1), conversation()), replayed(t, settings(1), conversation())
+	a, b := replayed(t, settings(1), users()), replayed(t, settings(1), users())
 	assert.Equal(t, bytesOf(t, a, 6), bytesOf(t, b, 6))
 	assert.Equal(t, a.Hash(), b.Hash())
-	assert.NotEqual(t, a.Hash(), replayed(t, settings(2), conversation()).Hash())
+	assert.NotEqual(t, a.Hash(), replayed(t, settings(2), users()).Hash())
 	for name, change := range map[string]func(*traffic.Request){
 		"time":   func(q *traffic.Request) { q.Due = time.Second },
 		"length": func(q *traffic.Request) { q.Input++ },
 		"answer": func(q *traffic.Request) { q.Output++ },
 		"prefix": func(q *traffic.Request) { q.Shared-- },
 	} {
-		other := conversation()
+		other := users()
 		change(&other.Requests[2])
 		assert.NotEqual(t, a.Hash(), replayed(t, settings(1), other).Hash(), name)
 	}
@@ -97,11 +97,11 @@ func TestNewReplay_SaysWhereItCannotBeExact(t *testing.T) {
 		"the server's chat template leaves out the message: use the endpoint completion":        odd{tok, nil, ""},
 		"prompt of request 1: 300 tokens instead of 299: this tokenizer does not count word by": odd{tok, func(n int) int { return n + n/290 }, "[000000000000]"},
 	} {
-		_, err := NewReplay(t.Context(), s, completion.Chat, conversation(), 1)
+		_, err := NewReplay(t.Context(), s, completion.Chat, users(), 1)
 		assert.ErrorContains(t, err, want)
 	}
 	tok.APIKey = "wrong"
-	_, err := NewReplay(t.Context(), tok, completion.Chat, conversation(), 1)
+	_, err := NewReplay(t.Context(), tok, completion.Chat, users(), 1)
 	assert.ErrorContains(t, err, "/apply-template: 401 Unauthorized: synthetic prompts need llama-server's /apply-template")
 }
 

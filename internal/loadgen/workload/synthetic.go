@@ -14,8 +14,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-
-	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
 
 // Lengths defines how many tokens synthetic prompts have.
@@ -210,9 +208,16 @@ func (s *Synthetic) prompt(_ uint64, r *rand.Rand) Prompt {
 	return Prompt{text: s.of(r, s.lengths.New)}
 }
 
+// turn returns new tokens only: the rest of what is in context are the turns before.
+func (s *Synthetic) turn(_ uint64, _ int, _, r *rand.Rand) (Prompt, bool) {
+	var b strings.Builder
+	s.write(&b, r, s.lengths.New.draw(r))
+	return Prompt{text: b.String()}, true
+}
+
 func (s *Synthetic) unique() bool { return true }
 
-func (s *Synthetic) check(completion.Endpoint, bool) error { return nil }
+func (s *Synthetic) check(*Settings, bool) error { return nil }
 
 func (s *Synthetic) content() any { return []any{s.lengths, s.heads, s.words} }
 

@@ -46,6 +46,9 @@ type Settings struct {
 	// them. Otherwise each begins with a unique number. Synthetic prompts are always
 	// unique.
 	Repeat bool `json:"repeat,omitempty"`
+	// Turns is how many turns a conversation has, drawn for each; the zero value is
+	// one. A conversation of a prompt file has no more than the file says.
+	Turns Range `json:"turns,omitzero"`
 	// NoCache asks llama-server not to use its prompt cache.
 	NoCache bool `json:"no_cache,omitempty"`
 }
@@ -60,6 +63,10 @@ func (s *Settings) validate() error {
 		return fmt.Errorf("requests cancelled after %d chunks: want 1 or more", s.CancelAfter)
 	case s.CancelShare > 0 && !s.Stream:
 		return errors.New("requests cancelled within an answer that is not streamed: stream, or cancel none")
+	case s.Turns != (Range{}) && s.Turns.Min < 1:
+		return fmt.Errorf("%s turns: want 1 or more", s.Turns)
+	case s.Turns.Max > 1 && s.Endpoint == completion.Embeddings:
+		return errors.New("embeddings have no answer that a conversation could go on from: want one turn, or another endpoint")
 	case s.NoCache && s.Endpoint == completion.Messages:
 		return errors.New("llama-server uses its cache for the endpoint messages whatever a request says: use chat without the cache")
 	}
@@ -70,11 +77,15 @@ func (s *Settings) validate() error {
 type Source interface {
 	// prompt returns the prompt of request n. Random choices use r.
 	prompt(n uint64, r *rand.Rand) Prompt
+	// turn returns what the user says in a later turn of a conversation, and false if
+	// there is no more to say. first is the state in which prompt got its random numbers for
+	// request n; further random choices use r.
+	turn(n uint64, turn int, first, r *rand.Rand) (Prompt, bool)
 	// unique reports whether all prompts differ without a mark.
 	unique() bool
-	// check returns an error if a prompt cannot be sent to the endpoint, or if it
+	// check returns an error if a prompt cannot be sent as the settings say, or if it
 	// cannot be made unique although that is required.
-	check(e completion.Endpoint, unique bool) error
+	check(s *Settings, unique bool) error
 	// content returns a value whose JSON contains everything that determines the
 	// prompts.
 	content() any
@@ -94,7 +105,7 @@ func New(s Settings, source Source) (*Workload, error) {
 		return nil, err
 	}
 	w := &Workload{settings: s, source: source, mark: !s.Repeat && !source.unique()}
-	if err := source.check(s.Endpoint, w.mark); err != nil {
+	if err := source.check(&s, w.mark); err != nil {
 		return nil, err
 	}
 	content, err := json.Marshal([]any{"llamaload 1", s.Endpoint.String(), s, source.content()})
@@ -115,38 +126,77 @@ func (w *Workload) Settings() Settings { return w.settings }
 
 // Request returns request n, counted from 0.
 func (w *Workload) Request(n uint64) *completion.Request {
-	s := &w.settings
-	r := rand.New(rand.NewPCG(s.Seed, n)) //nolint:gosec // Reproducible, and nobody's secret.
-	// The order of these draws is fixed. The prompt draws after them, so that it does
-	// not affect them.
-	seed := int64(r.Uint32() >> 1)
-	maxTokens := s.MaxTokens.draw(r)
-	temperature := s.Temperature.draw(r)
-	cancel := r.Float64() < s.CancelShare
-	mark := marker(r)
-
+	r := w.random(n, 0)
+	q, mark := w.draw(r)
 	p := w.source.prompt(n, r)
-	q := &completion.Request{
-		Endpoint: s.Endpoint, Model: s.Model, Prompt: p.text, Messages: p.messages,
-		MaxTokens: maxTokens, Temperature: temperature, Seed: &seed,
-		Stream: s.Stream, IgnoreEOS: s.IgnoreEOS, Extra: p.extra,
+	if w.settings.Turns.Max > 1 {
+		p = p.opening()
+		q.KeepText = w.turns(n) > 1
 	}
+	q.Prompt, q.Messages = p.text, p.messages
 	if w.mark {
 		q.Prompt, q.Messages = p.marked(mark)
 	}
-	if p.maxTokens > 0 {
-		q.MaxTokens = p.maxTokens
+	p.apply(q)
+	return q
+}
+
+// Next returns the request of a later turn of conversation n: what was said before,
+// the answer to q, and what the user says then. It returns nil if the conversation
+// is over.
+func (w *Workload) Next(n uint64, turn int, q *completion.Request, answer string) *completion.Request {
+	turns := w.turns(n)
+	if turn >= turns {
+		return nil
 	}
-	if p.temperature != nil {
-		q.Temperature = p.temperature
+	first, r := w.random(n, 0), w.random(n, turn)
+	w.draw(first)
+	next, _ := w.draw(r)
+	p, ok := w.source.turn(n, turn, first, r)
+	if !ok {
+		return nil
 	}
-	if cancel {
+	next.KeepText = turn+1 < turns
+	if next.Endpoint.Conversation() {
+		next.Messages = join(q, answer, &p)
+	} else {
+		next.Prompt = q.Prompt + answer + "\n" + p.text
+	}
+	p.apply(next)
+	return next
+}
+
+// turns returns the number of turns of conversation n.
+func (w *Workload) turns(n uint64) int {
+	if w.settings.Turns.Max < 2 {
+		return 1
+	}
+	return w.settings.Turns.draw(rand.New(rand.NewPCG(w.settings.Seed, ^n))) //nolint:gosec // As random's.
+}
+
+// random returns the source of all random choices in a turn of conversation n.
+func (w *Workload) random(n uint64, turn int) *rand.Rand {
+	const spread = 0x9e3779b97f4a7c15
+	return rand.New(rand.NewPCG(w.settings.Seed^uint64(turn)*spread, n)) //nolint:gosec // Reproducible, and nobody's secret.
+}
+
+// draw returns a request without a prompt, and a mark for it. The order of the draws
+// is fixed. The prompt draws after them, so that it does not affect them.
+func (w *Workload) draw(r *rand.Rand) (q *completion.Request, mark string) {
+	s := &w.settings
+	seed := int64(r.Uint32() >> 1)
+	q = &completion.Request{
+		Endpoint: s.Endpoint, Model: s.Model, Seed: &seed, Stream: s.Stream, IgnoreEOS: s.IgnoreEOS,
+	}
+	q.MaxTokens = s.MaxTokens.draw(r)
+	q.Temperature = s.Temperature.draw(r)
+	if r.Float64() < s.CancelShare {
 		q.CancelAfter = s.CancelAfter
 	}
 	if s.NoCache {
 		q.CachePrompt = new(bool)
 	}
-	return q
+	return q, marker(r)
 }
 
 // marker draws a mark that makes a prompt unique. All marks have the same length.

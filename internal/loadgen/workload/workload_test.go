@@ -292,15 +292,16 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, repeat := range []bool{false, true} {
 			s := settings(1)
-			s.Repeat = repeat
+			s.Repeat, s.Turns = repeat, Range{1, 3}
 			w, err := New(s, p)
 			if err != nil {
 				continue
 			}
 			for i := range uint64(3) {
-				q := w.Request(i)
-				if q.Messages == nil && q.Prompt == "" || q.Messages != nil && !json.Valid(q.Messages) {
-					t.Fatalf("not to be sent: %+v", q)
+				for _, q := range hold(w, i) {
+					if q.Messages == nil && q.Prompt == "" || q.Messages != nil && !json.Valid(q.Messages) {
+						t.Fatalf("not to be sent: %+v", q)
+					}
 				}
 			}
 		}
