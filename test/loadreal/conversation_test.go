@@ -28,11 +28,13 @@ func TestConversation_TheTurnsBeforeComeFromTheServersCache(t *testing.T) {
 	source, err := workload.NewSynthetic(t.Context(), &workload.ServerTokenizer{Base: s.URL(), HTTP: h}, workload.Lengths{New: workload.Range{Min: 60, Max: 60}}, 1)
 	require.NoError(t, err)
 
+	seed := uint64(0)
 	for _, e := range []completion.Endpoint{completion.Chat, completion.Completions, completion.Responses, completion.Messages, completion.Native} {
 		for _, stream := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, stream %t", e, stream), func(t *testing.T) {
+				seed++ // or their prompts would be in the cache
 				w, err := workload.New(workload.Settings{
-					Endpoint: e, Seed: uint64(e), Stream: stream, MaxTokens: workload.Range{Min: 20, Max: 30}, Turns: workload.Range{Min: 4, Max: 4},
+					Endpoint: e, Seed: seed, Stream: stream, MaxTokens: workload.Range{Min: 20, Max: 30}, Turns: workload.Range{Min: 4, Max: 4},
 				}, source)
 				require.NoError(t, err)
 				before, err := loadgen.ReadCounters(t.Context(), server, "")

@@ -133,9 +133,9 @@ func (p *otlp) end() (*Recording, error) {
 	spans = slices.CompactFunc(spans, func(a, b span) bool { return a.id == b.id && a.id != 0 })
 	slices.SortStableFunc(spans, func(a, b span) int { return cmp.Compare(a.start, b.start) })
 
-	l := linker{rec: &Recording{Format: OTLP}, slots: make([]int32, len(p.slots))}
+	l := linker{rec: &Recording{Format: OTLP}, slots: make([]content, len(p.slots))}
 	for i := range l.slots {
-		l.slots[i] = -1
+		l.slots[i].last = -1
 	}
 	for _, s := range spans {
 		due := time.Duration(s.start - spans[0].start)
@@ -144,6 +144,9 @@ func (p *otlp) end() (*Recording, error) {
 		}
 		if s.input < 1 || s.output < 0 {
 			l.rec.LeftOut++
+			if s.slot >= 0 {
+				l.slots[s.slot].newer = true
+			}
 			continue
 		}
 		l.add(Request{
@@ -159,10 +162,18 @@ func (p *otlp) end() (*Recording, error) {
 // slot, if that had as many tokens, else from the last anywhere that had.
 type linker struct {
 	rec   *Recording
-	slots []int32 // the last request in each slot; -1 is none
+	slots []content
 	// tall are the requests that no later one is as long as: from the longest to the
 	// last.
 	tall []int32
+}
+
+// content is what a slot holds.
+type content struct {
+	last int32 // request; -1 is none
+	// newer reports whether the slot has had another request since, whose lengths are
+	// unknown. Whatever it had in common with the next, it had from last at best.
+	newer bool
 }
 
 func (l *linker) add(q Request, slot int32) {
@@ -173,7 +184,7 @@ func (l *linker) add(q Request, slot int32) {
 	}
 	l.rec.add(q, from, q.Cached)
 	if slot >= 0 {
-		l.slots[slot] = n
+		l.slots[slot] = content{last: n}
 	}
 	for len(l.tall) > 0 && l.whole(l.tall[len(l.tall)-1]) <= q.whole() {
 		l.tall = l.tall[:len(l.tall)-1]
@@ -185,8 +196,8 @@ func (l *linker) whole(n int32) int32 { return l.rec.Requests[n].whole() }
 
 func (l *linker) from(cached, slot int32) int32 {
 	if slot >= 0 {
-		if last := l.slots[slot]; last >= 0 && l.whole(last) >= cached {
-			return last
+		if s := l.slots[slot]; s.last >= 0 && (s.newer || l.whole(s.last) >= cached) {
+			return s.last
 		}
 	}
 	if i := sort.Search(len(l.tall), func(i int) bool { return l.whole(l.tall[i]) < cached }); i > 0 {

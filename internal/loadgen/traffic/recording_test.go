@@ -86,19 +86,21 @@ func TestRead_CachedTokensCameFromTheLastRequestInTheSlotThatHadAsMany(t *testin
 	r := read(t, batch("a",
 		serverSpan("01", at(0), 0, 100, 0, 50),
 		serverSpan("02", at(1), 1, 300, 0, 10),
-		serverSpan("03", at(2), 0, 200, 149, 10),  // prompt and answer of 0: its prompt can be repeated
-		serverSpan("04", at(3), 1, 320, 309, 10),  // likewise of 1
-		serverSpan("05", at(4), 0, 250, 40, 10),   // the beginning of 2, which is that of 0
-		serverSpan("06", at(5), 0, 400, 329, 10),  // none in this slot is so long: from memory, that of 3
-		serverSpan("07", at(6), 2, 50, 20, 10),    // the first in this slot: the last that is long enough
-		serverSpan("08", at(7), 0, 900, 899, 10),  // longer than any: the longest
-		serverSpan("09", at(8), 0, 900, 1000, 10), // nonsense
-	)+batch("b", serverSpan("0a", at(9), 0, 100, 60, 1)), Window{})
+		serverSpan("03", at(2), 0, 200, 149, 10),                                  // prompt and answer of 0: its prompt can be repeated
+		serverSpan("04", at(3), 1, 320, 309, 10),                                  // likewise of 1
+		serverSpan("05", at(4), 0, 250, 40, 10),                                   // the beginning of 2, which is that of 0
+		serverSpan("06", at(5), 0, 400, 329, 10),                                  // none in this slot is so long: from memory, that of 3
+		serverSpan("07", at(6), 2, 50, 20, 10),                                    // the first in this slot: the last that is long enough
+		serverSpan("08", at(7), 0, 900, 899, 10),                                  // longer than any: the longest
+		serverSpan("09", at(8), 0, 900, 1000, 10),                                 // nonsense
+		strings.ReplaceAll(serverSpan("0a", at(9), 2, 0, 0, 0), "usage", "other"), // cancelled
+		serverSpan("0b", at(10), 2, 90, 80, 10),                                   // of the cancelled one: what that had in common with 6
+	)+batch("b", serverSpan("0c", at(11), 0, 100, 60, 1)), Window{})
 	var got [][2]int32
 	for _, q := range r.Requests {
 		got = append(got, [2]int32{q.From, q.Shared})
 	}
-	assert.Equal(t, [][2]int32{{-1, 0}, {-1, 0}, {0, 100}, {1, 300}, {0, 40}, {3, 320}, {1, 20}, {5, 400}, {7, 900}, {1, 60}}, got)
+	assert.Equal(t, [][2]int32{{-1, 0}, {-1, 0}, {0, 100}, {1, 300}, {0, 40}, {3, 320}, {1, 20}, {5, 400}, {7, 900}, {6, 50}, {9, 60}}, got)
 	for i, q := range r.Requests {
 		if q.From >= 0 {
 			assert.Less(t, int(q.From), i)
