@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
-	conventions "go.opentelemetry.io/otel/semconv/v1.41.0" // the last with those of GenAI
 )
 
 var errNotJSON = errors.New("not JSON: is the line cut off? Remove it, if the file was being written; want JSON without compression")
@@ -42,7 +41,7 @@ func (p *otlp) line(b []byte) error {
 	each(gjson.GetBytes(b, "resourceSpans"), func(rs gjson.Result) {
 		instance := ""
 		each(rs.Get("resource.attributes"), func(a gjson.Result) {
-			if a.Get("key").Str == string(conventions.ServiceInstanceIDKey) {
+			if a.Get("key").Str == instanceID {
 				instance = a.Get("value.stringValue").Str
 			}
 		})
@@ -92,23 +91,31 @@ func (p *otlp) span(v gjson.Result, instance string) {
 	}
 }
 
-// slotID is the attribute of connector llamacpplog that names the server's slot.
-const slotID = "llamacpp.slot.id"
+// Attributes of the semantic conventions, and the one of connector llamacpplog that
+// names the server's slot.
+const (
+	instanceID   = "service.instance.id"
+	operation    = "gen_ai.operation.name"
+	inputTokens  = "gen_ai.usage.input_tokens"
+	outputTokens = "gen_ai.usage.output_tokens"
+	cachedTokens = "gen_ai.usage.cache_read.input_tokens"
+	slotID       = "llamacpp.slot.id"
+)
 
 // read reads the attributes of a span, and reports whether it is that of a request.
 func (s *span) read(attributes gjson.Result, slots map[string]int32, instance string) (request bool) {
 	each(attributes, func(a gjson.Result) {
 		switch a.Get("key").Str {
-		case string(conventions.GenAIOperationNameKey):
+		case operation:
 			switch a.Get("value.stringValue").Str {
 			case "chat", "text_completion", "generate_content":
 				request = true
 			}
-		case string(conventions.GenAIUsageInputTokensKey):
+		case inputTokens:
 			s.input = tokens(a.Get("value.intValue"))
-		case string(conventions.GenAIUsageOutputTokensKey):
+		case outputTokens:
 			s.output = tokens(a.Get("value.intValue"))
-		case string(conventions.GenAIUsageCacheReadInputTokensKey):
+		case cachedTokens:
 			s.cached = max(0, tokens(a.Get("value.intValue")))
 		case slotID:
 			key := instance + " " + a.Get("value.intValue").String()
