@@ -11,7 +11,7 @@
 // measures one request.
 //
 // The package does not depend on the collector, and keeps no text of prompts or
-// answers.
+// answers, except those of conversations under way.
 package loadgen // import "github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 
 import (
@@ -262,7 +262,7 @@ func (r *Run) drain(ended <-chan struct{}) {
 	}
 }
 
-// putOff notes that a request is due then.
+// putOff notes that a request is due at a time, and so puts off the end of the run.
 func (r *Run) putOff(due time.Duration) {
 	for last := r.lastDue.Load(); last < int64(due) && !r.lastDue.CompareAndSwap(last, int64(due)); last = r.lastDue.Load() {
 	}

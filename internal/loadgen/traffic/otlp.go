@@ -86,7 +86,7 @@ func (p *otlp) span(v gjson.Result, instance string) {
 		return true
 	})
 	s.client = kind == kindClient
-	if (s.client || kind == kindServer) && s.read(attributes, p.slots, instance) {
+	if (s.client || kind == kindServer) && s.start > 0 && s.read(attributes, p.slots, instance) {
 		p.spans = append(p.spans, s)
 	}
 }

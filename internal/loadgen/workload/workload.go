@@ -77,9 +77,9 @@ func (s *Settings) validate() error {
 type Source interface {
 	// prompt returns the prompt of request n. Random choices use r.
 	prompt(n uint64, r *rand.Rand) Prompt
-	// turn returns what the user says in a later turn of a conversation, and false if
-	// there is no more to say. first is the state in which prompt got its random numbers for
-	// request n; further random choices use r.
+	// turn returns what the user says in a later turn of conversation n, and false if
+	// there is no more to say. first is what prompt got for the first turn; random
+	// choices of this turn use r.
 	turn(n uint64, turn int, first, r *rand.Rand) (Prompt, bool)
 	// unique reports whether all prompts differ without a mark.
 	unique() bool
