@@ -225,7 +225,7 @@ var largeFiles = map[string]func(b []byte, i int) []byte{
 }
 
 func TestRead_KeepsFewBytesOfARequest(t *testing.T) {
-	const n = 100_000
+	const n = 30_000
 	for name, line := range largeFiles {
 		var before, after runtime.MemStats
 		runtime.GC()
@@ -241,7 +241,7 @@ func TestRead_KeepsFewBytesOfARequest(t *testing.T) {
 }
 
 func BenchmarkRead(b *testing.B) {
-	const n = 100_000
+	const n = 30_000
 	for name, line := range largeFiles {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
