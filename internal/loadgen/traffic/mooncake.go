@@ -90,7 +90,10 @@ func (p *mooncake) add(q Request, ids gjson.Result) error {
 	return nil
 }
 
-func (p *mooncake) end() (*Recording, error) { return &p.rec, nil }
+func (p *mooncake) end() (*Recording, error) {
+	rec := p.rec // without what was seen
+	return &rec, nil
+}
 
 // tokens returns a number of tokens, or -1 if it is none.
 func tokens(v gjson.Result) int32 {
