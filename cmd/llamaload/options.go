@@ -363,7 +363,10 @@ func (o *options) workload(ctx context.Context, transport http.RoundTripper) (*w
 		return nil, "", usageError{fmt.Errorf("--max-tokens: %w", err)}
 	}
 	if o.turns != "" {
-		if s.Turns, err = workload.ParseRange(o.turns); err != nil {
+		if s.Turns, err = workload.ParseRange(o.turns); err == nil && s.Turns.Min < 1 {
+			err = fmt.Errorf("%s turns: want 1 or more", s.Turns)
+		}
+		if err != nil {
 			return nil, "", usageError{fmt.Errorf("--turns: %w", err)}
 		}
 	}
