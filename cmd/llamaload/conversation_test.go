@@ -49,7 +49,7 @@ func TestRun_HoldsConversations(t *testing.T) {
 	seen := map[[2]int]bool{}
 	f, err := os.Open(requests)
 	require.NoError(t, err)
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	for s := bufio.NewScanner(f); s.Scan(); {
 		var l line
 		require.NoError(t, json.Unmarshal(s.Bytes(), &l))

@@ -106,7 +106,7 @@ func (r *replay) read(path string, stdin io.Reader, f *pflag.FlagSet) error {
 		if err != nil {
 			return err
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }() // it was only read
 		in = file
 	}
 	rec, err := traffic.Read(in, path, r.window)

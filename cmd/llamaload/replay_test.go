@@ -35,7 +35,7 @@ func TestReplay_SendsWhatWasRecordedAndSaysHowNearItCame(t *testing.T) {
 		assert.Equal(t, want, int(number(t, report, path)), path)
 	}
 	assert.InDelta(t, 290, number(t, report, "tokens.cached"), 10)
-	assert.Equal(t, sim.Predicted(), int64(36))
+	assert.EqualValues(t, 36, sim.Predicted())
 	assert.InDelta(t, 0.5, number(t, report, "run.duration"), 0.01)
 	assert.Equal(t, "5-7", report["workload"].(map[string]any)["max_tokens"])
 }

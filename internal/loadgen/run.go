@@ -264,7 +264,11 @@ func (r *Run) drain(ended <-chan struct{}) {
 
 // putOff notes that a request is due at a time, and so puts off the end of the run.
 func (r *Run) putOff(due time.Duration) {
-	for last := r.lastDue.Load(); last < int64(due) && !r.lastDue.CompareAndSwap(last, int64(due)); last = r.lastDue.Load() {
+	for {
+		last := r.lastDue.Load()
+		if last >= int64(due) || r.lastDue.CompareAndSwap(last, int64(due)) {
+			return
+		}
 	}
 }
 

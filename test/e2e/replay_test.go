@@ -90,7 +90,7 @@ func TestReplay_RepeatsWhatTheCollectorRecordedOfARealServer(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		rec, err = traffic.Read(f, file, traffic.Window{})
 		return err == nil && len(rec.Requests)+rec.LeftOut == len(sent)
 	}, 30*time.Second, 50*time.Millisecond, "all requests are in the file")

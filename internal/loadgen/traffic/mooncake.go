@@ -62,7 +62,7 @@ func (p *mooncake) line(b []byte) error {
 // add adds a request, whose prompt is like earlier ones as far as its blocks are.
 func (p *mooncake) add(q Request, ids gjson.Result) error {
 	var (
-		n            = int32(len(p.rec.Requests)) //nolint:gosec // Fewer than 2³¹.
+		n            = int32(len(p.rec.Requests))
 		blocks       = int32(0)
 		from, shared = int32(-1), int32(0)
 		list         maphash.Hash

@@ -94,12 +94,12 @@ func (p *otlp) span(v gjson.Result, instance string) {
 // Attributes of the semantic conventions, and the one of connector llamacpplog that
 // names the server's slot.
 const (
-	instanceID   = "service.instance.id"
-	operation    = "gen_ai.operation.name"
-	inputTokens  = "gen_ai.usage.input_tokens"
-	outputTokens = "gen_ai.usage.output_tokens"
-	cachedTokens = "gen_ai.usage.cache_read.input_tokens"
-	slotID       = "llamacpp.slot.id"
+	instanceID  = "service.instance.id"
+	operation   = "gen_ai.operation.name"
+	usageInput  = "gen_ai.usage.input_tokens"
+	usageOutput = "gen_ai.usage.output_tokens"
+	usageCached = "gen_ai.usage.cache_read.input_tokens"
+	slotID      = "llamacpp.slot.id"
 )
 
 // read reads the attributes of a span, and reports whether it is that of a request.
@@ -111,16 +111,16 @@ func (s *span) read(attributes gjson.Result, slots map[string]int32, instance st
 			case "chat", "text_completion", "generate_content":
 				request = true
 			}
-		case inputTokens:
+		case usageInput:
 			s.input = tokens(a.Get("value.intValue"))
-		case outputTokens:
+		case usageOutput:
 			s.output = tokens(a.Get("value.intValue"))
-		case cachedTokens:
+		case usageCached:
 			s.cached = max(0, tokens(a.Get("value.intValue")))
 		case slotID:
 			key := instance + " " + a.Get("value.intValue").String()
 			if _, ok := slots[key]; !ok {
-				slots[key] = int32(len(slots)) //nolint:gosec // A server has few.
+				slots[key] = int32(len(slots))
 			}
 			s.slot = slots[key]
 		}
@@ -184,7 +184,7 @@ type content struct {
 }
 
 func (l *linker) add(q Request, slot int32) {
-	n := int32(len(l.rec.Requests)) //nolint:gosec // Fewer than 2³¹: each takes 100 bytes of a file at least.
+	n := int32(len(l.rec.Requests))
 	from := int32(-1)
 	if q.Cached > 0 {
 		from = l.from(q.Cached, slot)

@@ -45,7 +45,7 @@ func batch(instance string, spans ...string) string {
 func TestRead_WhatTheFileExporterWroteOfARealServer(t *testing.T) {
 	f, err := os.Open(filepath.Join("testdata", "file_exporter.jsonl"))
 	require.NoError(t, err)
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	r, err := Read(f, f.Name(), Window{})
 	require.NoError(t, err)
 	assert.Equal(t, OTLP, r.Format)

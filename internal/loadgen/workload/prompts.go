@@ -306,7 +306,7 @@ func (p *Prompts) turn(n uint64, turn int, first, r *rand.Rand) (Prompt, bool) {
 		one.messages = one.later[turn-1]
 		return one, true
 	}
-	other := p.prompt(n+uint64(turn), r) //nolint:gosec // 1 or more.
+	other := p.prompt(n+uint64(turn), r)
 	return other, other.messages == nil
 }
 

@@ -137,7 +137,7 @@ func (p *Replay) text(n int) string {
 }
 
 func (p *Replay) prompt(n uint64, _ *rand.Rand) Prompt {
-	i := int(n % uint64(len(p.requests))) //nolint:gosec // Less than a length.
+	i := int(n % uint64(len(p.requests)))
 	return Prompt{text: p.text(i), maxTokens: int(p.requests[i].Output)}
 }
 
