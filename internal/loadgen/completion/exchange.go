@@ -238,7 +238,7 @@ func (x *exchange) whole() {
 	case s&saidError != 0:
 		x.fail(ErrorEvent, x.answer.problem)
 	case x.request.KeepText && s&saidPart != 0:
-		x.kept.WriteString(wholeText(x.request.Endpoint, body))
+		x.kept.WriteString(textOf(x.request.Endpoint, body))
 	case s&saidPart == 0:
 		x.fail(Malformed, fmt.Errorf("not an answer of the endpoint %s: is this the address of an inference server?", x.request.Endpoint))
 	}

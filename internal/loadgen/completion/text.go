@@ -9,12 +9,12 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// textOf returns the text of the answer in an event of a stream.
+// textOf returns the text of the answer in an event of a stream or in a whole body.
 func textOf(e Endpoint, data []byte) string {
 	v := gjson.ParseBytes(data)
 	switch e {
 	case Chat:
-		return v.Get("choices.0.delta.content").Str
+		return v.Get("choices.0.delta.content").Str + v.Get("choices.0.message.content").Str
 	case Completions:
 		return v.Get("choices.0.text").Str
 	case Native:
@@ -23,38 +23,17 @@ func textOf(e Endpoint, data []byte) string {
 		if v.Get("type").Str == "response.output_text.delta" {
 			return v.Get("delta").Str
 		}
+		return textParts(v.Get(`output.#(type=="message")#.content|@flatten`))
 	case Messages:
-		return v.Get("delta.text").Str
+		return v.Get("delta.text").Str + textParts(v.Get("content"))
 	}
 	return ""
 }
 
-// wholeText returns the text of an answer that is not streamed.
-func wholeText(e Endpoint, body []byte) string {
-	v := gjson.ParseBytes(body)
+func textParts(parts gjson.Result) string {
 	var b strings.Builder
-	parts := func(v gjson.Result) {
-		v.ForEach(func(_, part gjson.Result) bool {
-			b.WriteString(part.Get("text").Str)
-			return true
-		})
-	}
-	switch e {
-	case Chat:
-		return v.Get("choices.0.message.content").Str
-	case Completions:
-		return v.Get("choices.0.text").Str
-	case Native:
-		return v.Get("content").Str
-	case Responses:
-		v.Get("output").ForEach(func(_, item gjson.Result) bool {
-			if item.Get("type").Str == "message" {
-				parts(item.Get("content"))
-			}
-			return true
-		})
-	case Messages:
-		parts(v.Get("content"))
+	for _, part := range parts.Array() {
+		b.WriteString(part.Get("text").Str)
 	}
 	return b.String()
 }
