@@ -35,7 +35,8 @@ answers of the same lengths, and as much of each prompt in the cache. FILE is on
     is up to --prompt, --max-tokens and so on, as with run
 
 or - for standard input. Prompts are random words, since no recording has the real
-ones; the report has the recorded cache hit rate beside the one that came out.
+ones, and answers go on to their length (ignore_eos) unless --ignore-eos=false. The
+report has the recorded cache hit rate beside the one that came out.
 
 Exit codes and report are those of run.`
 
@@ -101,7 +102,9 @@ func (r *replay) read(path string, stdin io.Reader, f *pflag.FlagSet) error {
 		return fmt.Errorf("--scale %g: want a number greater than 0", r.scale)
 	}
 	in := stdin
-	if path != "-" {
+	if path == "-" {
+		path = "standard input"
+	} else {
 		file, err := os.Open(path)
 		if err != nil {
 			return err
@@ -160,7 +163,11 @@ func (r *recorded) curve() (arrival.Curve, string, error) {
 	if err != nil {
 		err = fmt.Errorf("--speed: %w", err)
 	}
-	return c, fmt.Sprintf("replay of %s, %g times as fast", r.name, r.speed), err
+	words := "replay of " + r.name
+	if r.speed != 1 {
+		words += fmt.Sprintf(", %g times as fast", r.speed)
+	}
+	return c, words, err
 }
 
 // follow sums up the recorded lengths of the requests that end well in a run. The

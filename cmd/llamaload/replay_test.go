@@ -52,6 +52,7 @@ func TestReplay_OfTimesSendsWhatTheFlagsSay(t *testing.T) {
 	assert.GreaterOrEqual(t, time.Since(began), 500*time.Millisecond)
 	assert.Contains(t, string(stdout), "3 due, 3 sent, 3 ok")
 	assert.Contains(t, string(stdout), "tokens       93 input", "each with the token that begins it")
+	assert.Contains(t, string(stdout), "open loop, replay of standard input, 4 times as fast")
 	assert.NotContains(t, string(stdout), "recorded  ")
 }
 
@@ -68,7 +69,7 @@ func TestReplay_WrongUsage(t *testing.T) {
 		"--scale: " + times + " has times without lengths: use --prompt-tokens":               {times, "--scale", "2"},
 		"--max-tokens: " + traces + " says how long prompts and answers are":                  {traces, "--max-tokens", "5"},
 		"--prompt-tokens: " + traces + " says how long":                                       {traces, "--prompt-tokens", "5"},
-		"no request from 1h0m0s to 0s: want another window":                                   {times, "--from", "1h"},
+		"no request at 1h0m0s or later: want an earlier start":                                {times, "--from", "1h"},
 		"unknown flag: --rate":                                                                {times, "--rate", "1"},
 		"has 120 tokens of prompt and 7 of answer, more than the 125 of a slot's context: st": {traces},
 		"multiply all lengths with --scale 0.976":                                             {traces},

@@ -134,8 +134,10 @@ func none(rec *Recording, w Window) error {
 	switch {
 	case rec.LeftOut > 0:
 		return fmt.Errorf("none of its %d requests has lengths: want spans with gen_ai.usage.input_tokens and gen_ai.usage.output_tokens", rec.LeftOut)
-	case w != Window{}:
+	case w.To > 0:
 		return fmt.Errorf("no request from %s to %s: want another window", w.From, w.To)
+	case w.From > 0:
+		return fmt.Errorf("no request at %s or later: want an earlier start", w.From)
 	case rec.Format == OTLP:
 		return errors.New("no span of a request: want the traces of connector llamacpplog, or others with gen_ai.usage.input_tokens")
 	}

@@ -150,7 +150,8 @@ func TestRead_AWindowBeginsAtZeroAndSharesOnlyWithin(t *testing.T) {
 		assert.Equal(t, int32(-1), r.Requests[0].From)
 	}
 	for want, w := range map[string]Window{
-		"no request from 1h0m0s to 0s: want another window":        {From: time.Hour},
+		"no request at 1h0m0s or later: want an earlier start":     {From: time.Hour},
+		"no request from 1h0m0s to 2h0m0s: want another window":    {From: time.Hour, To: 2 * time.Hour},
 		"window from 2s to 1s: want from 0 on, and an end after":   {From: 2 * time.Second, To: time.Second},
 		"window from -1s to 0s: want from 0 on, and an end after ": {From: -time.Second},
 	} {
