@@ -363,7 +363,7 @@ func (r *Run) awaitPlace(ctx context.Context, due time.Time) bool {
 // converse sends a request and, if it begins a conversation, those of its further
 // turns, each when the user has thought about the last answer. The caller has taken
 // a place for the first. It returns the last result.
-func (r *Run) converse(ctx context.Context, n uint64, due time.Time) completion.Result {
+func (r *Run) converse(ctx context.Context, n uint64, due time.Time) *completion.Result {
 	conversations, _ := r.requests.(Conversations)
 	q := r.requests.Request(n)
 	for turn := 0; ; turn++ {
@@ -392,14 +392,14 @@ func (r *Run) converse(ctx context.Context, n uint64, due time.Time) completion.
 
 // send sends a request. The caller has taken a place for it, which send gives back.
 // The text of the answer is returned apart, so that nobody records it.
-func (r *Run) send(ctx context.Context, n uint64, turn int, q *completion.Request, due time.Time) (result completion.Result, answer string) {
+func (r *Run) send(ctx context.Context, n uint64, turn int, q *completion.Request, due time.Time) (_ *completion.Result, answer string) {
 	r.inFlight.Add(1)
-	result = r.sender.Do(ctx, q, due)
+	result := r.sender.Do(ctx, q, due)
 	r.inFlight.Add(-1)
 	<-r.places
 	answer, result.Text = result.Text, ""
 	r.record.add(Sample{N: n, Turn: turn, Due: due.Sub(r.start), Result: &result})
-	return result, answer
+	return &result, answer
 }
 
 func (r *Run) drop(n uint64, turn int, due time.Time) {
