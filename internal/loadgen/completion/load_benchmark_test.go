@@ -4,16 +4,8 @@
 package completion_test
 
 import (
-	"bufio"
-	"bytes"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,121 +17,29 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
-	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/eventserver"
 )
 
-// The server of the benchmarks is a separate process, so that the CPU time and
-// memory of this process are only the client's.
-const asServer = "LOADGEN_BENCHMARK_SERVER"
-
+// The benchmarks' server is a process of its own: this program, started again.
 func TestMain(m *testing.M) {
-	if os.Getenv(asServer) != "" {
-		serve()
-		return
-	}
+	eventserver.Main()
 	goleak.VerifyTestMain(m)
 }
 
-// serve answers each request with as many events as its header says, one in
-// each interval, and each in a segment of its own; without an interval all at once.
-func serve() {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	fmt.Println(ln.Addr())
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the parent
-		os.Exit(0)
-	}()
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			panic(err)
-		}
-		go answerAll(conn)
-	}
-}
-
-func chunked(s string) []byte { return fmt.Appendf(nil, "%x\r\n%s\r\n", len(s), s) }
-
-func answerAll(conn net.Conn) {
-	defer func() { _ = conn.Close() }()
-	var (
-		word = chunked(scriptedserver.Chunk("chatcmpl-UNQ65NJZ6S2A1ItypYLg8NSJpHHG8qdh", `{"content":" word"}`, "null"))
-		in   = bufio.NewReader(conn)
-	)
-	for {
-		q, err := http.ReadRequest(in)
-		if err != nil {
-			return
-		}
-		if _, err := io.Copy(io.Discard, q.Body); err != nil {
-			return
-		}
-		events, err := strconv.Atoi(q.Header.Get("Events"))
-		if err != nil {
-			panic(err)
-		}
-		interval, err := time.ParseDuration(q.Header.Get("Interval"))
-		if err != nil {
-			panic(err)
-		}
-		head := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-		end := append(chunked(scriptedserver.Chunk("1", `{}`, `"length"`)+scriptedserver.Usage("1", 3, 0, events)+scriptedserver.Done), "0\r\n\r\n"...)
-		if interval == 0 {
-			if _, err := conn.Write(slices.Concat(head, bytes.Repeat(word, events), end)); err != nil {
-				return
-			}
-			continue
-		}
-		if _, err := conn.Write(head); err != nil {
-			return
-		}
-		begin := time.Now()
-		for i := range events {
-			time.Sleep(time.Until(begin.Add(time.Duration(i+1) * interval)))
-			if _, err := conn.Write(word); err != nil {
-				return
-			}
-		}
-		if _, err := conn.Write(end); err != nil {
-			return
-		}
-	}
-}
-
-// benchmarkClient starts the server and returns a client that requests such answers.
+// benchmarkClient starts the server and returns a client that requests answers of
+// that many events, one in each interval.
 func benchmarkClient(b *testing.B, events int, interval time.Duration) *completion.Client {
 	b.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), asServer+"=1")
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
+	s, err := eventserver.Start()
 	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
+		if err := s.Close(); err != nil {
 			b.Error(err)
 		}
 	})
-	address, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		b.Fatal(err)
-	}
-	return newClient(b, "http://"+strings.TrimSpace(address), completion.Options{
-		Header:  http.Header{"Events": {strconv.Itoa(events)}, "Interval": {interval.String()}},
-		Timeout: time.Hour,
-	})
+	return newClient(b, s.URL, completion.Options{Header: eventserver.Header(events, interval), Timeout: time.Hour})
 }
 
 func cpuTime(b *testing.B) time.Duration {
