@@ -122,6 +122,10 @@ bench: build ## Run the benchmarks and comparisons of docs/performance.md (BENCH
 	@cd bench && go run ./log
 	$(STEP) "fleets of simulated servers, $(FLEETTIME) each"
 	@cd bench && go run ./fleet -duration $(FLEETTIME)
+	$(STEP) "the load generator, against vegeta and k6 (their first build takes minutes)"
+	@cd tools/load && go build -o ../../bin/ tool
+	@go build -o bin/ ./cmd/llamaload
+	@cd bench && go run ./load
 	$(STEP) "what being watched costs the real server"
 	@go run ./test/cmd/install-llama-server
 	@cd bench && go run ./effect
