@@ -200,10 +200,11 @@ func TestStart_ReadsTimesBeforeAnythingStarts(t *testing.T) {
 	}
 	require.ErrorContains(t, start(), "profiles::a: replay: open "+file)
 	for content, want := range map[string]string{
-		"":               "profiles::a: replay: " + file + " has no times",
-		"0\nsoon\n":      "profiles::a: replay: " + file + `:2: "soon" is no number`,
-		"1\n0\n":         "profiles::a: replay: arrival 2 at 0s: want times from 0 on, in order",
-		"0\n7200\n":      "profiles::a: replay: takes 1h0m0s: want less than 1h0m0s, a higher speed, a duration after which to cut it off, or raise limits::duration",
+		"":          "profiles::a: replay: " + file + ": empty: want a recording",
+		"0\nsoon\n": "profiles::a: replay: " + file + `:2: "soon" is no number`,
+		"1\n0\n":    "profiles::a: replay: " + file + ":2: 0 s after 1 s: want times from 0 on, in order",
+		"0\n7200\n": "profiles::a: replay: takes 1h0m0s: want less than 1h0m0s, a higher speed, a duration after which to cut it off, or raise limits::duration",
+		`{"timestamp": 0, "input_length": 5, "output_length": 2, "hash_ids": [1]}`: file + " has lengths of prompts and answers besides times",
 		"0\n0.8\n1\n9\n": "profiles::a: replay: 3 requests in one second: want at most 2, a lower speed, or raise limits::rate",
 	} {
 		require.NoError(t, os.WriteFile(file, []byte(content), 0o600))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/arrival"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/traffic"
 )
 
 // RampConfig is the section ramp: a rate that changes linearly From one value To
@@ -202,15 +203,23 @@ func (r *ReplayConfig) validate() error {
 }
 
 func (r *ReplayConfig) read() (arrival.Replay, error) {
-	content, err := os.ReadFile(r.Times)
+	file, err := os.Open(r.Times)
 	if err != nil {
 		return nil, err
 	}
-	times, err := arrival.ParseTimes(content, r.Times)
-	if err != nil {
+	defer func() { _ = file.Close() }() // it was only read
+	rec, err := traffic.Read(file, r.Times, traffic.Window{})
+	switch {
+	case err != nil:
 		return nil, err
+	case rec.Format != traffic.Times:
+		return nil, fmt.Errorf("%s has lengths of prompts and answers besides times: want seconds from the start, one a line, or replay it with llamaload replay", r.Times)
 	}
-	return arrival.NewReplay(times, r.Speed)
+	dues := make([]time.Duration, len(rec.Requests))
+	for i, q := range rec.Requests {
+		dues[i] = q.Due
+	}
+	return arrival.NewReplay(dues, r.Speed)
 }
 
 func (p *ProfileConfig) gaps() (arrival.Gaps, error) {

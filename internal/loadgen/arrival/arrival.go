@@ -351,6 +351,18 @@ func (r Replay) When(n float64) (time.Duration, bool) {
 	return 0, false
 }
 
+// Peak returns the greatest number of arrivals within any one second.
+func (r Replay) Peak() int {
+	most, first := 0, 0
+	for i, at := range r {
+		for at-r[first] >= time.Second {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most
+}
+
 // duration converts seconds. It returns false if they exceed time.Duration's range
 // of 292 years.
 func duration(seconds float64) (time.Duration, bool) {

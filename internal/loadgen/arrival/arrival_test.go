@@ -226,3 +226,15 @@ func BenchmarkTimes(b *testing.B) {
 		})
 	}
 }
+
+func TestReplay_PeakIsTheBusiestSecond(t *testing.T) {
+	const ms = time.Millisecond
+	times := []time.Duration{0, 100 * ms, 200 * ms, 900 * ms, 1000 * ms, 5000 * ms}
+	r, err := NewReplay(times, 1)
+	require.NoError(t, err)
+	assert.Equal(t, 4, r.Peak(), "a second does not include its end")
+	r, err = NewReplay(times, 2)
+	require.NoError(t, err)
+	assert.Equal(t, 5, r.Peak())
+	assert.Zero(t, Replay{}.Peak())
+}
