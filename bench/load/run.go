@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/bench/internal/process"
-	"github.com/llamatelemetry/otelcol-llamacpp/test/child"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/eventserver"
 )
 
