@@ -6,9 +6,9 @@ package watch // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/lla
 import "time"
 
 // Stream gives the start time of the points that a scraper emits of one server,
-// or one model. The start time stays the same in the life of a process, and lies
-// neither after one of its points nor before one of the process before. The zero
-// value is ready.
+// or one model. The start time stays the same in the life of a process and
+// differs from that of the process before. It lies neither after one of its points
+// nor before one of the process before. The zero value is ready.
 type Stream struct {
 	process     int
 	start, last time.Time
@@ -21,11 +21,14 @@ type Stream struct {
 func (s *Stream) At(now time.Time, snapshot *Snapshot) time.Time {
 	switch {
 	case snapshot != nil && snapshot.Process != s.process:
-		s.process = snapshot.Process
-		s.start = now
+		start := now
 		if !snapshot.Since.IsZero() {
-			s.start = earlier(now, later(snapshot.Since, s.last))
+			start = earlier(now, later(snapshot.Since, s.last))
 		}
+		if s.process != 0 && start.Equal(s.start) {
+			start = now // the process before had one point, at its own start time
+		}
+		s.process, s.start = snapshot.Process, start
 	case s.start.IsZero():
 		s.start = now
 	}

@@ -25,3 +25,12 @@ func TestStream_StartTimes(t *testing.T) {
 	s.Restart(at(11))
 	assert.Equal(t, at(11), s.At(at(12), nil))
 }
+
+// A process whose first point had its own time as start time has ended before
+// its second.
+func TestStream_ProcessesHaveDifferentStartTimes(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	var s Stream
+	assert.Equal(t, at(3), s.At(at(3), &Snapshot{Process: 1}))
+	assert.Equal(t, at(4), s.At(at(4), &Snapshot{Process: 2, Since: at(2)}))
+}
