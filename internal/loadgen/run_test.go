@@ -341,7 +341,7 @@ func FuzzParseCondition(f *testing.F) {
 	for _, text := range []string{"p95(ttft)>2s", "p99.9(e2e) < 1m", "error_rate>1%", "output_tokens_per_second<100", "max(lag)>0s", "p95>", ">"} {
 		f.Add(text)
 	}
-	f.Fuzz(func(t *testing.T, text string) {
+	f.Fuzz(func(_ *testing.T, text string) {
 		c, err := ParseCondition(text)
 		if err != nil {
 			return
