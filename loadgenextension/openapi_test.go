@@ -228,8 +228,8 @@ func TestOpenAPI_IsWhatIsAnswered(t *testing.T) {
 	sim := llamasim.Start(t, llamasim.Options{TokensPerSecond: 5000, PromptTokensPerSecond: 1e6})
 	// The simulator has counters and reports what was cached, the other server does not.
 	// Of the other one GPU metrics are known, but not all of its tokens.
-	c := caller{generateFor(t, sim.URL(), "  steady: {rate: 100, duration: 50ms, objective: ttft<1s, model: tiny, cancel: {share: 0.5, after: 1}, prompts: {repeat: true}}\n  long: {rate: 100, duration: 1h}\n  users: {users: 1, duration: 1h}\n"), d}
-	plain := caller{generate(t, quick, "  few: {rate: 100, duration: 50ms, cancel: {share: 0.5, after: 1}}\n  none: {replay: {times: "+timesFile(t, "0.5")+"}, duration: 10ms}\ngpu_metrics: {endpoint: "+gpus(t)+"}\n"), d}
+	c := caller{generateFor(t, sim.URL(), "  steady: {rate: 100, duration: 200ms, objective: ttft<1s, model: tiny, cancel: {share: 0.5, after: 1}, prompts: {repeat: true}}\n  long: {rate: 100, duration: 1h}\n  users: {users: 1, duration: 1h}\n"), d}
+	plain := caller{generate(t, quick, "  few: {rate: 100, duration: 200ms, cancel: {share: 0.5, after: 1}}\n  none: {replay: {times: "+timesFile(t, "0.5")+"}, duration: 10ms}\ngpu_metrics: {endpoint: "+gpus(t)+"}\n"), d}
 	at := func(id string) string { return "/api/v1/runs/" + id }
 	elsewhere := func(r *http.Request) { r.Host = "evil.example" }
 
