@@ -103,11 +103,7 @@ test-gpu: prerequisites ## Compare the GPU metrics with nvidia-smi, and run a sm
 
 .PHONY: fuzz
 fuzz: prerequisites ## Run every fuzz target (FUZZTIME=10s each)
-	@grep -rEo --include='*_test.go' --exclude-dir=_build '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file target; do \
-		package=$${file%/*} target=$${target#func }; \
-		echo "fuzz $$package $$target $(FUZZTIME)"; \
-		output=$$(go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$$package" 2>&1 </dev/null) || { echo "$$output" >&2; exit 1; }; \
-	done
+	@tools/fuzz $(FUZZTIME)
 
 .PHONY: bench
 bench: build ## Run the benchmarks and comparisons of docs/performance.md (BENCH=regexp, BENCHCOUNT=6, FLEETTIME=1m)
