@@ -25,11 +25,13 @@ type repetition struct {
 // narrow by chance too often.
 const fewestRuns = 5
 
+// mostRuns is after how many runs --until gives up.
+const mostRuns = 30
+
 func (r *repetition) flags(f *pflag.FlagSet) {
 	f.IntVar(&r.times, "repeat", 0, "`number` of runs, each with a seed of its own; with --until the fewest (default 1, with --until 5)")
 	f.StringArrayVar(&r.until, "until", nil, "repeat until the 95 % confidence interval over the runs is narrow enough: `'ci<2%'` is ±2 % of the means of p50(ttft) and p50(tpot), 'ci(p95(e2e))<5%' of another figure; may be repeated")
-	f.IntVar(&r.most, "max-repeats", 30, "`number` of runs after which --until gives up")
-	f.Lookup("repeat").DefValue = ""
+	f.IntVar(&r.most, "max-repeats", 0, fmt.Sprintf("`number` of runs after which --until gives up (default %d)", mostRuns))
 }
 
 func (r *repetition) rule() (*repeat.Rule, error) {
@@ -37,6 +39,9 @@ func (r *repetition) rule() (*repeat.Rule, error) {
 		return nil, fmt.Errorf("--repeat %d: want 1 or more", r.times)
 	}
 	if len(r.until) == 0 {
+		if r.most != 0 {
+			return nil, fmt.Errorf("--max-repeats %d bounds --until, which is not given: want --until 'ci<2%%' as well, or --repeat %[1]d", r.most)
+		}
 		n := max(r.times, 1)
 		return &repeat.Rule{Least: n, Most: n}, nil
 	}
@@ -50,6 +55,9 @@ func (r *repetition) rule() (*repeat.Rule, error) {
 	}
 	if rule.Least == 0 {
 		rule.Least = fewestRuns
+	}
+	if rule.Most == 0 {
+		rule.Most = mostRuns
 	}
 	if rule.Least < 2 || rule.Most < rule.Least {
 		return nil, fmt.Errorf("--until from %d to %d runs: want a --repeat of 2 or more, and a --max-repeats that is not less", rule.Least, rule.Most)

@@ -156,6 +156,7 @@ func TestRepeat_WrongUsage(t *testing.T) {
 		`--until: precision "narrow": want ci<2%`:            {"--until", "narrow"},
 		`--until: precision "ci(x)<2%": figure "x": want p0`: {"--until", "ci(x)<2%"},
 		"--until from 1 to 30 runs: want a --repeat of 2":    {"--until", "ci<2%", "--repeat", "1"},
+		"--max-repeats 3 bounds --until, which is not given": {"--max-repeats", "3"},
 		"--until from 5 to 3 runs: want":                     {"--until", "ci<2%", "--max-repeats", "3"},
 	} {
 		code, _, stderr := llamaload(t, append([]string{"run", "--url", "http://127.0.0.1:1"}, args...)...)
