@@ -5,7 +5,6 @@ package main
 
 import (
 	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -363,11 +362,11 @@ func (d *gridDocument) WriteCSV(w io.Writer) error {
 				r = append(r, "", "", "")
 				continue
 			}
-			r = append(r, decimal(&e.Mean), decimal(e.Low), decimal(e.High))
+			r = append(r, loadgen.Number(&e.Mean), loadgen.Number(e.Low), loadgen.Number(e.High))
 		}
 		load, memory := "", ""
 		if c.Server != nil {
-			load = decimal(&c.Server.Load)
+			load = loadgen.Number(&c.Server.Load)
 			memory = strconv.FormatInt(c.Server.PeakMemory, 10)
 		}
 		rows = append(rows, append(r, load, memory, c.Failed))
@@ -375,20 +374,8 @@ func (d *gridDocument) WriteCSV(w io.Writer) error {
 	return csv.NewWriter(w).WriteAll(rows)
 }
 
-func decimal(v *float64) string {
-	if v == nil {
-		return ""
-	}
-	return strconv.FormatFloat(*v, 'g', -1, 64)
-}
-
 // WriteJSON writes the table with the reports of all runs as indented JSON.
-func (d *gridDocument) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(d)
-}
+func (d *gridDocument) WriteJSON(w io.Writer) error { return loadgen.WriteJSON(w, d) }
 
 // live prints the table while it is being filled. It knows the widths of its columns
 // beforehand.

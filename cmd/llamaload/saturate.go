@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -167,12 +166,7 @@ func (s *search) find(ctx context.Context, stdout, stderr io.Writer) error {
 }
 
 func (s *search) write(out saturated, stdout io.Writer) error {
-	write := func(w io.Writer) error {
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		return e.Encode(out)
-	}
+	write := func(w io.Writer) error { return loadgen.WriteJSON(w, out) }
 	switch s.json {
 	case "":
 		return nil

@@ -214,11 +214,22 @@ func generator(c *Config, r *Results) Generator {
 }
 
 // WriteJSON writes the report as indented JSON.
-func (p *Report) WriteJSON(w io.Writer) error {
+func (p *Report) WriteJSON(w io.Writer) error { return WriteJSON(w, p) }
+
+// WriteJSON writes a value as indented JSON for people and programs.
+func WriteJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false) // objectives contain <
 	e.SetIndent("", "  ")
-	return e.Encode(p)
+	return e.Encode(v)
+}
+
+// Number is a figure as a field of CSV, in full, empty if there is none.
+func Number(v *float64) string {
+	if v == nil {
+		return ""
+	}
+	return strconv.FormatFloat(*v, 'g', -1, 64)
 }
 
 type row struct {

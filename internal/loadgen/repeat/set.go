@@ -5,7 +5,6 @@ package repeat
 
 import (
 	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -219,23 +218,11 @@ func (s *Set) WriteCSV(w io.Writer) error {
 	for _, r := range s.rows() {
 		rows = append(rows, []string{
 			r.figure.String(), strconv.Itoa(r.e.Runs),
-			number(&r.e.Mean), number(r.e.Low), number(r.e.High), number(&r.least), number(&r.most),
+			loadgen.Number(&r.e.Mean), loadgen.Number(r.e.Low), loadgen.Number(r.e.High), loadgen.Number(&r.least), loadgen.Number(&r.most),
 		})
 	}
 	return csv.NewWriter(w).WriteAll(rows)
 }
 
-func number(v *float64) string {
-	if v == nil {
-		return ""
-	}
-	return strconv.FormatFloat(*v, 'g', -1, 64)
-}
-
 // WriteJSON writes the set as indented JSON.
-func (s *Set) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false) // rules contain <
-	e.SetIndent("", "  ")
-	return e.Encode(s)
-}
+func (s *Set) WriteJSON(w io.Writer) error { return loadgen.WriteJSON(w, s) }
