@@ -186,6 +186,41 @@ func TestRun_CancelledRequestsAreNoErrors(t *testing.T) {
 	assert.Equal(t, loadgen.Counts{Due: 10, Sent: 10, Cancelled: 10}, r.Requests)
 }
 
+func TestRun_ConversationsGoOnAndTheCacheCanBeLeftOut(t *testing.T) {
+	g := generate(t, quick, "  talk: {rate: 20, duration: 500ms, turns: {min: 2, max: 2}, think: 1ms, prompts: {no_cache: true}, start: true}\n")
+	r := g.await(g.list()[0].id, isEnded)
+	assert.Contains(t, r.Schedule, "conversations of 2 turns with 1ms between an answer and the next")
+	var report struct {
+		Turns []struct{ Requests loadgen.Counts }
+	}
+	require.NoError(t, json.Unmarshal(g.ask("GET", "/api/v1/runs/"+r.ID+"/results", "").Body.Bytes(), &report))
+	require.Len(t, report.Turns, 2)
+	assert.Equal(t, 10, report.Turns[0].Requests.OK)
+	assert.Positive(t, report.Turns[1].Requests.OK)
+	answered := 0
+	for _, x := range g.target.Exchanges() {
+		if len(x.Body) == 0 {
+			continue // /metrics
+		}
+		var body struct {
+			CachePrompt *bool `json:"cache_prompt"`
+			Messages    []struct{ Role string }
+		}
+		require.NoError(t, json.Unmarshal(x.Body, &body))
+		assert.Equal(t, new(false), body.CachePrompt)
+		if len(body.Messages) == 3 && body.Messages[1].Role == "assistant" {
+			answered++
+		}
+	}
+	assert.Equal(t, report.Turns[1].Requests.Due, answered, "the second turn has the answer of the first in context")
+}
+
+func TestStart_ARateInsteadOfUsersHasNoThinkTime(t *testing.T) {
+	g := generate(t, quick, "  users: {users: 2, think: 1ms, duration: 100ms}\n")
+	r := g.run(http.StatusCreated, "POST", "/api/v1/runs", `{"profile": "users", "rate": 50}`)
+	assert.Equal(t, "open loop, 50 requests/s, gaps constant, for 100ms", r.Schedule)
+}
+
 // Whatever schedule a run began with, its rate is what the last change said.
 func TestRun_ChangedRateReplacesItsSchedule(t *testing.T) {
 	g := generate(t, quick, `
@@ -216,6 +251,7 @@ func TestRun_StopsItselfWhenTooManyRequestsFail(t *testing.T) {
 	g := generate(t, scriptedserver.Always(scriptedserver.JSON(503, `{"error":{"message":"Loading model"}}`)), "  steady: {rate: 200, duration: 1h, start: true}\n")
 	r := g.await(g.list()[0].id, isEnded)
 	assert.Contains(t, *r.Reason, "too many requests failed")
+	assert.Contains(t, g.ask("GET", "/api/v1/runs/"+r.ID+"/report", "").Body.String(), `Loading model`, "the report says what failed")
 	assert.GreaterOrEqual(t, r.Requests.Failed, 20)
 }
 

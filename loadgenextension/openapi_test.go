@@ -4,6 +4,7 @@
 package loadgenextension
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -20,6 +21,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/scriptedserver"
 )
 
 type object = map[string]any
@@ -229,7 +231,14 @@ func TestOpenAPI_IsWhatIsAnswered(t *testing.T) {
 	// The simulator has counters and reports what was cached, the other server does not.
 	// Of the other one GPU metrics are known, but not all of its tokens.
 	c := caller{generateFor(t, sim.URL(), "  steady: {rate: 100, duration: 200ms, objective: ttft<1s, model: tiny, cancel: {share: 0.5, after: 1}, prompts: {repeat: true}}\n  long: {rate: 100, duration: 1h}\n  users: {users: 1, duration: 1h}\n"), d}
-	plain := caller{generate(t, quick, "  few: {rate: 100, duration: 200ms, cancel: {share: 0.5, after: 1}}\n  none: {replay: {times: "+timesFile(t, "0.5")+"}, duration: 10ms}\ngpu_metrics: {endpoint: "+gpus(t)+"}\n"), d}
+	plain := caller{generate(t, quick, "  few: {rate: 100, duration: 200ms, cancel: {share: 0.5, after: 1}}\n  none: {replay: {times: "+timesFile(t, "0.5")+"}, duration: 10ms}\n  talk: {rate: 50, duration: 300ms, turns: {min: 2, max: 2}, prompts: {no_cache: true}}\ngpu_metrics: {endpoint: "+gpus(t)+"}\n"), d}
+	// This one refuses the second turn of a conversation.
+	curt := caller{generate(t, func(n int, r *http.Request, body []byte) scriptedserver.Script {
+		if bytes.Contains(body, []byte(`"assistant"`)) {
+			return scriptedserver.JSON(503, "{}")
+		}
+		return quick(n, r, body)
+	}, "  talk: {rate: 50, duration: 300ms, turns: {min: 2, max: 2}}\n"), d}
 	at := func(id string) string { return "/api/v1/runs/" + id }
 	elsewhere := func(r *http.Request) { r.Host = "evil.example" }
 
@@ -255,10 +264,13 @@ func TestOpenAPI_IsWhatIsAnswered(t *testing.T) {
 	c.ask(200, "GET", at(short), "")
 	c.ask(200, "GET", at(short)+"/results", "")
 	c.ask(200, "GET", at(short)+"/report", "")
-	for _, profile := range []string{"few", "none"} {
-		id := plain.begin(`{"profile": "` + profile + `"}`)
-		plain.events(id)
-		plain.ask(200, "GET", at(id)+"/results", "")
+	for _, run := range []struct {
+		caller
+		profile string
+	}{{plain, "few"}, {plain, "none"}, {plain, "talk"}, {curt, "talk"}} {
+		id := run.begin(`{"profile": "` + run.profile + `"}`)
+		run.events(id)
+		run.ask(200, "GET", at(id)+"/results", "")
 	}
 	for _, r := range c.routes() {
 		path := strings.Replace(r.path, "{id}", "none", 1)

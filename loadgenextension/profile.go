@@ -32,6 +32,10 @@ type ProfileConfig struct {
 	// request.
 	MaxTokens   RangeConfig                             `mapstructure:"max_tokens"`
 	Temperature configoptional.Optional[IntervalConfig] `mapstructure:"temperature"`
+	// Turns is how many turns a conversation has, drawn for each; 1 by default. With
+	// more, a request that is due begins a conversation, and the user thinks for Think
+	// before each further turn.
+	Turns RangeConfig `mapstructure:"turns"`
 	// Stream requests the tokens one by one; true by default. Without it, there is
 	// no time to first token.
 	Stream bool `mapstructure:"stream"`
@@ -57,7 +61,8 @@ type ProfileConfig struct {
 	Gaps       string  `mapstructure:"gaps"`
 	Burstiness float64 `mapstructure:"burstiness"`
 	// Users is the number of users of a closed loop, which replaces the open loop.
-	// Each user waits for Think after an answer.
+	// Each user waits for Think after an answer. In an open loop, Think is the time
+	// between the turns of a conversation.
 	Users int           `mapstructure:"users"`
 	Think time.Duration `mapstructure:"think"`
 
@@ -99,6 +104,9 @@ type PromptsConfig struct {
 	// a unique number, so that the server's prompt cache does not make it look
 	// faster than it is.
 	Repeat bool `mapstructure:"repeat"`
+	// NoCache asks llama-server not to use its prompt cache, so that it computes
+	// every prompt in full.
+	NoCache bool `mapstructure:"no_cache"`
 }
 
 // SyntheticConfig is the section prompts::synthetic.
@@ -140,6 +148,7 @@ func newDefaultProfile() ProfileConfig {
 		API:         completion.Chat.String(),
 		Prompts:     PromptsConfig{Synthetic: configoptional.Default(SyntheticConfig{Tokens: RangeConfig{512, 512}})},
 		MaxTokens:   RangeConfig{50, 150},
+		Turns:       RangeConfig{1, 1},
 		Temperature: configoptional.Some(IntervalConfig{0.5, 0.9}),
 		Stream:      true,
 		Cancel:      CancelConfig{After: 10},
@@ -193,6 +202,9 @@ func (p ProfileConfig) with(o Overrides) ProfileConfig {
 	if o.Users != nil {
 		p.Users = *o.Users
 	}
+	if p.Users == 0 && !p.converses() {
+		p.Think = 0 // of the users that the rate replaces
+	}
 	if o.Rate != nil {
 		p.Rate = *o.Rate
 	}
@@ -210,6 +222,9 @@ func (p ProfileConfig) with(o Overrides) ProfileConfig {
 	}
 	return p
 }
+
+// converses reports whether a request can begin a conversation.
+func (p *ProfileConfig) converses() bool { return p.Turns.Max > 1 }
 
 // validate returns an error, which begins with the name of a setting, if the
 // profile cannot be run or exceeds the limits.
@@ -233,6 +248,18 @@ func (p *ProfileConfig) validate(l LimitsConfig) error {
 	}
 	if p.MaxTokens.Min < 1 || p.MaxTokens.Max < p.MaxTokens.Min {
 		return fmt.Errorf("max_tokens: %d to %d: want 1 or more, and min no greater than max", p.MaxTokens.Min, p.MaxTokens.Max)
+	}
+	if p.Turns.Min < 1 || p.Turns.Max < p.Turns.Min {
+		return fmt.Errorf("turns: %d to %d: want 1 or more, and min no greater than max", p.Turns.Min, p.Turns.Max)
+	}
+	if p.converses() && p.API == completion.Embeddings.String() {
+		return errors.New("turns: embeddings have no answer that a conversation could go on from: leave turns out, or choose another api")
+	}
+	if p.Prompts.NoCache && p.API == completion.Messages.String() {
+		return errors.New("prompts::no_cache: llama-server uses its cache for the api messages whatever a request says: choose chat, or leave no_cache out")
+	}
+	if p.Think > 0 && p.Users == 0 && !p.converses() {
+		return errors.New("think: nobody waits for an answer here: want users, or turns, or leave think out")
 	}
 	if t := p.Temperature.Get(); t != nil && !(t.Min >= 0 && t.Max >= t.Min) {
 		return fmt.Errorf("temperature: %g to %g: want 0 or more, and min no greater than max", t.Min, t.Max)
@@ -259,7 +286,7 @@ func (c *CancelConfig) validate(stream bool) error {
 func (p *ProfileConfig) workload(ctx context.Context, t workload.Tokenizer, seed uint64) (*workload.Workload, string, error) {
 	s := workload.Settings{
 		Model: p.Model, Seed: seed, MaxTokens: workload.Range(p.MaxTokens),
-		Stream: p.Stream, IgnoreEOS: p.IgnoreEOS, Repeat: p.Prompts.Repeat,
+		Stream: p.Stream, IgnoreEOS: p.IgnoreEOS, Repeat: p.Prompts.Repeat, NoCache: p.Prompts.NoCache,
 		CancelShare: p.Cancel.Share,
 	}
 	var err error
@@ -269,7 +296,11 @@ func (p *ProfileConfig) workload(ctx context.Context, t workload.Tokenizer, seed
 	if s.Endpoint == completion.Embeddings {
 		s.Stream = false
 	}
-	if s.CancelShare > 0 { // part of the workload's hash
+	// Only what is in effect is part of the workload's hash.
+	if p.converses() {
+		s.Turns = workload.Range(p.Turns)
+	}
+	if s.CancelShare > 0 {
 		s.CancelAfter = p.Cancel.After
 	}
 	if t := p.Temperature.Get(); t != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/arrival"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/traffic"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/workload"
 )
 
 // RampConfig is the section ramp: a rate that changes linearly From one value To
@@ -239,13 +240,24 @@ func (p *ProfileConfig) gaps() (arrival.Gaps, error) {
 
 // schedule describes for people when requests are due.
 func (p *ProfileConfig) schedule() string {
+	words, lasts := p.arrivals(), "for"
+	if p.converses() {
+		words += fmt.Sprintf(", conversations of %s turns with %s between an answer and the next", workload.Range(p.Turns), p.Think)
+	}
+	if p.Replay.HasValue() {
+		lasts = "for at most"
+	}
+	return fmt.Sprintf("%s, %s %s", words, lasts, p.Duration)
+}
+
+func (p *ProfileConfig) arrivals() string {
 	var rate string
 	switch {
 	case p.Users > 0:
-		return fmt.Sprintf("closed loop of %d users who think %s, for %s", p.Users, p.Think, p.Duration)
+		return fmt.Sprintf("closed loop of %d users who think %s", p.Users, p.Think)
 	case p.Replay.HasValue():
 		r := p.Replay.Get()
-		return fmt.Sprintf("open loop, replay of %s %g times as fast, for at most %s", r.Times, r.Speed, p.Duration)
+		return fmt.Sprintf("open loop, replay of %s %g times as fast", r.Times, r.Speed)
 	case p.Ramp.HasValue():
 		r := p.Ramp.Get()
 		rate = fmt.Sprintf("ramp from %g to %g requests/s over %s", r.From, r.To, r.Over)
@@ -269,5 +281,5 @@ func (p *ProfileConfig) schedule() string {
 	if p.Gaps == "gamma" {
 		rate += fmt.Sprintf(" of burstiness %g", p.Burstiness)
 	}
-	return fmt.Sprintf("%s, for %s", rate, p.Duration)
+	return rate
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -213,12 +214,6 @@ func (o *options) measured(ctx context.Context, transport http.RoundTripper, lab
 	if err != nil {
 		return nil, err
 	}
-	var example error
-	p.config.Record = func(s loadgen.Sample) {
-		if example == nil {
-			example = s.Result.Err
-		}
-	}
 	report, err := p.run(ctx, label, stderr)
 	switch r := report; {
 	case err != nil:
@@ -227,8 +222,9 @@ func (o *options) measured(ctx context.Context, transport http.RoundTripper, lab
 	case succeeded(r) != nil:
 		err = errors.New("no request succeeded")
 	}
-	if err != nil && example != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w: such as: %w", err, example)
+	if err != nil && report != nil && len(report.Examples) > 0 && ctx.Err() == nil {
+		class := slices.Sorted(maps.Keys(report.Examples))[0]
+		err = fmt.Errorf("%w: such as: %s", err, report.Examples[class])
 	}
 	return report, err
 }

@@ -21,6 +21,8 @@ type Results struct {
 	Outside Counts
 	// Errors counts the failed requests by class.
 	Errors map[string]int
+	// Examples are the first error of each class in the whole run.
+	Examples map[string]string
 
 	// Latency measured from when a request was due, which is what a user would have
 	// experienced. TPOT is (last token - first token) / (tokens - 1), and Lag is
@@ -158,8 +160,8 @@ type recorder struct {
 func newRecorder(c *Config, tooManyBad func()) *recorder {
 	h := newHistogram
 	return &recorder{config: c, tooManyBad: tooManyBad, r: Results{
-		Errors: map[string]int{},
-		TTFT:   h(), TPOT: h(), ITL: h(), E2E: h(), Lag: h(), TTFTFromSend: h(), E2EFromSend: h(),
+		Errors: map[string]int{}, Examples: map[string]string{},
+		TTFT: h(), TPOT: h(), ITL: h(), E2E: h(), Lag: h(), TTFTFromSend: h(), E2EFromSend: h(),
 		Waiting: h(), Prompt: h(), Prediction: h(),
 	}}
 }
@@ -186,6 +188,9 @@ func (r *recorder) count(s Sample) {
 		if reached && o.OutputTokens < 0 {
 			r.r.Uncounted++
 		}
+	}
+	if _, known := r.r.Examples[o.ErrorType]; o.Outcome == completion.Failed && o.Err != nil && !known {
+		r.r.Examples[o.ErrorType] = o.Err.Error()
 	}
 	if !s.Measured {
 		r.r.Outside.add(o.Outcome)
@@ -277,7 +282,7 @@ func (r *recorder) results() *Results {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.r
-	c.Errors = maps.Clone(c.Errors)
+	c.Errors, c.Examples = maps.Clone(c.Errors), maps.Clone(c.Examples)
 	c.Turns = slices.Clone(c.Turns)
 	for i := range c.Turns {
 		c.Turns[i].TTFT = c.Turns[i].TTFT.clone()

@@ -28,6 +28,8 @@ type Report struct {
 	Requests Counts         `json:"requests"`
 	Outside  Counts         `json:"requests_outside"`
 	Errors   map[string]int `json:"errors"`
+	// Examples are the first error of each class, those in warm-up and tail included.
+	Examples map[string]string `json:"error_examples,omitempty"`
 
 	Latency struct {
 		TTFT *Histogram `json:"ttft"`
@@ -153,7 +155,7 @@ const tooLate = 10 * time.Millisecond
 
 // NewReport returns the report of a run.
 func NewReport(c *Config, r *Results, about About, w Workload) *Report {
-	p := &Report{Generator: generator(c, r), Run: about, Workload: w, NoEnergy: NoGPUMetrics, Requests: r.Counts, Outside: r.Outside, Errors: r.Errors}
+	p := &Report{Generator: generator(c, r), Run: about, Workload: w, NoEnergy: NoGPUMetrics, Requests: r.Counts, Outside: r.Outside, Errors: r.Errors, Examples: r.Examples}
 	p.Latency.TTFT, p.Latency.TPOT, p.Latency.ITL, p.Latency.E2E, p.Latency.Lag = r.TTFT, r.TPOT, r.ITL, r.E2E, r.Lag
 	p.FromSend.TTFT, p.FromSend.E2E = r.TTFTFromSend, r.E2EFromSend
 	p.Server.Waiting, p.Server.Prompt, p.Server.Prediction = r.Waiting, r.Prompt, r.Prediction
@@ -357,6 +359,15 @@ func (p *Report) WriteText(w io.Writer) error {
 	return err
 }
 
+// clip shortens an error that repeats a long answer of the server.
+func clip(s string) string {
+	const longest = 300
+	if r := []rune(s); len(r) > longest {
+		return string(r[:longest]) + "…"
+	}
+	return s
+}
+
 // lines returns pairs of a name and a text. The first tells whether the figures
 // that follow can be trusted.
 func (p *Report) lines() [][2]string {
@@ -373,9 +384,13 @@ func (p *Report) lines() [][2]string {
 	if len(p.Errors) > 0 {
 		var s []string
 		for _, class := range slices.Sorted(maps.Keys(p.Errors)) {
-			s = append(s, fmt.Sprintf("%d × %s", p.Errors[class], class))
+			one := fmt.Sprintf("%d × %s", p.Errors[class], class)
+			if e := p.Examples[class]; e != "" {
+				one += ", such as " + strconv.Quote(clip(e))
+			}
+			s = append(s, one)
 		}
-		lines = append(lines, [2]string{"errors", strings.Join(s, ", ")})
+		lines = append(lines, [2]string{"errors", strings.Join(s, "; ")})
 	}
 	cache := "cache hit rate unknown: the server does not tell"
 	if rate := p.Tokens.CacheHitRate; rate != nil {
