@@ -31,6 +31,7 @@ import (
 // options holds the flags of a run.
 type options struct {
 	url, endpoint, model, apiKey, caFile string
+	certFile, keyFile                    string
 	headers                              []string
 	insecure, noStream, noKeepAlive      bool
 	connectTimeout, firstToken, timeout  time.Duration
@@ -95,6 +96,8 @@ func (o *options) target(f *pflag.FlagSet) {
 	f.Lookup("api-key").DefValue = ""
 	f.StringArrayVar(&o.headers, "header", nil, "`'Name: value'` to send with each request; may be repeated")
 	f.StringVar(&o.caFile, "ca-file", "", "`file` of certificates to trust instead of the system's")
+	f.StringVar(&o.certFile, "cert-file", "", "`file` of the certificate to show to the server, with --key-file")
+	f.StringVar(&o.keyFile, "key-file", "", "`file` of the key of that certificate")
 	f.BoolVar(&o.insecure, "insecure", false, "do not verify the server's certificate")
 	f.BoolVar(&o.noStream, "no-stream", false, "ask for the whole answer at once; there is no time to first token then")
 	f.BoolVar(&o.noKeepAlive, "no-keep-alive", false, "open a connection for each request")
@@ -308,6 +311,13 @@ func (o *options) transport() (*http.Transport, error) {
 		DisableCompression:  true,
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.insecure}, //nolint:gosec // Asked for.
 	}
+	if o.certFile != "" || o.keyFile != "" {
+		own, err := tls.LoadX509KeyPair(o.certFile, o.keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("--cert-file and --key-file: %w", err)
+		}
+		t.TLSClientConfig.Certificates = []tls.Certificate{own}
+	}
 	if o.caFile == "" {
 		return t, nil
 	}
@@ -322,6 +332,14 @@ func (o *options) transport() (*http.Transport, error) {
 	return t, nil
 }
 
+// flagsIn changes the settings' names in cures to those of flags.
+var flagsIn = strings.NewReplacer(
+	"tls::ca_file", "--ca-file", "tls::cert_file", "--cert-file", "tls::key_file", "--key-file",
+	"endpoint", "--url", ", or tls::server_name_override to it", "",
+	": see tls::min_version, tls::max_version and tls::cipher_suites", ": want TLS 1.2 or later",
+	"raise timeout", "raise --timeout", "proxy_url, or ", "",
+).Replace
+
 // clients returns a client that sends requests and one that reads llama-server's
 // metrics.
 func (o *options) clients(transport http.RoundTripper) (*completion.Client, *llamaserver.Client, error) {
@@ -335,7 +353,7 @@ func (o *options) clients(transport http.RoundTripper) (*completion.Client, *lla
 	}
 	h := &http.Client{Transport: transport}
 	client, err := completion.New(o.url, h, completion.Options{
-		APIKey: o.apiKey, Header: header,
+		APIKey: o.apiKey, Header: header, RenameCure: flagsIn,
 		ConnectTimeout: o.connectTimeout, FirstTokenTimeout: o.firstToken, Timeout: o.timeout,
 	})
 	if err != nil {
@@ -343,7 +361,11 @@ func (o *options) clients(transport http.RoundTripper) (*completion.Client, *lla
 	}
 	const maxAnswer = 4 << 20
 	server, err := llamaserver.New(o.url, h, o.apiKey, maxAnswer)
-	return client, server, err
+	if err != nil {
+		return nil, nil, fmt.Errorf("--url: %w", err)
+	}
+	server.RenameCures(flagsIn)
+	return client, server, nil
 }
 
 // workload returns what is sent, and a description of its prompts for people.

@@ -60,6 +60,10 @@ func New(base string, client *http.Client, key string, maxBody int64) (*Client, 
 	return c, nil
 }
 
+// RenameCures changes the names of settings in the cures of failures; see
+// netfailure.Server. It may be called before the first request only.
+func (c *Client) RenameCures(rename func(string) string) { c.server.Rename = rename }
+
 // Address is the base URL without credentials.
 func (c *Client) Address() string {
 	shown := c.server.Base

@@ -36,7 +36,8 @@ const (
 type Failure struct {
 	Class string
 	Err   error
-	// Cure is what to do about it. Settings have the names of confighttp.
+	// Cure is what to do about it. Settings have the names of confighttp, unless
+	// Server.Rename changes them.
 	Cure string
 }
 
@@ -51,6 +52,9 @@ type Server struct {
 	Base url.URL
 	// Name is what users call the server.
 	Name string
+	// Rename, if not nil, returns a cure with the names that settings have where the
+	// server is configured, if these are not confighttp's.
+	Rename func(cure string) string
 
 	answered atomic.Bool
 }
@@ -63,6 +67,19 @@ var errLate = errors.New("no answer in time")
 // Explain returns the failure behind an error of http.Client.Do or of reading an
 // answer.
 func (s *Server) Explain(err error) *Failure {
+	f := s.explain(err)
+	f.Cure = s.renamed(f.Cure)
+	return f
+}
+
+func (s *Server) renamed(cure string) string {
+	if s.Rename == nil {
+		return cure
+	}
+	return s.Rename(cure)
+}
+
+func (s *Server) explain(err error) *Failure {
 	var ue *url.Error
 	if errors.As(err, &ue) { // its text would repeat method and address
 		err = ue.Err
@@ -153,7 +170,7 @@ func (s *Server) WantsTLS(status int, body []byte) (cure string, ok bool) {
 	if status != http.StatusBadRequest || !bytes.Contains(body, []byte("http request")) || !bytes.Contains(body, []byte("https")) {
 		return "", false
 	}
-	return s.speaksTLS(), true
+	return s.renamed(s.speaksTLS()), true
 }
 
 func (s *Server) speaksTLS() string { return "it speaks TLS: set endpoint to " + s.otherScheme() }

@@ -31,6 +31,9 @@ type Options struct {
 	// is sent until it has a connection, its first token (of a stream) and its whole
 	// answer. 0 is no limit.
 	ConnectTimeout, FirstTokenTimeout, Timeout time.Duration
+	// RenameCure, if not nil, changes the names of settings in the cures of failures;
+	// see netfailure.Server.
+	RenameCure func(string) string
 	// MaxEvent is the maximum size in bytes of an event, or of an answer that is not
 	// streamed; 0 means 16 MiB.
 	MaxEvent int
@@ -61,7 +64,7 @@ func New(base string, client *http.Client, o Options) (*Client, error) {
 	o.MaxEvent = cmp.Or(o.MaxEvent, 16<<20)
 	h := *client
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c := &Client{http: &h, options: o, server: netfailure.Server{Base: *server.URL, Name: "the server"}}
+	c := &Client{http: &h, options: o, server: netfailure.Server{Base: *server.URL, Name: "the server", Rename: o.RenameCure}}
 	for e := range endpoints {
 		u := *server.URL
 		u.Path += endpoints[e].path
