@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -216,3 +217,7 @@ func TestClient_CountsConnectionsNotCalls(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestErrorMessage_IsCutBetweenCharacters(t *testing.T) {
+	assert.Equal(t, "a"+strings.Repeat("é", 99), errorMessage([]byte(`{"error":{"message":"a`+strings.Repeat("é", 1000)+`"}}`)))
+}

@@ -122,7 +122,7 @@ func errorMessage(body []byte) string {
 	}
 	m := gjson.GetBytes(body, "error.message").String()
 	if len(m) > 200 {
-		m = m[:200]
+		m = strings.ToValidUTF8(m[:200], "") // the cut may be within a character
 	}
 	return m
 }

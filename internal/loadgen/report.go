@@ -359,15 +359,6 @@ func (p *Report) WriteText(w io.Writer) error {
 	return err
 }
 
-// clip shortens an error that repeats a long answer of the server.
-func clip(s string) string {
-	const longest = 300
-	if r := []rune(s); len(r) > longest {
-		return string(r[:longest]) + "…"
-	}
-	return s
-}
-
 // lines returns pairs of a name and a text. The first tells whether the figures
 // that follow can be trusted.
 func (p *Report) lines() [][2]string {
@@ -386,7 +377,7 @@ func (p *Report) lines() [][2]string {
 		for _, class := range slices.Sorted(maps.Keys(p.Errors)) {
 			one := fmt.Sprintf("%d × %s", p.Errors[class], class)
 			if e := p.Examples[class]; e != "" {
-				one += ", such as " + strconv.Quote(clip(e))
+				one += ", such as " + strconv.Quote(e)
 			}
 			s = append(s, one)
 		}

@@ -6,6 +6,7 @@ package completion
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -414,7 +415,7 @@ func problem(status int, body []byte) *ServerError {
 		}
 	}
 	if len(e.Message) > 200 {
-		e.Message = e.Message[:200]
+		e.Message = strings.ToValidUTF8(e.Message[:200], "") // the cut may be within a character
 	}
 	return e
 }

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -214,6 +215,7 @@ func TestClient_Refusals(t *testing.T) {
 			completion.Malformed, "is this the address of an inference server?", 0,
 		},
 		"a page of errors":              {scriptedserver.JSON(502, strings.Repeat("<p>bad gateway</p>", 1000)), "502", "502: <p>bad gateway</p>", 0},
+		"cut within a character":        {scriptedserver.JSON(400, `{"error":{"message":"a`+strings.Repeat("é", 1000)+`"}}`), "400", "400: aé", 0},
 		"JSON of something else":        {scriptedserver.JSON(200, `{"hello":"world"}`), completion.Malformed, "not an answer of the endpoint chat", 0},
 		"JSON that is cut":              {scriptedserver.JSON(200, `{"choices":[{"message"`), completion.Malformed, "not an answer", 0},
 		"error with status 200":         {scriptedserver.JSON(200, `{"error":{"message":"no"}}`), completion.ErrorEvent, "no", 0},
@@ -226,6 +228,7 @@ func TestClient_Refusals(t *testing.T) {
 			assert.Equal(t, c.class, r.ErrorType)
 			assert.ErrorContains(t, r.Err, c.message)
 			assert.Less(t, len(r.Err.Error()), 500)
+			assert.True(t, utf8.ValidString(r.Err.Error()))
 			assert.InDelta(t, c.after, r.RetryAfter, float64(2*time.Second))
 			assert.True(t, r.FirstToken.IsZero())
 			assert.Equal(t, -1, r.OutputTokens)
