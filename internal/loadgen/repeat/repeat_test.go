@@ -199,7 +199,7 @@ func TestRule_StopsWhenPreciseOrAtTheMost(t *testing.T) {
 }
 
 func FuzzParsePrecision(f *testing.F) {
-	for _, text := range []string{"ci<2%", "ci(p95(ttft))<0.5%", "ci(goodput) < 10 %", "ci()<1%", "ci<0%", "ci<1e9%"} {
+	for _, text := range []string{"ci<2%", "ci(p95(ttft))<0.5%", "ci(goodput) < 10 %", "ci()<1%", "ci<0%", "ci<1e9%", "ci(goodput) < 5555510 %", "ci<0.0000001%"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -57,10 +57,11 @@ func ParsePrecision(s string) (Precision, error) {
 
 // String returns the precision in the form that ParsePrecision parses.
 func (p Precision) String() string {
+	percent := strconv.FormatFloat(p.percent, 'f', -1, 64) // ParsePrecision knows no exponents
 	if p.figure == nil {
-		return fmt.Sprintf("ci<%g%%", p.percent)
+		return "ci<" + percent + "%"
 	}
-	return fmt.Sprintf("ci(%s)<%g%%", p.figure, p.percent)
+	return fmt.Sprintf("ci(%s)<%s%%", p.figure, percent)
 }
 
 // figures returns what the precision is about, given the runs.
