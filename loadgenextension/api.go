@@ -16,6 +16,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/arrival"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/webguard"
 )
 
 //go:embed openapi.yaml
@@ -43,11 +44,24 @@ func (e *Extension) routes() []route {
 }
 
 func (e *Extension) handler() http.Handler {
+	return guard(e.cfg.ServerConfig.Auth.HasValue(), e.mux())
+}
+
+// Handler returns the REST API for another server, which may serve it under any
+// path. Say whether that server authenticates its clients; if it does not, only
+// localhost may start load, and only localhost and hosts may read.
+//
+// The handler is to be used between Start and Shutdown.
+func (e *Extension) Handler(authenticated bool, hosts []string) http.Handler {
+	return webguard.Guard{Authenticated: authenticated, LoopbackOnly: true, Hosts: hosts, Refuse: forbid}.Protect(e.mux())
+}
+
+func (e *Extension) mux() *http.ServeMux {
 	mux := http.NewServeMux()
 	for _, r := range e.routes() {
 		mux.HandleFunc(r.method+" "+r.path, r.handle)
 	}
-	return guard(e.cfg.ServerConfig.Auth.HasValue(), mux)
+	return mux
 }
 
 // profileJSON is a profile as the API shows it.
@@ -145,7 +159,7 @@ func (e *Extension) postRun(w http.ResponseWriter, q *http.Request) {
 		refuse(w, err)
 		return
 	}
-	w.Header().Set("Location", "/api/v1/runs/"+r.id)
+	w.Header().Set("Location", "runs/"+r.id) // relative, as another server may serve the API under another path
 	answer(w, http.StatusCreated, r.show())
 }
 

@@ -405,3 +405,48 @@ func TestGuard_PagesElsewhereCannotStartLoad(t *testing.T) {
 		assert.Equal(t, test.want, w.Code, "with auth: %s", name)
 	}
 }
+
+// Another server, such as the dashboard's, may serve the same API below a path.
+func TestHandler_ServesTheAPIUnderAnyPath(t *testing.T) {
+	g := generate(t, quick, "  short: {rate: 20, duration: 300ms}\n")
+	mux := http.NewServeMux()
+	mux.Handle("/loadgen/", http.StripPrefix("/loadgen", g.Handler(false, []string{"dash.example"})))
+	api := httptest.NewServer(mux)
+	defer api.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	ask := func(method, path, body, host string) (status int, header http.Header, answer string) {
+		q, err := http.NewRequestWithContext(t.Context(), method, api.URL+path, strings.NewReader(body))
+		require.NoError(t, err)
+		if host != "" {
+			q.Host = host
+		}
+		response, err := http.DefaultClient.Do(q)
+		require.NoError(t, err)
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		return response.StatusCode, response.Header, string(text)
+	}
+
+	status, header, _ := ask("POST", "/loadgen/api/v1/runs", `{"profile": "short"}`, "")
+	require.Equal(t, http.StatusCreated, status)
+	assert.Equal(t, "runs/"+g.list()[0].id, header.Get("Location"), "relative to the request's path")
+
+	at := "/loadgen/api/v1/" + header.Get("Location")
+	_, header, events := ask("GET", at+"/events", "", "")
+	assert.Equal(t, "text/event-stream", header.Get("Content-Type"))
+	assert.Contains(t, events, "event: end\n")
+	status, _, _ = ask("GET", at+"/results", "", "dash.example:9465")
+	assert.Equal(t, http.StatusOK, status)
+
+	for host, method := range map[string]string{"dash.example": "POST", "evil.example": "GET", "192.0.2.7:9465": "GET"} {
+		status, _, problem := ask(method, "/loadgen/api/v1/runs", `{"profile": "short"}`, host)
+		assert.Equal(t, http.StatusForbidden, status, host)
+		assert.Contains(t, problem, `"error"`, host)
+	}
+
+	w := httptest.NewRecorder()
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "http://dash.example/api/v1/runs", strings.NewReader(`{"profile": "short"}`))
+	g.Handler(true, nil).ServeHTTP(w, r)
+	assert.Equal(t, http.StatusCreated, w.Code, "with auth, from anywhere")
+}
