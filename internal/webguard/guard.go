@@ -32,6 +32,9 @@ type Guard struct {
 	// Hosts are names and addresses, without port, under which the server may also
 	// be read.
 	Hosts []string
+	// ReadOnly says that nothing can be changed by any method. Prometheus' API takes
+	// long queries by POST.
+	ReadOnly bool
 	// Refuse answers a request that is refused, with the status 403 and the reason.
 	Refuse func(w http.ResponseWriter, reason string)
 }
@@ -59,7 +62,7 @@ func (g Guard) Protect(next http.Handler) http.Handler {
 			case !loopback && (!address || g.LoopbackOnly) && !slices.Contains(allowed, name):
 				g.Refuse(w, unknown)
 				return
-			case !loopback && r.Method != http.MethodGet && r.Method != http.MethodHead:
+			case !loopback && !g.ReadOnly && r.Method != http.MethodGet && r.Method != http.MethodHead:
 				g.Refuse(w, "only localhost may make changes unless auth is configured")
 				return
 			}

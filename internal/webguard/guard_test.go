@@ -39,6 +39,7 @@ func TestGuard_AnswersOnlyWhoCannotBeAPageElsewhere(t *testing.T) {
 	const passed, refused = http.StatusNoContent, http.StatusForbidden
 	network := Guard{}
 	local := Guard{LoopbackOnly: true, Hosts: []string{"Dash.Example", "2001:DB8::7", "192.0.2.8"}}
+	readOnly := Guard{ReadOnly: true}
 	auth := Guard{Authenticated: true, LoopbackOnly: true}
 	for name, test := range map[string]struct {
 		guard Guard
@@ -52,6 +53,8 @@ func TestGuard_AnswersOnlyWhoCannotBeAPageElsewhere(t *testing.T) {
 		"its own page changes":                {local, request{"POST", "localhost:9465", origin("http://localhost:9465")}, passed},
 		"another port's page changes":         {local, request{"POST", "localhost:9465", origin("http://localhost:3000")}, refused},
 		"another site's page changes":         {local, request{"DELETE", "localhost:9465", origin("https://evil.example")}, refused},
+		"a long query from the network":       {readOnly, request{"POST", "192.0.2.7:9465", nil}, passed},
+		"a long query of another site's page": {readOnly, request{"POST", "192.0.2.7:9465", origin("https://evil.example")}, refused},
 		"an address of the network reads":     {network, request{"GET", "192.0.2.7:9465", nil}, passed},
 		"… where loopback is asked for":       {local, request{"GET", "192.0.2.7:9465", nil}, refused},
 		"an allowed address reads":            {local, request{"GET", "192.0.2.8:9465", nil}, passed},
