@@ -9,7 +9,10 @@ package dashboards // import "github.com/llamatelemetry/otelcol-llamacpp/dashboa
 import (
 	"bytes"
 	_ "embed"
+	"errors"
 	"fmt"
+	"io"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -23,6 +26,16 @@ var rules []byte
 // Rules returns the rule file, with bottlenecks and alerts, in the format of
 // Prometheus.
 func Rules() []byte { return bytes.Clone(rules) }
+
+// Units are the units of values. A ratio is shown in percent, count is a bare
+// number.
+var Units = []string{
+	"tokens/s", "requests/s", "bytes/s", "requests", "tokens", "bytes", "s", "s/token",
+	"ratio", "celsius", "watts", "joules/token", "hertz", "count",
+}
+
+// Draws are the ways to draw a panel.
+var Draws = []string{"lines", "stacked", "percentiles", "states"}
 
 // Catalogue is everything that panels.yaml declares, in the order of the page.
 //
@@ -66,6 +79,9 @@ type Panel struct {
 	Unit string `json:"unit" yaml:"unit"`
 	// Draw is one of Draws.
 	Draw string `json:"draw" yaml:"draw"`
+	// Histogram is what the percentiles are of, such as x_seconds{instance=~"$server"};
+	// Load makes Queries of it.
+	Histogram string `json:"-" yaml:"histogram"`
 	// Queries are in the order of their colours.
 	Queries    []Query     `json:"queries" yaml:"queries"`
 	Thresholds []Threshold `json:"thresholds,omitempty" yaml:"thresholds"`
@@ -151,12 +167,38 @@ type Unshown struct {
 }
 
 // Load reads the embedded panels.yaml.
-func Load() (*Catalogue, error) {
+func Load() (*Catalogue, error) { return load(panels) }
+
+func load(file []byte) (*Catalogue, error) {
 	var c Catalogue
-	decoder := yaml.NewDecoder(bytes.NewReader(panels))
+	decoder := yaml.NewDecoder(bytes.NewReader(file))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&c); err != nil {
 		return nil, fmt.Errorf("dashboards/panels.yaml: %w", err)
 	}
+	if err := decoder.Decode(new(Catalogue)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("dashboards/panels.yaml: more than one document")
+	}
+	for i := range c.Panels {
+		p := &c.Panels[i]
+		if p.Histogram == "" {
+			continue
+		}
+		if p.Draw != "percentiles" || len(p.Queries) > 0 {
+			return nil, fmt.Errorf("dashboards/panels.yaml: panel %s: a histogram is for percentiles without queries of their own", p.ID)
+		}
+		for _, percent := range []int{50, 95, 99} {
+			p.Queries = append(p.Queries, Query{Expr: percentile(percent, p.Histogram), Legend: fmt.Sprintf("P%d", percent)})
+		}
+	}
 	return &c, nil
+}
+
+// percentile is an expression for histograms of both kinds: exponential ones are
+// native in Prometheus, those with fixed buckets have a series for each.
+func percentile(percent int, histogram string) string {
+	metric, labels, _ := strings.Cut(histogram, "{")
+	return fmt.Sprintf("histogram_quantile(%.2f, sum by (instance) (rate(%s{%s[$__rate_interval]))) or "+
+		"histogram_quantile(%.2f, sum by (instance, le) (rate(%s_bucket{%s[$__rate_interval])))",
+		float64(percent)/100, metric, labels, float64(percent)/100, metric, labels)
 }
