@@ -101,7 +101,7 @@ func startCollector(t *testing.T, w way, prometheus *promtest.Server, p ports, o
 	env = append([]string{
 		"PROMETHEUS_URL=" + prometheus.URL(), "STATE_DIRECTORY=" + filepath.Join(t.TempDir(), "state"),
 		fmt.Sprintf("PROMETHEUS_PORT=%d", p.metrics), fmt.Sprintf("TELEMETRY_PORT=%d", p.telemetry),
-		fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(t)), "LLAMACPP_LOG=" + filepath.Join(t.TempDir(), "llama-server.log"),
+		fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(t)), fmt.Sprintf("DASHBOARD_PORT=%d", freeport.For(t)), "LLAMACPP_LOG=" + filepath.Join(t.TempDir(), "llama-server.log"),
 	}, env...)
 	return collectortest.Start(t, env, args...)
 }

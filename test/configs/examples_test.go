@@ -55,7 +55,8 @@ func runQuietly(t *testing.T, env []string, change string, files ...string) *col
 	for _, file := range files {
 		args = append(args, "--config", filepath.Join(root, file))
 	}
-	env = append(append(environment(t), fmt.Sprintf("PROMETHEUS_PORT=%d", freeport.For(t)), fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(t)), fmt.Sprintf("LOADGEN_PORT=%d", freeport.For(t))), env...)
+	env = append(append(environment(t), fmt.Sprintf("PROMETHEUS_PORT=%d", freeport.For(t)), fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(t)), fmt.Sprintf("LOADGEN_PORT=%d", freeport.For(t)),
+		fmt.Sprintf("DASHBOARD_PORT=%d", freeport.For(t))), env...)
 	return collectortest.Start(t, env, append(args, "--config", collectortest.ConfigFile(t, change))...)
 }
 

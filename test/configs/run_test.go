@@ -62,7 +62,8 @@ func startLogged(tb testing.TB, env []string, files ...string) (url string, c *c
 	}
 	port := freeport.For(tb)
 	env = append(append(environment(tb),
-		fmt.Sprintf("PROMETHEUS_PORT=%d", port), fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(tb)), fmt.Sprintf("TELEMETRY_PORT=%d", freeport.For(tb))),
+		fmt.Sprintf("PROMETHEUS_PORT=%d", port), fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(tb)), fmt.Sprintf("TELEMETRY_PORT=%d", freeport.For(tb)),
+		fmt.Sprintf("DASHBOARD_PORT=%d", freeport.For(tb))),
 		env...)
 	return fmt.Sprintf("http://localhost:%d/metrics", port), collectortest.Start(tb, env, args...)
 }
