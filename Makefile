@@ -66,10 +66,11 @@ demo: build ## Watch a llama-server live: a running one, the one on PATH with MO
 
 .PHONY: test
 test: build generate-check ## Install what the tests need and run all of them
-	$(STEP) "install llama-server, journal tools and Prometheus (the first time takes minutes)"
+	$(STEP) "install llama-server, journal tools, Prometheus, Node and Chromium (the first time takes minutes)"
 	@go run ./test/cmd/install-llama-server
 	@go run ./test/cmd/install-journal
 	@go run ./test/cmd/install-prometheus
+	@go run ./test/cmd/install-page-tools
 	@$(MAKE) fuzz FUZZTIME=3s
 	@$(MAKE) demo DURATION=20s DEMO_FLAGS=-simulator
 # Last, so that the closing lines are the tests' own.
@@ -85,6 +86,7 @@ e2e: build ## Run the end-to-end tests against the real llama-server and Prometh
 	@go run ./test/cmd/install-llama-server
 	@go run ./test/cmd/install-journal
 	@go run ./test/cmd/install-prometheus
+	@go run ./test/cmd/install-page-tools
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
 
 .PHONY: test-gpu
