@@ -248,7 +248,7 @@ func (r *Run) describe(span trace.Span, set *set, q *completion.Request, o *comp
 		span.SetName(r.spanName(o.Model))
 	}
 	span.SetAttributes(set.attributes...)
-	span.SetAttributes(conventions.GenAIRequestStream(q.Stream), scheduleLagKey.Float64(o.Sent.Sub(o.Due).Seconds()))
+	span.SetAttributes(outcomeKey.String(o.Outcome.String()), conventions.GenAIRequestStream(q.Stream), scheduleLagKey.Float64(o.Sent.Sub(o.Due).Seconds()))
 	if q.MaxTokens > 0 {
 		span.SetAttributes(conventions.GenAIRequestMaxTokens(q.MaxTokens))
 	}

@@ -185,7 +185,7 @@ func TestRun_TracesARequest(t *testing.T) {
 	delete(a, "loadgen.server.queue.duration")
 	assert.Equal(t, map[string]any{
 		"gen_ai.operation.name": "chat", "gen_ai.provider.name": "llamacpp", "gen_ai.request.model": "asked", "gen_ai.response.model": "tiny",
-		"server.address": "127.0.0.1", "server.port": int64(8080), "loadgen.profile": "steady",
+		"server.address": "127.0.0.1", "server.port": int64(8080), "loadgen.profile": "steady", "loadgen.outcome": "ok",
 		"gen_ai.request.stream": true, "gen_ai.request.max_tokens": int64(100), "gen_ai.request.temperature": 0.5, "gen_ai.request.seed": int64(9),
 		"gen_ai.response.id": "chatcmpl-7", "gen_ai.response.finish_reasons": []any{"stop"}, "http.response.status_code": int64(200),
 		"gen_ai.usage.input_tokens": int64(10), "gen_ai.usage.cache_read.input_tokens": int64(4), "gen_ai.usage.output_tokens": int64(5),
