@@ -1,0 +1,401 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package recent
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/golden"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const ms = time.Millisecond
+
+// base is when invented requests begin.
+var base = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// request returns the span of a server's request that ended a time after base.
+func request(server string, id byte, end time.Duration) ptrace.Traces {
+	td := ptrace.NewTraces()
+	rs := td.ResourceSpans().AppendEmpty()
+	rs.Resource().Attributes().PutStr("service.instance.id", server)
+	s := rs.ScopeSpans().AppendEmpty().Spans().AppendEmpty()
+	s.SetKind(ptrace.SpanKindServer)
+	s.SetSpanID(pcommon.SpanID{id, server[0]})
+	s.SetTraceID(pcommon.TraceID{id})
+	s.SetStartTimestamp(pcommon.NewTimestampFromTime(base.Add(end - 100*ms)))
+	s.SetEndTimestamp(pcommon.NewTimestampFromTime(base.Add(end)))
+	s.Attributes().PutStr("gen_ai.operation.name", "chat")
+	return td
+}
+
+func spanOf(td ptrace.Traces) ptrace.Span {
+	return td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0)
+}
+
+// numbers says which requests these are.
+func numbers(all []Request) (n []int) {
+	for _, r := range all {
+		var id int
+		_, _ = fmt.Sscanf(r.ID[:2], "%x", &id)
+		n = append(n, id)
+	}
+	return n
+}
+
+// What the connector makes of a real server's log.
+func TestAdd_ReadsTheSpansOfTheServersLog(t *testing.T) {
+	files, err := filepath.Glob("../../../../connector/llamacpplogconnector/testdata/traces/*.yaml")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	outcomes, drafts := map[string]int{}, 0
+	for _, f := range files {
+		td, err := golden.ReadTraces(f)
+		require.NoError(t, err)
+		s := New(DefaultLimits())
+		added := s.Add(td)
+		all := s.Last("", 1000)
+		assert.Len(t, all, added, f)
+		assert.Zero(t, s.Add(td), "%s: once more", f)
+		for _, r := range all {
+			outcomes[r.Outcome]++
+			assert.True(t, r.plausible(), "%s: %+v", f, r)
+			assert.False(t, r.Client)
+			assert.Equal(t, "localhost:8080", strings.Split(r.Server, "/")[0], f)
+			if r.Outcome == completed && r.Generated > 0 {
+				require.NotNil(t, r.First, f)
+				require.NotNil(t, r.TTFT, f)
+				assert.GreaterOrEqual(t, *r.First, r.Start, f)
+				assert.LessOrEqual(t, *r.First, r.End, f)
+				assert.Positive(t, r.Prompt, f)
+				assert.GreaterOrEqual(t, r.Task, int64(0), f)
+			}
+			if r.Drafted != nil {
+				drafts++
+				assert.LessOrEqual(t, *r.Accepted, *r.Drafted, f)
+			}
+		}
+	}
+	assert.NotZero(t, outcomes[completed])
+	assert.NotZero(t, outcomes[cancelled])
+	assert.NotZero(t, outcomes[rejected])
+	assert.NotZero(t, drafts)
+}
+
+// client returns the span that the load generator makes of a request.
+func client(id byte, timings string) ptrace.Traces {
+	td := request("run-7", id, 0)
+	s := spanOf(td)
+	s.SetKind(ptrace.SpanKindClient)
+	a := s.Attributes()
+	a.PutStr("gen_ai.request.model", "asked")
+	a.PutStr("gen_ai.response.model", "tiny")
+	a.PutStr("server.address", "localhost")
+	a.PutInt("server.port", 8080)
+	a.PutInt("gen_ai.usage.input_tokens", 10)
+	a.PutInt("gen_ai.usage.cache_read.input_tokens", 4)
+	a.PutInt("gen_ai.usage.output_tokens", 5)
+	a.PutDouble("loadgen.server.queue.duration", 0.015)
+	a.PutStr("llamacpp.request.timings", timings)
+	chunk := s.Events().AppendEmpty()
+	chunk.SetName("loadgen.first_chunk")
+	chunk.SetTimestamp(pcommon.NewTimestampFromTime(base.Add(-80 * ms)))
+	token := s.Events().AppendEmpty()
+	token.SetName("loadgen.first_token")
+	token.SetTimestamp(pcommon.NewTimestampFromTime(base.Add(-60 * ms)))
+	return td
+}
+
+func TestAdd_ReadsTheSpansOfTheLoadGenerator(t *testing.T) {
+	s := New(DefaultLimits())
+	require.Equal(t, 1, s.Add(client(1, "")))
+	data, err := json.Marshal(s.Last("localhost:8080", 1)[0])
+	require.NoError(t, err)
+	end := base.UnixMilli()
+	assert.JSONEq(t, fmt.Sprintf(`{"id": "0172000000000000", "trace": "01000000000000000000000000000000", "server": "localhost:8080", "model": "tiny",
+		"slot": -1, "task": -1, "start": %d, "first": %d, "end": %d, "outcome": "completed", "error": "", "prompt": 10, "cached": 4, "generated": 5,
+		"drafted": null, "accepted": null, "ttft": 0.04, "duration": 0.1, "wait": 0.015, "client": true}`, end-100, end-60, end), string(data))
+}
+
+func TestAdd_JoinsTheTwoSpansOfARequest(t *testing.T) {
+	own := func(id byte, end time.Duration) ptrace.Traces {
+		td := request("localhost:8080/tiny", id, end)
+		spanOf(td).Attributes().PutStr("llamacpp.request.timings", "6/25.00ms+5/40.00ms")
+		return td
+	}
+	const timings = "6/25.00ms+5/40.00ms"
+	for name, add := range map[string]func(s *Store){
+		"the server's first": func(s *Store) { s.Add(own(1, 0)); s.Add(client(2, timings)) },
+		"the client's first": func(s *Store) { s.Add(client(2, timings)); s.Add(own(1, 0)) },
+	} {
+		s := New(DefaultLimits())
+		add(s)
+		r := s.Last("localhost:8080/tiny", 10)
+		require.NotEmpty(t, r, name)
+		require.NotNil(t, r[len(r)-1].Wait, name)
+		assert.InDelta(t, 0.015, *r[len(r)-1].Wait, 1e-9, name)
+		assert.Empty(t, s.unjoined, name)
+		if name == "the server's first" {
+			assert.Len(t, r, 2, "the client's is shown with the model that served it")
+		}
+	}
+
+	s := New(DefaultLimits())
+	s.Add(own(1, time.Hour))
+	s.Add(client(2, timings))
+	assert.Nil(t, s.Last("localhost:8080/tiny", 1)[0].Wait, "the same timings by chance")
+}
+
+func TestAdd_TellsHowARequestEnded(t *testing.T) {
+	for name, tt := range map[string]struct {
+		edit    func(ptrace.Span)
+		outcome string
+		reason  string
+	}{
+		"nothing said":          {func(ptrace.Span) {}, completed, ""},
+		"the log's outcome":     {func(s ptrace.Span) { s.Attributes().PutStr("llamacpp.request.outcome", unknown) }, unknown, ""},
+		"an outcome of others":  {func(s ptrace.Span) { s.Attributes().PutStr("llamacpp.request.outcome", "fine") }, completed, ""},
+		"an error":              {func(s ptrace.Span) { s.Attributes().PutStr("error.type", "stream_cut") }, failed, "stream_cut"},
+		"a status of a request": {func(s ptrace.Span) { s.Attributes().PutStr("error.type", "400") }, rejected, "400"},
+		"a status of a server":  {func(s ptrace.Span) { s.Attributes().PutStr("error.type", "503") }, failed, "503"},
+		"the load generator's":  {func(s ptrace.Span) { s.Attributes().PutStr("loadgen.outcome", "cancelled") }, cancelled, ""},
+		"only a span's status": {func(s ptrace.Span) {
+			s.Status().SetCode(ptrace.StatusCodeError)
+			s.Status().SetMessage("it broke")
+		}, failed, "it broke"},
+	} {
+		s := New(DefaultLimits())
+		td := request("h:1", 1, 0)
+		tt.edit(spanOf(td))
+		require.Equal(t, 1, s.Add(td), name)
+		r := s.Last("h:1", 1)[0]
+		assert.Equal(t, tt.outcome, r.Outcome, name)
+		assert.Equal(t, tt.reason, r.Error, name)
+	}
+}
+
+func TestAdd_ReadsOtherServersAsFarAsItCan(t *testing.T) {
+	td := ptrace.NewTraces()
+	rs := td.ResourceSpans().AppendEmpty()
+	rs.Resource().Attributes().PutStr("service.name", "vllm-server")
+	spans := rs.ScopeSpans().AppendEmpty().Spans()
+	add := func(id byte, kind ptrace.SpanKind, attributes map[string]any) {
+		s := spans.AppendEmpty()
+		s.SetKind(kind)
+		s.SetSpanID(pcommon.SpanID{id})
+		s.SetStartTimestamp(pcommon.NewTimestampFromTime(base))
+		s.SetEndTimestamp(pcommon.NewTimestampFromTime(base.Add(2 * time.Second)))
+		require.NoError(t, s.Attributes().FromRaw(attributes))
+	}
+	add(1, ptrace.SpanKindServer, map[string]any{
+		"gen_ai.response.model": "qwen", "gen_ai.usage.prompt_tokens": 7, "gen_ai.usage.completion_tokens": "9",
+		"gen_ai.latency.time_to_first_token": 0.5,
+	})
+	add(2, ptrace.SpanKindClient, map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.request.model": "x"})
+	add(3, ptrace.SpanKindInternal, map[string]any{"gen_ai.operation.name": "chat"})
+	add(4, ptrace.SpanKindServer, map[string]any{"http.request.method": "GET"})
+	add(0, ptrace.SpanKindServer, map[string]any{"gen_ai.operation.name": "chat"})
+	add(5, ptrace.SpanKindServer, map[string]any{
+		"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": -3, "gen_ai.usage.output_tokens": 1e300, "gen_ai.server.time_to_first_token": 60.0,
+		"llamacpp.slot.id": "none",
+	})
+	backwards := spans.AppendEmpty()
+	spans.At(0).CopyTo(backwards)
+	backwards.SetSpanID(pcommon.SpanID{6})
+	backwards.SetEndTimestamp(1)
+	late := spans.AppendEmpty()
+	spans.At(0).CopyTo(late)
+	late.SetSpanID(pcommon.SpanID{7})
+	late.SetEndTimestamp(pcommon.NewTimestampFromTime(time.Now().Add(48 * time.Hour)))
+
+	s := New(DefaultLimits())
+	assert.Equal(t, 2, s.Add(td))
+	all := s.Last("vllm-server", 10)
+	assert.Equal(t, []int{5, 1}, numbers(all))
+	assert.Equal(t, int64(7), all[1].Prompt)
+	assert.Equal(t, int64(9), all[1].Generated)
+	assert.Equal(t, "qwen", all[1].Model)
+	assert.Equal(t, base.UnixMilli()+500, *all[1].First)
+	assert.Zero(t, all[0].Prompt)
+	assert.Zero(t, all[0].Generated)
+	assert.Equal(t, int64(-1), all[0].Slot)
+	assert.Nil(t, all[0].First, "after its end")
+}
+
+func TestAdd_OrdersByTheEndAndTakesEachOnce(t *testing.T) {
+	s := New(DefaultLimits())
+	for _, n := range []byte{3, 1, 5, 2, 3, 4, 1} {
+		s.Add(request("a:1", n, time.Duration(n)*time.Second))
+	}
+	assert.Equal(t, []int{5, 4, 3, 2, 1}, numbers(s.Last("a:1", 9)))
+	assert.Equal(t, []int{5, 4}, numbers(s.Last("a:1", 2)))
+	assert.Equal(t, []int{5, 4}, numbers(s.Last("", 2)))
+	assert.Empty(t, s.Last("b:1", 2))
+	assert.Empty(t, s.Last("a:1", -1))
+	assert.Empty(t, s.Last("", -1))
+}
+
+func TestSince_ReturnsWhatWasAddedAfterwards(t *testing.T) {
+	s := New(DefaultLimits())
+	s.Add(request("a:1", 1, time.Second))
+	s.Add(request("b:1", 2, 2*time.Second))
+	all, at := s.Since("", 0)
+	assert.Equal(t, []int{2, 1}, numbers(all))
+	all, again := s.Since("", at)
+	assert.Empty(t, all)
+	assert.Equal(t, at, again)
+	s.Add(request("a:1", 3, -time.Hour)) // late
+	all, at = s.Since("a:1", at)
+	assert.Equal(t, []int{3}, numbers(all))
+	all, _ = s.Since("b:1", 0)
+	assert.Equal(t, []int{2}, numbers(all))
+	all, last := s.Since("", at+100)
+	assert.Empty(t, all)
+	assert.Equal(t, at, last)
+}
+
+func TestLimits_LetTheOldestGo(t *testing.T) {
+	s := New(Limits{PerServer: 3, Servers: 2, Bytes: 1 << 20})
+	for n := range byte(6) {
+		s.Add(request("a:1", n+1, time.Duration(n)*time.Second))
+	}
+	assert.Equal(t, []int{6, 5, 4}, numbers(s.Last("a:1", 9)))
+	assert.Zero(t, s.Add(request("a:1", 1, 0)), "one that went does not come back")
+	assert.Zero(t, s.Add(request("a:1", 9, -time.Hour)), "older than all")
+	s.Add(request("b:1", 1, time.Minute))
+	s.Add(request("c:1", 1, 2*time.Minute))
+	assert.Empty(t, s.Last("a:1", 9), "quiet for the longest")
+	assert.Len(t, s.Last("", 9), 2)
+	assert.Len(t, s.ids, 2)
+
+	s = New(Limits{PerServer: 100, Servers: 100, Bytes: 5000})
+	for n := range byte(100) {
+		td := request([]string{"a:1", "b:1"}[n%2], n+1, time.Duration(n)*time.Second)
+		spanOf(td).Attributes().PutStr("error.type", strings.Repeat("é", 10_000))
+		spanOf(td).Attributes().PutStr("llamacpp.request.timings", fmt.Sprint(n))
+		s.Add(td)
+	}
+	assert.LessOrEqual(t, s.bytes, 5000)
+	kept := s.Last("", 100)
+	assert.Len(t, s.unjoined, len(kept))
+	assert.Equal(t, 100, numbers(kept)[0])
+	for _, r := range kept {
+		assert.LessOrEqual(t, len(r.Error), maxError)
+		assert.True(t, strings.HasSuffix(r.Error, "é…"), r.Error)
+	}
+
+	s = New(Limits{})
+	s.Add(request("a:1", 1, 0))
+	s.Add(request("b:1", 2, 1))
+	assert.Equal(t, []int{2}, numbers(s.Last("", 9)), "one is kept")
+}
+
+func TestStore_IsReadWhileItIsWritten(t *testing.T) {
+	s, err := Open(t.TempDir(), Limits{PerServer: 20, Servers: 3, Bytes: 1 << 20}, nopLog)
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			for n := range byte(50) {
+				s.Add(request(fmt.Sprintf("%d:1", w), n, time.Duration(n)*time.Second))
+			}
+		})
+		all.Go(func() {
+			at := Sequence(0)
+			for range 50 {
+				_, at = s.Since("", at)
+				s.Last("0:1", 5)
+			}
+		})
+	}
+	all.Wait()
+	assert.NoError(t, s.Close())
+}
+
+func TestWriteCSV_IsSafeInASpreadsheet(t *testing.T) {
+	s := New(DefaultLimits())
+	td := request("=HYPERLINK(\"http://evil.example\")", 1, 0)
+	spanOf(td).Attributes().PutStr("gen_ai.request.model", "a, \"b\"\nc")
+	spanOf(td).Attributes().PutStr("error.type", "＝1+1")
+	s.Add(td)
+	s.Add(client(2, ""))
+	var b strings.Builder
+	require.NoError(t, WriteCSV(&b, s.Last("", 9)))
+	assert.Equal(t, 3, strings.Count(b.String(), "\r\n")-1, "a line ends with CR and LF, also within a field")
+	rows, err := csv.NewReader(strings.NewReader(b.String())).ReadAll()
+	require.NoError(t, err)
+	require.Len(t, rows, 3)
+	assert.Equal(t, columns, rows[0])
+	field := func(row int, name string) string {
+		for i, c := range columns {
+			if c == name {
+				return rows[row][i]
+			}
+		}
+		return "no such column"
+	}
+	assert.Equal(t, "'=HYPERLINK(\"http://evil.example\")", field(2, "server"))
+	assert.Equal(t, "a, \"b\"\nc", field(2, "model"))
+	assert.Equal(t, "'＝1+1", field(2, "error"))
+	assert.Empty(t, field(2, "slot"))
+	assert.Empty(t, field(2, "first"))
+	assert.Equal(t, "2026-01-02T03:04:05.000Z", field(1, "end"))
+	assert.Equal(t, "0.04", field(1, "ttft"))
+	assert.Equal(t, "true", field(1, "client"))
+}
+
+func BenchmarkAdd(b *testing.B) {
+	for name, open := range map[string]func() (*Store, error){
+		"memory": func() (*Store, error) { return New(DefaultLimits()), nil },
+		"file":   func() (*Store, error) { return Open(b.TempDir(), DefaultLimits(), nopLog) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			s, err := open()
+			require.NoError(b, err)
+			td := request("localhost:8080", 1, 0)
+			span := spanOf(td)
+			b.ReportAllocs()
+			var n uint64
+			for b.Loop() {
+				n++
+				span.SetSpanID(pcommon.SpanID{1, byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+				span.SetEndTimestamp(pcommon.NewTimestampFromTime(base) + pcommon.Timestamp(n)*1e6)
+				s.Add(td)
+			}
+			require.NoError(b, s.Close())
+		})
+	}
+}
+
+// What a tick of the page reads, when nothing is new and when something is.
+func BenchmarkSince(b *testing.B) {
+	s := New(DefaultLimits())
+	for n := range 1000 {
+		td := request("localhost:8080", 1, time.Duration(n)*time.Second)
+		spanOf(td).SetSpanID(pcommon.SpanID{1, byte(n), byte(n >> 8)})
+		s.Add(td)
+	}
+	_, at := s.Since("", 0)
+	for name, after := range map[string]Sequence{"nothing": at, "one": at - 1} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Since("localhost:8080", after)
+			}
+		})
+	}
+}

@@ -1,0 +1,265 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package recent // import "github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+)
+
+// Limits bound what is kept. The oldest requests give way.
+type Limits struct {
+	// PerServer is how many requests of a server are kept, and Servers of how many
+	// servers. The server that has been quiet for the longest gives way.
+	PerServer, Servers int
+	// Bytes is about how much memory all requests together take.
+	Bytes int
+}
+
+// DefaultLimits are those of a page: a screen shows fewer.
+func DefaultLimits() Limits { return Limits{PerServer: 1000, Servers: 100, Bytes: 32 << 20} }
+
+// Sequence says how many requests had been added at a moment, those of the file
+// included. It has a meaning only for one store.
+type Sequence uint64
+
+// Store keeps the last requests of each server. It is safe for concurrent use;
+// readers do not wait for the disk.
+type Store struct {
+	limits Limits
+	file   *file // nil without a directory
+
+	mu       sync.RWMutex
+	servers  map[string]*server
+	ids      map[string]struct{}
+	unjoined map[joint]*entry
+	sequence Sequence
+	bytes    int
+}
+
+// server holds the requests of one server, those that ended first at the front.
+type server struct{ entries []*entry }
+
+type entry struct {
+	span
+	sequence Sequence
+}
+
+// joint is where the spans of one request meet: by the server's own timings.
+type joint struct {
+	timings string
+	client  bool
+}
+
+// New returns a store in memory. It keeps one request at least.
+func New(l Limits) *Store {
+	l.PerServer, l.Servers, l.Bytes = max(1, l.PerServer), max(1, l.Servers), max(1, l.Bytes)
+	return &Store{limits: l, servers: map[string]*server{}, ids: map[string]struct{}{}, unjoined: map[joint]*entry{}}
+}
+
+// future is how far the clocks of other hosts may be ahead. What claims to end
+// later would be the last request for ever.
+const future = 24 * time.Hour
+
+// Add takes in the requests among spans and returns how many were new. A span that
+// comes again, as after a restart of what sends it, is the same request.
+func (s *Store) Add(td ptrace.Traces) (added int) {
+	spans := read(td)
+	if len(spans) == 0 {
+		return 0
+	}
+	latest := time.Now().Add(future).UnixMilli()
+	s.mu.Lock()
+	var fresh []Request
+	for _, r := range spans {
+		if r.End <= latest && s.insert(r) {
+			fresh = append(fresh, r.Request)
+		}
+	}
+	s.mu.Unlock()
+	if s.file != nil && len(fresh) > 0 {
+		s.file.append(fresh, s)
+	}
+	return len(fresh)
+}
+
+// insert adds a request unless it is there, or older than all that are kept of a
+// server. The caller holds mu.
+func (s *Store) insert(r span) bool {
+	if _, again := s.ids[r.ID]; again {
+		return false
+	}
+	e := &entry{span: r}
+	if r.timings != "" {
+		s.join(e)
+	}
+	in, known := s.servers[e.Server]
+	if !known {
+		in = &server{}
+	}
+	at, _ := slices.BinarySearchFunc(in.entries, e, func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(a.End, b.End), cmp.Compare(a.ID, b.ID))
+	})
+	if at == 0 && len(in.entries) >= s.limits.PerServer {
+		s.forget(e)
+		return false
+	}
+	if !known {
+		if len(s.servers) >= s.limits.Servers {
+			s.dropServer()
+		}
+		s.servers[e.Server] = in
+	}
+	s.sequence++
+	e.sequence = s.sequence
+	in.entries = slices.Insert(in.entries, at, e)
+	s.ids[e.ID] = struct{}{}
+	s.bytes += e.bytes()
+	if len(in.entries) > s.limits.PerServer {
+		s.dropOldest(in)
+	}
+	for s.bytes > s.limits.Bytes && len(s.ids) > 1 {
+		s.dropOldest(s.oldest())
+	}
+	return true
+}
+
+// apart is how far two clocks may be apart where spans of one request are joined.
+const apart = 2000 // milliseconds
+
+// join looks for the other span of the request: the server learns from the client
+// how long the request waited, and the client which instance served it, which for a
+// router is not what it asked. The server's span comes first, as a rule. Hardly ever
+// do two requests share their timings; where they do, the server's time lies within
+// the client's.
+func (s *Store) join(e *entry) {
+	other, ok := s.unjoined[joint{e.timings, !e.Client}]
+	if !ok {
+		s.unjoined[joint{e.timings, e.Client}] = e
+		return
+	}
+	client, own := e, other
+	if other.Client {
+		client, own = other, e
+	}
+	if own.Start < client.Start-apart || own.End > client.End+apart {
+		return
+	}
+	delete(s.unjoined, joint{e.timings, !e.Client})
+	if own.Wait == nil {
+		own.Wait = client.Wait
+	}
+	if client == e {
+		client.Server = own.Server
+	}
+}
+
+// forget drops what is remembered of a request besides its place.
+func (s *Store) forget(e *entry) {
+	if k := (joint{e.timings, e.Client}); s.unjoined[k] == e {
+		delete(s.unjoined, k)
+	}
+}
+
+func (s *Store) dropOldest(in *server) {
+	e := in.entries[0]
+	in.entries = slices.Delete(in.entries, 0, 1)
+	if len(in.entries) == 0 {
+		delete(s.servers, e.Server)
+	}
+	s.bytes -= e.bytes()
+	delete(s.ids, e.ID)
+	s.forget(e)
+}
+
+// oldest returns the server with the oldest request.
+func (s *Store) oldest() (found *server) {
+	for _, in := range s.servers {
+		if found == nil || in.entries[0].End < found.entries[0].End {
+			found = in
+		}
+	}
+	return found
+}
+
+// dropServer drops the server that has been quiet for the longest.
+func (s *Store) dropServer() {
+	var quiet *server
+	for _, in := range s.servers {
+		if quiet == nil || in.entries[len(in.entries)-1].End < quiet.entries[len(quiet.entries)-1].End {
+			quiet = in
+		}
+	}
+	for n := len(quiet.entries); n > 0; n-- {
+		s.dropOldest(quiet)
+	}
+}
+
+// Since returns the requests of a server, or with "" of all, that were added after
+// a moment, newest first, and the moment to go on from. Requests that are no longer
+// kept are left out.
+func (s *Store) Since(name string, after Sequence) ([]Request, Sequence) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if after >= s.sequence {
+		return nil, s.sequence
+	}
+	return s.collect(name, func(e *entry) bool { return e.sequence > after }), s.sequence
+}
+
+// Last returns the n requests of a server, or with "" of all, that ended last,
+// newest first.
+func (s *Store) Last(name string, n int) []Request {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if name != "" {
+		in := s.servers[name]
+		if in == nil || n <= 0 {
+			return nil
+		}
+		entries := in.entries[max(0, len(in.entries)-n):]
+		all := make([]Request, 0, len(entries))
+		for _, e := range slices.Backward(entries) {
+			all = append(all, e.Request)
+		}
+		return all
+	}
+	all := s.collect("", func(*entry) bool { return true })
+	return all[:max(0, min(n, len(all)))]
+}
+
+// all returns everything that is kept.
+func (s *Store) all() []Request {
+	all, _ := s.Since("", 0)
+	return all
+}
+
+func (s *Store) count() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.ids)
+}
+
+// collect returns requests, newest first. The caller holds mu.
+func (s *Store) collect(name string, wanted func(*entry) bool) []Request {
+	var all []Request
+	for of, in := range s.servers {
+		if name != "" && of != name {
+			continue
+		}
+		for _, e := range slices.Backward(in.entries) {
+			if wanted(e) {
+				all = append(all, e.Request)
+			}
+		}
+	}
+	if name == "" {
+		slices.SortFunc(all, func(a, b Request) int { return cmp.Or(cmp.Compare(b.End, a.End), cmp.Compare(b.ID, a.ID)) })
+	}
+	return all
+}
