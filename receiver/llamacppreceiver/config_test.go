@@ -112,7 +112,7 @@ func TestConfig_WrongSettingsNameTheCure(t *testing.T) {
 		"scrapers::server::collection_interval: 5ns: has it a unit? e.g. 5s": {"scrapers": m{"server": m{"collection_interval": 5}}},
 		"scrapers::gpus: unknown setting: did you mean gpu?":                 {"scrapers": m{"gpus": m{}}},
 		"api_kye: unknown setting: did you mean api_key?":                    {"api_kye": "k"},
-		"scrapers::slots::metrics::llamacpp.slot.tokens: unknown setting: did you mean llamacpp.slot.tokens.decoded or": {"scrapers": m{"slots": m{"metrics": m{"llamacpp.slot.tokens": m{"enabled": true}}}}},
+		"scrapers::slots::metrics::llamacpp.slot.tokens: unknown setting: did you mean llamacpp.slot.tokens.decoded,": {"scrapers": m{"slots": m{"metrics": m{"llamacpp.slot.tokens": m{"enabled": true}}}}},
 	} {
 		t.Run(want, func(t *testing.T) {
 			cfg := newDefaultConfig()

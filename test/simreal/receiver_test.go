@@ -101,9 +101,12 @@ func watched(t *testing.T, url string) *emitted {
 		"scrapers": map[string]any{
 			"server": map[string]any{"collection_interval": "100ms"},
 			"slots": map[string]any{"collection_interval": "50ms", "metrics": map[string]any{
-				"llamacpp.slot.tokens.decoded":   map[string]any{"enabled": true},
-				"llamacpp.slot.tokens.remaining": map[string]any{"enabled": true},
 				"llamacpp.slot.context.usage":    map[string]any{"enabled": true},
+				"llamacpp.slot.status":           map[string]any{"enabled": true},
+				"llamacpp.slot.task":             map[string]any{"enabled": true},
+				"llamacpp.slot.tokens.decoded":   map[string]any{"enabled": true},
+				"llamacpp.slot.tokens.processed": map[string]any{"enabled": true},
+				"llamacpp.slot.tokens.remaining": map[string]any{"enabled": true},
 			}},
 		},
 	}).Unmarshal(cfg))

@@ -51,7 +51,8 @@ type instance struct {
 	context   int64 // of all slots together, in tokens
 	slots     int64
 	buffer    []livecount.Request
-	shown     *shown // nil where nothing is
+	free      []llamaserver.Slot // all slots, when none holds a request
+	shown     *shown             // nil where nothing is
 }
 
 // shown is what the slots held in the last scrape that knew it.
@@ -68,11 +69,23 @@ func (s *shown) without(next *shown) (ending []llamaserver.Slot) {
 			continue
 		}
 		i := slices.IndexFunc(next.slots, func(n llamaserver.Slot) bool { return n.Busy && n.ID == slot.ID })
-		if i < 0 || lacks(next.slots[i].Decoded, slot.Decoded) || lacks(next.slots[i].Remaining, slot.Remaining) || lacks(next.slots[i].Tokens, slot.Tokens) {
+		if i < 0 || lacks(next.slots[i].Decoded, slot.Decoded) || lacks(next.slots[i].Remaining, slot.Remaining) || lacks(next.slots[i].Tokens, slot.Tokens) ||
+			lacks(next.slots[i].Processed, slot.Processed) || lacks(next.slots[i].Task, slot.Task) {
 			ending = append(ending, slot)
 		}
 	}
 	return ending
+}
+
+// gone returns the slots that next does not have: the server has started again
+// with fewer.
+func (s *shown) gone(next *shown) (gone []llamaserver.Slot) {
+	for _, slot := range s.slots {
+		if !slices.ContainsFunc(next.slots, func(n llamaserver.Slot) bool { return n.ID == slot.ID }) {
+			gone = append(gone, slot)
+		}
+	}
+	return gone
 }
 
 func lacks(now, before int64) bool { return now < 0 && before >= 0 }
@@ -87,10 +100,11 @@ func New(cfg *Config, set receiver.Settings, server Server, identity *identity.S
 	m := &cfg.Metrics
 	return &Scraper{
 		server: server, identity: identity, cfg: *cfg, log: set.Logger,
-		mb:        metadata.NewMetricsBuilder(metadata.MetricsBuilderConfig{Metrics: cfg.Metrics.MetricsConfig}, set),
-		scope:     scope,
-		gap:       2 * (between + cfg.ControllerConfig.CollectionInterval), // one of each may fail
-		bySlot:    m.LlamacppSlotTokensDecoded.Enabled || m.LlamacppSlotTokensRemaining.Enabled || m.LlamacppSlotContextUsage.Enabled,
+		mb:    metadata.NewMetricsBuilder(metadata.MetricsBuilderConfig{Metrics: cfg.Metrics.MetricsConfig}, set),
+		scope: scope,
+		gap:   2 * (between + cfg.ControllerConfig.CollectionInterval), // one of each may fail
+		bySlot: m.LlamacppSlotTokensDecoded.Enabled || m.LlamacppSlotTokensRemaining.Enabled || m.LlamacppSlotContextUsage.Enabled ||
+			m.LlamacppSlotTokensProcessed.Enabled || m.LlamacppSlotTask.Enabled || m.LlamacppSlotStatus.Enabled,
 		instances: map[string]*instance{},
 	}
 }
@@ -243,7 +257,7 @@ func (s *Scraper) emit(at time.Time, in *instance, v watch.SlotsView, out pmetri
 	case v.Reading != nil:
 		next = &shown{v.Reading.Slots, resource}
 	case v.Snapshot != nil && v.Snapshot.Idle && in.slots > 0:
-		next = &shown{nil, resource}
+		next = &shown{in.allFree(), resource}
 	}
 	if next != nil {
 		s.recordSlots(now, in, next.slots)
@@ -255,7 +269,7 @@ func (s *Scraper) emit(at time.Time, in *instance, v watch.SlotsView, out pmetri
 		if in.shown == nil || next == nil || in.shown.resource != next.resource {
 			s.end(in, at, md, out)
 		} else if s.bySlot { // the other series go on
-			s.endSlots(in, in.shown.without(next), at, md, out)
+			s.endSlots(in, in.shown.without(next), in.shown.gone(next), at, md, out)
 		}
 		in.shown = next
 	}
@@ -272,15 +286,42 @@ func (s *Scraper) end(in *instance, now time.Time, md, out pmetric.Metrics) {
 	in.shown = nil
 }
 
-// endSlots ends the series of slots that md lacks.
-func (s *Scraper) endSlots(in *instance, ending []llamaserver.Slot, now time.Time, md, out pmetric.Metrics) {
-	if len(ending) == 0 {
+// endSlots ends the series of requests and of slots that md lacks.
+func (s *Scraper) endSlots(in *instance, ending, gone []llamaserver.Slot, now time.Time, md, out pmetric.Metrics) {
+	if len(ending)+len(gone) == 0 {
 		return
 	}
 	for _, slot := range ending {
-		s.recordSlot(pcommon.NewTimestampFromTime(now), slot)
+		s.recordRequest(pcommon.NewTimestampFromTime(now), slot)
+	}
+	for _, slot := range gone {
+		s.recordStatus(pcommon.NewTimestampFromTime(now), slot)
 	}
 	stale.Mark(s.mb.Emit(metadata.WithResource(in.shown.resource)), md, now, out)
+}
+
+// allFree returns the slots as they are when the server is idle: it is not asked for
+// them then.
+func (in *instance) allFree() []llamaserver.Slot {
+	if int64(len(in.free)) != in.slots {
+		in.free = make([]llamaserver.Slot, in.slots)
+		for i := range in.free {
+			in.free[i].ID = i
+		}
+	}
+	return in.free
+}
+
+// state returns what a slot is doing.
+func state(slot llamaserver.Slot) metadata.AttributeLlamacppSlotState {
+	switch {
+	case !slot.Busy:
+		return metadata.AttributeLlamacppSlotStateIdle
+	case slot.Decoded > 0:
+		return metadata.AttributeLlamacppSlotStateGenerating
+	default:
+		return metadata.AttributeLlamacppSlotStatePrompt
+	}
 }
 
 // recordSlots records what the slots hold; those that are not listed are idle.
@@ -288,17 +329,18 @@ func (s *Scraper) recordSlots(now pcommon.Timestamp, in *instance, slots []llama
 	var prompt, generating, tokens int64
 	known := true
 	for _, slot := range slots {
-		if !slot.Busy {
+		s.recordStatus(now, slot)
+		switch state(slot) {
+		case metadata.AttributeLlamacppSlotStateIdle:
 			continue
-		}
-		if slot.Decoded > 0 {
+		case metadata.AttributeLlamacppSlotStateGenerating:
 			generating++
-		} else {
+		case metadata.AttributeLlamacppSlotStatePrompt:
 			prompt++
 		}
 		known = known && slot.Tokens >= 0
 		tokens += max(slot.Tokens, 0)
-		s.recordSlot(now, slot)
+		s.recordRequest(now, slot)
 	}
 	s.mb.RecordLlamacppSlotsDataPoint(now, in.slots-prompt-generating, metadata.AttributeLlamacppSlotStateIdle)
 	s.mb.RecordLlamacppSlotsDataPoint(now, prompt, metadata.AttributeLlamacppSlotStatePrompt)
@@ -311,8 +353,26 @@ func (s *Scraper) recordSlots(now pcommon.Timestamp, in *instance, slots []llama
 	}
 }
 
-func (s *Scraper) recordSlot(now pcommon.Timestamp, slot llamaserver.Slot) {
+func (s *Scraper) recordStatus(now pcommon.Timestamp, slot llamaserver.Slot) {
+	current := state(slot)
+	for of := metadata.AttributeLlamacppSlotStateIdle; of <= metadata.AttributeLlamacppSlotStateGenerating; of++ {
+		var is int64
+		if of == current {
+			is = 1
+		}
+		s.mb.RecordLlamacppSlotStatusDataPoint(now, is, int64(slot.ID), of)
+	}
+}
+
+// recordRequest records how far the request in a slot is.
+func (s *Scraper) recordRequest(now pcommon.Timestamp, slot llamaserver.Slot) {
 	id := int64(slot.ID)
+	if slot.Task >= 0 {
+		s.mb.RecordLlamacppSlotTaskDataPoint(now, slot.Task, id)
+	}
+	if slot.Processed >= 0 {
+		s.mb.RecordLlamacppSlotTokensProcessedDataPoint(now, slot.Processed, id)
+	}
 	if slot.Decoded >= 0 {
 		s.mb.RecordLlamacppSlotTokensDecodedDataPoint(now, slot.Decoded, id)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,7 +137,10 @@ const (
 func TestScrape_BusySlots(t *testing.T) {
 	cfg := NewDefaultConfig()
 	cfg.Metrics.LlamacppSlotContextUsage.Enabled = true
+	cfg.Metrics.LlamacppSlotStatus.Enabled = true
+	cfg.Metrics.LlamacppSlotTask.Enabled = true
 	cfg.Metrics.LlamacppSlotTokensDecoded.Enabled = true
+	cfg.Metrics.LlamacppSlotTokensProcessed.Enabled = true
 	cfg.Metrics.LlamacppSlotTokensRemaining.Enabled = true
 	f := newFixture(t, cfg)
 	limited := busy(1, 8, 30, 5)
@@ -338,6 +342,61 @@ func TestScrape_RequestWithoutLimitEndsWhatRemainedInItsSlot(t *testing.T) {
 	marker := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0)
 	assert.Equal(t, "llamacpp.slot.tokens.remaining", marker.Name())
 	assert.True(t, marker.Gauge().DataPoints().At(0).Flags().NoRecordedValue())
+}
+
+func TestScrape_StatusGoesOnWhereARequestEnds(t *testing.T) {
+	cfg := NewDefaultConfig()
+	cfg.Metrics.LlamacppSlotStatus.Enabled = true
+	cfg.Metrics.LlamacppSlotTask.Enabled = true
+	cfg.Metrics.LlamacppSlotTokensProcessed.Enabled = true
+	f := newFixture(t, cfg)
+	// lanes lists the points of slots; a value of -1 is an end.
+	lanes := func(md pmetric.Metrics) map[string]int64 {
+		all := map[string]int64{}
+		for _, rm := range md.ResourceMetrics().All() {
+			for _, m := range rm.ScopeMetrics().At(0).Metrics().All() {
+				if !strings.HasPrefix(m.Name(), "llamacpp.slot.") {
+					continue
+				}
+				for _, p := range points.Numbers(m).All() {
+					id, _ := p.Attributes().Get("llamacpp.slot.id")
+					key := strings.TrimPrefix(m.Name(), "llamacpp.slot.") + " " + id.AsString()
+					if state, ok := p.Attributes().Get("llamacpp.slot.state"); ok {
+						key += " " + state.Str()
+					}
+					value := p.IntValue()
+					if p.Flags().NoRecordedValue() {
+						value = -1
+					}
+					if value != 0 {
+						all[key] = value
+					}
+				}
+			}
+		}
+		return all
+	}
+	props := &llamaserver.Props{Slots: 2, Context: 100}
+	look := func(v watch.SlotsView) map[string]int64 {
+		v.Props = props
+		return lanes(f.scrape(t, v))
+	}
+	assert.Equal(t, map[string]int64{"status 0 idle": 1, "status 1 idle": 1}, look(watch.SlotsView{Snapshot: totals(0, 1, 0, 0, true)}), "idle, and not asked")
+	running := totals(1, 1, 0, 0, false)
+	assert.Equal(t, map[string]int64{
+		"status 0 prompt": 1, "task 0": 7, "tokens.processed 0": 20, "status 1 generating": 1, "task 1": 8, "tokens.processed 1": 30,
+	}, look(watch.SlotsView{Snapshot: running, Reading: reading(1, busy(0, 7, 20, 0), busy(1, 8, 30, 5))}))
+	assert.Equal(t, map[string]int64{
+		"status 0 generating": 1, "task 0": 9, "tokens.processed 0": 25, "status 1 idle": 1, "task 1": -1, "tokens.processed 1": -1,
+	}, look(watch.SlotsView{Snapshot: running, Reading: reading(1.5, busy(0, 9, 25, 1), idle(1))}))
+	assert.Equal(t, map[string]int64{
+		"status 0 idle": 1, "task 0": -1, "tokens.processed 0": -1, "status 1 idle": 1,
+	}, look(watch.SlotsView{Snapshot: totals(2, 1, 0, 0, true)}))
+	props = &llamaserver.Props{Slots: 1, Context: 100}
+	assert.Equal(t, map[string]int64{
+		"status 0 idle": 1, "status 1 idle": -1, "status 1 prompt": -1, "status 1 generating": -1,
+	}, look(watch.SlotsView{Snapshot: totals(3, 2, 0, 0, true)}), "started again with fewer slots")
+	assert.Equal(t, map[string]int64{"status 0 idle": -1, "status 0 prompt": -1, "status 0 generating": -1}, lanes(f.End()))
 }
 
 // The real server, read every half second: a prompt of 4,500 tokens in batches

@@ -86,6 +86,46 @@ func (ms *LlamacppSlotContextUsageMetricConfig) Unmarshal(parser *confmap.Conf) 
 	return nil
 }
 
+// LlamacppSlotStatusMetricConfig provides config for the llamacpp.slot.status metric.
+type LlamacppSlotStatusMetricConfig struct {
+	Enabled          bool `mapstructure:"enabled"`
+	enabledSetByUser bool
+}
+
+func (ms *LlamacppSlotStatusMetricConfig) Unmarshal(parser *confmap.Conf) error {
+	if parser == nil {
+		return nil
+	}
+
+	err := parser.Unmarshal(ms)
+	if err != nil {
+		return err
+	}
+
+	ms.enabledSetByUser = parser.IsSet("enabled")
+	return nil
+}
+
+// LlamacppSlotTaskMetricConfig provides config for the llamacpp.slot.task metric.
+type LlamacppSlotTaskMetricConfig struct {
+	Enabled          bool `mapstructure:"enabled"`
+	enabledSetByUser bool
+}
+
+func (ms *LlamacppSlotTaskMetricConfig) Unmarshal(parser *confmap.Conf) error {
+	if parser == nil {
+		return nil
+	}
+
+	err := parser.Unmarshal(ms)
+	if err != nil {
+		return err
+	}
+
+	ms.enabledSetByUser = parser.IsSet("enabled")
+	return nil
+}
+
 // LlamacppSlotTokensDecodedMetricConfig provides config for the llamacpp.slot.tokens.decoded metric.
 type LlamacppSlotTokensDecodedMetricConfig struct {
 	Enabled          bool `mapstructure:"enabled"`
@@ -93,6 +133,26 @@ type LlamacppSlotTokensDecodedMetricConfig struct {
 }
 
 func (ms *LlamacppSlotTokensDecodedMetricConfig) Unmarshal(parser *confmap.Conf) error {
+	if parser == nil {
+		return nil
+	}
+
+	err := parser.Unmarshal(ms)
+	if err != nil {
+		return err
+	}
+
+	ms.enabledSetByUser = parser.IsSet("enabled")
+	return nil
+}
+
+// LlamacppSlotTokensProcessedMetricConfig provides config for the llamacpp.slot.tokens.processed metric.
+type LlamacppSlotTokensProcessedMetricConfig struct {
+	Enabled          bool `mapstructure:"enabled"`
+	enabledSetByUser bool
+}
+
+func (ms *LlamacppSlotTokensProcessedMetricConfig) Unmarshal(parser *confmap.Conf) error {
 	if parser == nil {
 		return nil
 	}
@@ -192,7 +252,10 @@ type MetricsConfig struct {
 	LlamacppContextUtilization   LlamacppContextUtilizationMetricConfig   `mapstructure:"llamacpp.context.utilization"`
 	LlamacppRequestsObserved     LlamacppRequestsObservedMetricConfig     `mapstructure:"llamacpp.requests.observed"`
 	LlamacppSlotContextUsage     LlamacppSlotContextUsageMetricConfig     `mapstructure:"llamacpp.slot.context.usage"`
+	LlamacppSlotStatus           LlamacppSlotStatusMetricConfig           `mapstructure:"llamacpp.slot.status"`
+	LlamacppSlotTask             LlamacppSlotTaskMetricConfig             `mapstructure:"llamacpp.slot.task"`
 	LlamacppSlotTokensDecoded    LlamacppSlotTokensDecodedMetricConfig    `mapstructure:"llamacpp.slot.tokens.decoded"`
+	LlamacppSlotTokensProcessed  LlamacppSlotTokensProcessedMetricConfig  `mapstructure:"llamacpp.slot.tokens.processed"`
 	LlamacppSlotTokensRemaining  LlamacppSlotTokensRemainingMetricConfig  `mapstructure:"llamacpp.slot.tokens.remaining"`
 	LlamacppSlots                LlamacppSlotsMetricConfig                `mapstructure:"llamacpp.slots"`
 	LlamacppSlotsTokensDecoded   LlamacppSlotsTokensDecodedMetricConfig   `mapstructure:"llamacpp.slots.tokens.decoded"`
@@ -213,7 +276,16 @@ func DefaultMetricsConfig() MetricsConfig {
 		LlamacppSlotContextUsage: LlamacppSlotContextUsageMetricConfig{
 			Enabled: false,
 		},
+		LlamacppSlotStatus: LlamacppSlotStatusMetricConfig{
+			Enabled: false,
+		},
+		LlamacppSlotTask: LlamacppSlotTaskMetricConfig{
+			Enabled: false,
+		},
 		LlamacppSlotTokensDecoded: LlamacppSlotTokensDecodedMetricConfig{
+			Enabled: false,
+		},
+		LlamacppSlotTokensProcessed: LlamacppSlotTokensProcessedMetricConfig{
 			Enabled: false,
 		},
 		LlamacppSlotTokensRemaining: LlamacppSlotTokensRemainingMetricConfig{

@@ -38,7 +38,16 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					LlamacppSlotContextUsage: LlamacppSlotContextUsageMetricConfig{
 						Enabled: true,
 					},
+					LlamacppSlotStatus: LlamacppSlotStatusMetricConfig{
+						Enabled: true,
+					},
+					LlamacppSlotTask: LlamacppSlotTaskMetricConfig{
+						Enabled: true,
+					},
 					LlamacppSlotTokensDecoded: LlamacppSlotTokensDecodedMetricConfig{
+						Enabled: true,
+					},
+					LlamacppSlotTokensProcessed: LlamacppSlotTokensProcessedMetricConfig{
 						Enabled: true,
 					},
 					LlamacppSlotTokensRemaining: LlamacppSlotTokensRemainingMetricConfig{
@@ -72,7 +81,16 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					LlamacppSlotContextUsage: LlamacppSlotContextUsageMetricConfig{
 						Enabled: false,
 					},
+					LlamacppSlotStatus: LlamacppSlotStatusMetricConfig{
+						Enabled: false,
+					},
+					LlamacppSlotTask: LlamacppSlotTaskMetricConfig{
+						Enabled: false,
+					},
 					LlamacppSlotTokensDecoded: LlamacppSlotTokensDecodedMetricConfig{
+						Enabled: false,
+					},
+					LlamacppSlotTokensProcessed: LlamacppSlotTokensProcessedMetricConfig{
 						Enabled: false,
 					},
 					LlamacppSlotTokensRemaining: LlamacppSlotTokensRemainingMetricConfig{
@@ -94,7 +112,7 @@ func TestMetricsBuilderConfig(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := loadMetricsBuilderConfig(t, tt.name)
-			diff := cmp.Diff(tt.want, cfg, cmpopts.IgnoreUnexported(LlamacppContextUsageMetricConfig{}, LlamacppContextUtilizationMetricConfig{}, LlamacppRequestsObservedMetricConfig{}, LlamacppSlotContextUsageMetricConfig{}, LlamacppSlotTokensDecodedMetricConfig{}, LlamacppSlotTokensRemainingMetricConfig{}, LlamacppSlotsMetricConfig{}, LlamacppSlotsTokensDecodedMetricConfig{}, LlamacppSlotsTokensProcessedMetricConfig{}))
+			diff := cmp.Diff(tt.want, cfg, cmpopts.IgnoreUnexported(LlamacppContextUsageMetricConfig{}, LlamacppContextUtilizationMetricConfig{}, LlamacppRequestsObservedMetricConfig{}, LlamacppSlotContextUsageMetricConfig{}, LlamacppSlotStatusMetricConfig{}, LlamacppSlotTaskMetricConfig{}, LlamacppSlotTokensDecodedMetricConfig{}, LlamacppSlotTokensProcessedMetricConfig{}, LlamacppSlotTokensRemainingMetricConfig{}, LlamacppSlotsMetricConfig{}, LlamacppSlotsTokensDecodedMetricConfig{}, LlamacppSlotsTokensProcessedMetricConfig{}))
 			require.Emptyf(t, diff, "Config mismatch (-expected +actual):\n%s", diff)
 		})
 	}

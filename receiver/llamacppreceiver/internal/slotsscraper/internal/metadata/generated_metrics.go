@@ -61,8 +61,20 @@ var MetricsInfo = metricsInfo{
 		Name:       "llamacpp.slot.context.usage",
 		Attributes: []string{"llamacpp.slot.id"},
 	},
+	LlamacppSlotStatus: metricInfo{
+		Name:       "llamacpp.slot.status",
+		Attributes: []string{"llamacpp.slot.id", "llamacpp.slot.state"},
+	},
+	LlamacppSlotTask: metricInfo{
+		Name:       "llamacpp.slot.task",
+		Attributes: []string{"llamacpp.slot.id"},
+	},
 	LlamacppSlotTokensDecoded: metricInfo{
 		Name:       "llamacpp.slot.tokens.decoded",
+		Attributes: []string{"llamacpp.slot.id"},
+	},
+	LlamacppSlotTokensProcessed: metricInfo{
+		Name:       "llamacpp.slot.tokens.processed",
 		Attributes: []string{"llamacpp.slot.id"},
 	},
 	LlamacppSlotTokensRemaining: metricInfo{
@@ -86,7 +98,10 @@ type metricsInfo struct {
 	LlamacppContextUtilization   metricInfo
 	LlamacppRequestsObserved     metricInfo
 	LlamacppSlotContextUsage     metricInfo
+	LlamacppSlotStatus           metricInfo
+	LlamacppSlotTask             metricInfo
 	LlamacppSlotTokensDecoded    metricInfo
+	LlamacppSlotTokensProcessed  metricInfo
 	LlamacppSlotTokensRemaining  metricInfo
 	LlamacppSlots                metricInfo
 	LlamacppSlotsTokensDecoded   metricInfo
@@ -304,6 +319,113 @@ func newMetricLlamacppSlotContextUsage(cfg LlamacppSlotContextUsageMetricConfig)
 	return m
 }
 
+type metricLlamacppSlotStatus struct {
+	data     pmetric.Metric                 // data buffer for generated metric.
+	config   LlamacppSlotStatusMetricConfig // metric config provided by user.
+	capacity int                            // max observed number of data points added to the metric.
+}
+
+// init fills llamacpp.slot.status metric with initial data.
+func (m *metricLlamacppSlotStatus) init() {
+	m.data.SetName("llamacpp.slot.status")
+	m.data.SetDescription("State of the slot: a point for each state, 1 for the current one and 0 for the others.")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricLlamacppSlotStatus) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, llamacppSlotIDAttributeValue int64, llamacppSlotStateAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutInt("llamacpp.slot.id", llamacppSlotIDAttributeValue)
+	dp.Attributes().PutStr("llamacpp.slot.state", llamacppSlotStateAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricLlamacppSlotStatus) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricLlamacppSlotStatus) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricLlamacppSlotStatus(cfg LlamacppSlotStatusMetricConfig) metricLlamacppSlotStatus {
+	m := metricLlamacppSlotStatus{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricLlamacppSlotTask struct {
+	data     pmetric.Metric               // data buffer for generated metric.
+	config   LlamacppSlotTaskMetricConfig // metric config provided by user.
+	capacity int                          // max observed number of data points added to the metric.
+}
+
+// init fills llamacpp.slot.task metric with initial data.
+func (m *metricLlamacppSlotTask) init() {
+	m.data.SetName("llamacpp.slot.task")
+	m.data.SetDescription("Number of the task that the slot works on (`id_task`), as in the server's log. It tells one request from the next. No point for a free slot.")
+	m.data.SetUnit("{task}")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricLlamacppSlotTask) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, llamacppSlotIDAttributeValue int64) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutInt("llamacpp.slot.id", llamacppSlotIDAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricLlamacppSlotTask) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricLlamacppSlotTask) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricLlamacppSlotTask(cfg LlamacppSlotTaskMetricConfig) metricLlamacppSlotTask {
+	m := metricLlamacppSlotTask{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricLlamacppSlotTokensDecoded struct {
 	data     pmetric.Metric                        // data buffer for generated metric.
 	config   LlamacppSlotTokensDecodedMetricConfig // metric config provided by user.
@@ -348,6 +470,58 @@ func (m *metricLlamacppSlotTokensDecoded) emit(metrics pmetric.MetricSlice) {
 
 func newMetricLlamacppSlotTokensDecoded(cfg LlamacppSlotTokensDecodedMetricConfig) metricLlamacppSlotTokensDecoded {
 	m := metricLlamacppSlotTokensDecoded{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricLlamacppSlotTokensProcessed struct {
+	data     pmetric.Metric                          // data buffer for generated metric.
+	config   LlamacppSlotTokensProcessedMetricConfig // metric config provided by user.
+	capacity int                                     // max observed number of data points added to the metric.
+}
+
+// init fills llamacpp.slot.tokens.processed metric with initial data.
+func (m *metricLlamacppSlotTokensProcessed) init() {
+	m.data.SetName("llamacpp.slot.tokens.processed")
+	m.data.SetDescription("Prompt tokens computed so far for the slot's request, without cached ones.")
+	m.data.SetUnit("{token}")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricLlamacppSlotTokensProcessed) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, llamacppSlotIDAttributeValue int64) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutInt("llamacpp.slot.id", llamacppSlotIDAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricLlamacppSlotTokensProcessed) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricLlamacppSlotTokensProcessed) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricLlamacppSlotTokensProcessed(cfg LlamacppSlotTokensProcessedMetricConfig) metricLlamacppSlotTokensProcessed {
+	m := metricLlamacppSlotTokensProcessed{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -578,7 +752,10 @@ type MetricsBuilder struct {
 	metricLlamacppContextUtilization   metricLlamacppContextUtilization
 	metricLlamacppRequestsObserved     metricLlamacppRequestsObserved
 	metricLlamacppSlotContextUsage     metricLlamacppSlotContextUsage
+	metricLlamacppSlotStatus           metricLlamacppSlotStatus
+	metricLlamacppSlotTask             metricLlamacppSlotTask
 	metricLlamacppSlotTokensDecoded    metricLlamacppSlotTokensDecoded
+	metricLlamacppSlotTokensProcessed  metricLlamacppSlotTokensProcessed
 	metricLlamacppSlotTokensRemaining  metricLlamacppSlotTokensRemaining
 	metricLlamacppSlots                metricLlamacppSlots
 	metricLlamacppSlotsTokensDecoded   metricLlamacppSlotsTokensDecoded
@@ -612,7 +789,10 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricLlamacppContextUtilization:   newMetricLlamacppContextUtilization(mbc.Metrics.LlamacppContextUtilization),
 		metricLlamacppRequestsObserved:     newMetricLlamacppRequestsObserved(mbc.Metrics.LlamacppRequestsObserved),
 		metricLlamacppSlotContextUsage:     newMetricLlamacppSlotContextUsage(mbc.Metrics.LlamacppSlotContextUsage),
+		metricLlamacppSlotStatus:           newMetricLlamacppSlotStatus(mbc.Metrics.LlamacppSlotStatus),
+		metricLlamacppSlotTask:             newMetricLlamacppSlotTask(mbc.Metrics.LlamacppSlotTask),
 		metricLlamacppSlotTokensDecoded:    newMetricLlamacppSlotTokensDecoded(mbc.Metrics.LlamacppSlotTokensDecoded),
+		metricLlamacppSlotTokensProcessed:  newMetricLlamacppSlotTokensProcessed(mbc.Metrics.LlamacppSlotTokensProcessed),
 		metricLlamacppSlotTokensRemaining:  newMetricLlamacppSlotTokensRemaining(mbc.Metrics.LlamacppSlotTokensRemaining),
 		metricLlamacppSlots:                newMetricLlamacppSlots(mbc.Metrics.LlamacppSlots),
 		metricLlamacppSlotsTokensDecoded:   newMetricLlamacppSlotsTokensDecoded(mbc.Metrics.LlamacppSlotsTokensDecoded),
@@ -686,7 +866,10 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricLlamacppContextUtilization.emit(ils.Metrics())
 	mb.metricLlamacppRequestsObserved.emit(ils.Metrics())
 	mb.metricLlamacppSlotContextUsage.emit(ils.Metrics())
+	mb.metricLlamacppSlotStatus.emit(ils.Metrics())
+	mb.metricLlamacppSlotTask.emit(ils.Metrics())
 	mb.metricLlamacppSlotTokensDecoded.emit(ils.Metrics())
+	mb.metricLlamacppSlotTokensProcessed.emit(ils.Metrics())
 	mb.metricLlamacppSlotTokensRemaining.emit(ils.Metrics())
 	mb.metricLlamacppSlots.emit(ils.Metrics())
 	mb.metricLlamacppSlotsTokensDecoded.emit(ils.Metrics())
@@ -732,9 +915,24 @@ func (mb *MetricsBuilder) RecordLlamacppSlotContextUsageDataPoint(ts pcommon.Tim
 	mb.metricLlamacppSlotContextUsage.recordDataPoint(mb.startTime, ts, val, llamacppSlotIDAttributeValue)
 }
 
+// RecordLlamacppSlotStatusDataPoint adds a data point to llamacpp.slot.status metric.
+func (mb *MetricsBuilder) RecordLlamacppSlotStatusDataPoint(ts pcommon.Timestamp, val int64, llamacppSlotIDAttributeValue int64, llamacppSlotStateAttributeValue AttributeLlamacppSlotState) {
+	mb.metricLlamacppSlotStatus.recordDataPoint(mb.startTime, ts, val, llamacppSlotIDAttributeValue, llamacppSlotStateAttributeValue.String())
+}
+
+// RecordLlamacppSlotTaskDataPoint adds a data point to llamacpp.slot.task metric.
+func (mb *MetricsBuilder) RecordLlamacppSlotTaskDataPoint(ts pcommon.Timestamp, val int64, llamacppSlotIDAttributeValue int64) {
+	mb.metricLlamacppSlotTask.recordDataPoint(mb.startTime, ts, val, llamacppSlotIDAttributeValue)
+}
+
 // RecordLlamacppSlotTokensDecodedDataPoint adds a data point to llamacpp.slot.tokens.decoded metric.
 func (mb *MetricsBuilder) RecordLlamacppSlotTokensDecodedDataPoint(ts pcommon.Timestamp, val int64, llamacppSlotIDAttributeValue int64) {
 	mb.metricLlamacppSlotTokensDecoded.recordDataPoint(mb.startTime, ts, val, llamacppSlotIDAttributeValue)
+}
+
+// RecordLlamacppSlotTokensProcessedDataPoint adds a data point to llamacpp.slot.tokens.processed metric.
+func (mb *MetricsBuilder) RecordLlamacppSlotTokensProcessedDataPoint(ts pcommon.Timestamp, val int64, llamacppSlotIDAttributeValue int64) {
+	mb.metricLlamacppSlotTokensProcessed.recordDataPoint(mb.startTime, ts, val, llamacppSlotIDAttributeValue)
 }
 
 // RecordLlamacppSlotTokensRemainingDataPoint adds a data point to llamacpp.slot.tokens.remaining metric.

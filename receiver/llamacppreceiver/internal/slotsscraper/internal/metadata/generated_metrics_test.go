@@ -71,7 +71,16 @@ func TestMetricsBuilder(t *testing.T) {
 			mb.RecordLlamacppSlotContextUsageDataPoint(ts, 1, 16)
 
 			allMetricsCount++
+			mb.RecordLlamacppSlotStatusDataPoint(ts, 1, 16, AttributeLlamacppSlotStateIdle)
+
+			allMetricsCount++
+			mb.RecordLlamacppSlotTaskDataPoint(ts, 1, 16)
+
+			allMetricsCount++
 			mb.RecordLlamacppSlotTokensDecodedDataPoint(ts, 1, 16)
+
+			allMetricsCount++
+			mb.RecordLlamacppSlotTokensProcessedDataPoint(ts, 1, 16)
 
 			allMetricsCount++
 			mb.RecordLlamacppSlotTokensRemainingDataPoint(ts, 1, 16)
@@ -168,12 +177,62 @@ func TestMetricsBuilder(t *testing.T) {
 					llamacppSlotIDAttrVal, ok := dp.Attributes().Get("llamacpp.slot.id")
 					assert.True(t, ok)
 					assert.EqualValues(t, 16, llamacppSlotIDAttrVal.Int())
+				case "llamacpp.slot.status":
+					assert.False(t, validatedMetrics["llamacpp.slot.status"], "Found a duplicate in the metrics slice: llamacpp.slot.status")
+					validatedMetrics["llamacpp.slot.status"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "State of the slot: a point for each state, 1 for the current one and 0 for the others.", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					llamacppSlotIDAttrVal, ok := dp.Attributes().Get("llamacpp.slot.id")
+					assert.True(t, ok)
+					assert.EqualValues(t, 16, llamacppSlotIDAttrVal.Int())
+					llamacppSlotStateAttrVal, ok := dp.Attributes().Get("llamacpp.slot.state")
+					assert.True(t, ok)
+					assert.Equal(t, "idle", llamacppSlotStateAttrVal.Str())
+				case "llamacpp.slot.task":
+					assert.False(t, validatedMetrics["llamacpp.slot.task"], "Found a duplicate in the metrics slice: llamacpp.slot.task")
+					validatedMetrics["llamacpp.slot.task"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Number of the task that the slot works on (`id_task`), as in the server's log. It tells one request from the next. No point for a free slot.", mi.Description())
+					assert.Equal(t, "{task}", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					llamacppSlotIDAttrVal, ok := dp.Attributes().Get("llamacpp.slot.id")
+					assert.True(t, ok)
+					assert.EqualValues(t, 16, llamacppSlotIDAttrVal.Int())
 				case "llamacpp.slot.tokens.decoded":
 					assert.False(t, validatedMetrics["llamacpp.slot.tokens.decoded"], "Found a duplicate in the metrics slice: llamacpp.slot.tokens.decoded")
 					validatedMetrics["llamacpp.slot.tokens.decoded"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
 					assert.Equal(t, "Tokens generated so far for the slot's request.", mi.Description())
+					assert.Equal(t, "{token}", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					llamacppSlotIDAttrVal, ok := dp.Attributes().Get("llamacpp.slot.id")
+					assert.True(t, ok)
+					assert.EqualValues(t, 16, llamacppSlotIDAttrVal.Int())
+				case "llamacpp.slot.tokens.processed":
+					assert.False(t, validatedMetrics["llamacpp.slot.tokens.processed"], "Found a duplicate in the metrics slice: llamacpp.slot.tokens.processed")
+					validatedMetrics["llamacpp.slot.tokens.processed"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Prompt tokens computed so far for the slot's request, without cached ones.", mi.Description())
 					assert.Equal(t, "{token}", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
