@@ -1,0 +1,247 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package live evaluates the catalogue of panels for those who look at it: a
+// snapshot of a window, then a frame at each tick, evaluated and encoded once for
+// all viewers of the same view.
+package live // import "github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/live"
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+	"go.uber.org/zap"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
+)
+
+// Querier evaluates PromQL. What it returns is the caller's own.
+type Querier interface {
+	Instant(ctx context.Context, expr string, at time.Time) (promql.Vector, error)
+	Range(ctx context.Context, expr string, start, end time.Time, step time.Duration) (promql.Matrix, error)
+}
+
+// Requests are those that have ended, of one server or, with an empty name, of all.
+// recent.Store is one.
+type Requests interface {
+	// Since returns the requests that were added after a moment, newest first, and
+	// the moment to go on from.
+	Since(server string, after recent.Sequence) ([]recent.Request, recent.Sequence)
+	// Last returns the n requests that ended last, newest first.
+	Last(server string, n int) []recent.Request
+}
+
+// Rules has the rules that fire.
+type Rules interface {
+	Active() []Rule
+}
+
+// Rule is a bottleneck or an alert that fires.
+type Rule struct {
+	Name        string
+	Labels      map[string]string
+	Annotations map[string]string
+	// Since is when it began to fire.
+	Since time.Time
+}
+
+// Settings of a Hub. Requests, Rules and Logger may be nil.
+type Settings struct {
+	Catalogue *dashboards.Catalogue
+	Querier   Querier
+	Requests  Requests
+	Rules     Rules
+	Logger    *zap.Logger
+	// Version is that of the build: a page of another version reloads itself.
+	Version string
+	// Loadgen says that the load generator's API is there.
+	Loadgen bool
+	// Tick is the time between two frames; 0: one second.
+	Tick time.Duration
+	// Views and Streams limit what is served at once; 0: 32 and 256.
+	Views, Streams int
+}
+
+const (
+	// evaluations is how many expressions are evaluated at once.
+	evaluations = 2
+	// histories is how many snapshots of the past are evaluated at once.
+	histories = 2
+	// tickWithin and snapshotWithin limit how long an evaluation may take.
+	tickWithin     = 10 * time.Second
+	snapshotWithin = 30 * time.Second
+	// settle is how long after the end of a bucket it is evaluated, so that points
+	// of its time that are under way still count.
+	settle = 50 * time.Millisecond
+	// linger is how long a feed goes on after its last viewer: one that reloads its
+	// page or changes its window finds it again.
+	linger = 10 * time.Second
+)
+
+// Hub serves the views. It implements http.Handler.
+type Hub struct {
+	settings  Settings
+	log       *zap.Logger
+	mux       *http.ServeMux
+	catalogue document
+
+	ctx     context.Context //nolint:containedctx // ends the feeds, which outlive the request that began them
+	cancel  context.CancelFunc
+	running sync.WaitGroup // feeds and streams
+
+	evaluating chan struct{}
+	history    chan struct{}
+	streams    chan struct{}
+
+	mu     sync.Mutex
+	closed bool
+	feeds  map[viewKey]*feed
+
+	failures failures
+	overview overview
+}
+
+// New returns a Hub, which serves until Close. It is an error if an expression of
+// the catalogue cannot be parsed.
+func New(s Settings) (*Hub, error) {
+	if s.Catalogue == nil || s.Querier == nil {
+		return nil, errors.New("live: a catalogue and a querier are needed")
+	}
+	if s.Tick <= 0 {
+		s.Tick = time.Second
+	}
+	if s.Views <= 0 {
+		s.Views = 32
+	}
+	if s.Streams <= 0 {
+		s.Streams = 256
+	}
+	if s.Logger == nil {
+		s.Logger = zap.NewNop()
+	}
+	if s.Requests == nil {
+		s.Requests = nothing{}
+	}
+	if s.Rules == nil {
+		s.Rules = nothing{}
+	}
+	h := &Hub{
+		settings:   s,
+		log:        s.Logger,
+		evaluating: make(chan struct{}, evaluations),
+		history:    make(chan struct{}, histories),
+		streams:    make(chan struct{}, s.Streams),
+		feeds:      map[viewKey]*feed{},
+	}
+	if _, err := h.compile(view{step: time.Minute}); err != nil {
+		return nil, err
+	}
+	var err error
+	if h.catalogue, err = h.encodeCatalogue(); err != nil {
+		return nil, err
+	}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.mux = http.NewServeMux()
+	h.mux.HandleFunc("GET /live/catalogue", h.getCatalogue)
+	h.mux.HandleFunc("GET /live/servers", h.getServers)
+	h.mux.HandleFunc("GET /live/snapshot", h.getSnapshot)
+	h.mux.HandleFunc("GET /live/stream", h.getStream)
+	return h, nil
+}
+
+// ServeHTTP serves /live/catalogue, /live/servers, /live/snapshot and /live/stream.
+func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
+
+// Close tells all viewers that the collector goes, ends their streams and waits
+// for them.
+func (h *Hub) Close() {
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
+	h.cancel()
+	h.running.Wait()
+}
+
+// begin counts something that Close waits for, unless the Hub is closed.
+func (h *Hub) begin() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return false
+	}
+	h.running.Add(1)
+	return true
+}
+
+// instant and span evaluate an expression, a few at once.
+func (h *Hub) instant(ctx context.Context, expr string, at int64) (promql.Vector, error) {
+	if err := h.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer h.leave()
+	v, err := h.settings.Querier.Instant(ctx, expr, time.UnixMilli(at))
+	h.failures.note(ctx, h.log, expr, err)
+	return v, err
+}
+
+func (h *Hub) span(ctx context.Context, expr string, first, last int64, step time.Duration) (promql.Matrix, error) {
+	if err := h.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer h.leave()
+	m, err := h.settings.Querier.Range(ctx, expr, time.UnixMilli(first), time.UnixMilli(last), step)
+	h.failures.note(ctx, h.log, expr, err)
+	return m, err
+}
+
+func (h *Hub) enter(ctx context.Context) error {
+	select {
+	case h.evaluating <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *Hub) leave() { <-h.evaluating }
+
+// failures remembers which expressions fail, so that each is logged once.
+type failures struct {
+	mu    sync.Mutex
+	exprs map[string]bool
+}
+
+// maxFailures bounds what is remembered; expressions of many views differ.
+const maxFailures = 1000
+
+func (f *failures) note(ctx context.Context, log *zap.Logger, expr string, err error) {
+	if ctx.Err() != nil { // nobody waits for it any more, or too much was asked at once
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(f.exprs, expr)
+	case !f.exprs[expr] && len(f.exprs) < maxFailures:
+		if f.exprs == nil {
+			f.exprs = map[string]bool{}
+		}
+		f.exprs[expr] = true
+		log.Warn("An expression of the dashboard cannot be evaluated: its panel stays empty", zap.String("expr", expr), zap.Error(err))
+	}
+}
+
+// nothing stands for sources that are not there.
+type nothing struct{}
+
+func (nothing) Since(_ string, after recent.Sequence) ([]recent.Request, recent.Sequence) {
+	return nil, after
+}
+func (nothing) Last(string, int) []recent.Request { return nil }
+func (nothing) Active() []Rule                    { return nil }

@@ -1,0 +1,203 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
+)
+
+const (
+	// defaultInterval is the least interval of a rate.
+	defaultInterval = 5 * time.Second
+	// summarizeAbove is the step from which on a bucket can hold several points of a
+	// gauge, so that one of them does not stand for all.
+	summarizeAbove = 5 * time.Second
+)
+
+// plan is the catalogue with the expressions of one view.
+type plan struct {
+	view
+	panels  []panelPlan
+	tiles   []tilePlan
+	facts   []exprPlan
+	sources []exprPlan
+}
+
+type panelPlan struct {
+	id      string
+	queries []queryPlan
+}
+
+type queryPlan struct {
+	legend string
+	// mean, low and high are expressions in which timeInBucket stands for the length
+	// of time that they summarize. low and high are empty where the value has no
+	// extremes of its own: rates, states, and buckets that hold one point.
+	mean, low, high string
+}
+
+type tilePlan struct {
+	id            string
+	value, second string
+}
+
+type exprPlan struct {
+	id, expr, label string
+}
+
+// compile makes the plan of a view.
+func (h *Hub) compile(v view) (*plan, error) {
+	c := h.settings.Catalogue
+	p := &plan{view: v}
+	var failed error
+	expand := func(where, expr string, interval string, step time.Duration) string {
+		if expr == "" {
+			return ""
+		}
+		least, err := leastInterval(interval)
+		text := substitute(expr, v, max(least, step))
+		if err == nil {
+			_, err = promqlParser.ParseExpr(text)
+		}
+		if err != nil && failed == nil {
+			failed = fmt.Errorf("%s: %s: %w", where, expr, err)
+		}
+		return text
+	}
+	for _, panel := range c.Panels {
+		pp := panelPlan{id: panel.ID}
+		for _, q := range panel.Queries {
+			text := expand("panel "+panel.ID, q.Expr, panel.Interval, v.step)
+			if failed != nil {
+				return nil, failed
+			}
+			qp := queryPlan{legend: q.Legend, mean: text}
+			if v.step > summarizeAbove && panel.Sample != "last" && panel.Draw != "states" {
+				qp.mean, qp.low, qp.high = summarize(text)
+			}
+			pp.queries = append(pp.queries, qp)
+		}
+		p.panels = append(p.panels, pp)
+	}
+	for _, t := range c.Tiles {
+		tp := tilePlan{id: t.ID, value: expand("tile "+t.ID, t.Expr, t.Interval, 0)}
+		if t.Second != nil {
+			tp.second = expand("tile "+t.ID, t.Second.Expr, t.Interval, 0)
+		}
+		p.tiles = append(p.tiles, tp)
+	}
+	for _, f := range c.Facts {
+		p.facts = append(p.facts, exprPlan{f.ID, expand("fact "+f.ID, f.Expr, "", 0), f.Label})
+	}
+	for _, s := range c.Sources {
+		p.sources = append(p.sources, exprPlan{s.ID, expand("source "+s.ID, s.Probe, "", 0), ""})
+	}
+	for _, column := range c.Overview {
+		expand("overview "+column.ID, column.Expr, "", 0)
+	}
+	return p, failed
+}
+
+// overviewPlan returns the expressions of the table of servers.
+func overviewPlan(c *dashboards.Catalogue) []exprPlan {
+	plans := make([]exprPlan, len(c.Overview))
+	for i, column := range c.Overview {
+		plans[i] = exprPlan{column.ID, substitute(column.Expr, view{}, defaultInterval), column.Label}
+	}
+	return plans
+}
+
+func leastInterval(s string) (time.Duration, error) {
+	if s == "" {
+		return defaultInterval, nil
+	}
+	d, err := model.ParseDuration(s)
+	return time.Duration(d), err
+}
+
+// substitute puts a view into the variables of an expression.
+func substitute(expr string, v view, interval time.Duration) string {
+	variables := dashboards.Variables{GPU: v.gpus, Interval: interval}
+	if v.server != "" {
+		variables.Server = []string{v.server}
+	}
+	return dashboards.Expand(expr, variables)
+}
+
+var promqlParser = parser.NewParser(parser.Options{})
+
+// standIn is a length of time that no expression of ours has; timeInBucket is how
+// it is written.
+const standIn = 20*time.Minute + 34*time.Second + 567*time.Millisecond
+
+var timeInBucket = "[" + model.Duration(standIn).String() + "]"
+
+// over returns an expression with the length of time that it summarizes.
+func over(expr string, d time.Duration) string {
+	return strings.ReplaceAll(expr, timeInBucket, "["+model.Duration(d).String()+"]")
+}
+
+// summarize returns expressions for the mean and the extremes of a bucket. In an
+// expression without an instant vector nothing is to be summarized: it has no
+// extremes.
+func summarize(expr string) (mean, low, high string) {
+	mean, changed := replaceSelectors(expr, "avg_over_time")
+	if !changed {
+		return expr, "", ""
+	}
+	low, _ = replaceSelectors(expr, "min_over_time")
+	high, _ = replaceSelectors(expr, "max_over_time")
+	return mean, low, high
+}
+
+// replaceSelectors puts function(selector[timeInBucket]) in the place of every
+// instant vector selector.
+func replaceSelectors(expr, function string) (string, bool) {
+	tree, err := promqlParser.ParseExpr(expr)
+	if err != nil { // it was parsed before
+		return expr, false
+	}
+	changed := false
+	var walk func(parser.Expr) parser.Expr
+	walk = func(e parser.Expr) parser.Expr {
+		switch n := e.(type) {
+		case *parser.VectorSelector:
+			changed = true
+			return &parser.Call{
+				Func: parser.MustGetFunction(function),
+				Args: parser.Expressions{&parser.MatrixSelector{VectorSelector: n, Range: standIn}},
+			}
+		case *parser.ParenExpr:
+			n.Expr = walk(n.Expr)
+		case *parser.UnaryExpr:
+			n.Expr = walk(n.Expr)
+		case *parser.StepInvariantExpr:
+			n.Expr = walk(n.Expr)
+		case *parser.BinaryExpr:
+			n.LHS, n.RHS = walk(n.LHS), walk(n.RHS)
+		case *parser.AggregateExpr:
+			n.Expr = walk(n.Expr)
+			if n.Param != nil {
+				n.Param = walk(n.Param)
+			}
+		case *parser.Call:
+			if n.Func.Name == "timestamp" || n.Func.Name == "absent" || n.Func.Name == "info" {
+				return n // they ask for the point itself
+			}
+			for i, arg := range n.Args {
+				n.Args[i] = walk(arg)
+			}
+		}
+		// Ranges and subqueries summarize by themselves.
+		return e
+	}
+	return walk(tree).String(), changed
+}

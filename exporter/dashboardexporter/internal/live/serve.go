@@ -1,0 +1,339 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
+)
+
+const (
+	// writeWithin limits how long a client may take to receive one frame. The
+	// server's write_timeout applies to the whole stream and would end it.
+	writeWithin = 10 * time.Second
+	// historyQueue is how long a snapshot of the past waits for others.
+	historyQueue = 5 * time.Second
+)
+
+func (h *Hub) getCatalogue(w http.ResponseWriter, r *http.Request) {
+	if _, err := parseWish(r.URL.RawQuery); err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	h.catalogue.serve(w, r)
+}
+
+func (h *Hub) getServers(w http.ResponseWriter, r *http.Request) {
+	if _, err := parseWish(r.URL.RawQuery); err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	ctx, done := context.WithTimeout(r.Context(), tickWithin)
+	defer done()
+	answer(w, http.StatusOK, map[string]any{"servers": h.servers(ctx, time.Now().UnixMilli(), true)})
+}
+
+func (h *Hub) getSnapshot(w http.ResponseWriter, r *http.Request) {
+	wish, err := parseWish(r.URL.RawQuery, "server", "gpu", "window", "points", "end")
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	if !h.begin() {
+		fail(w, http.StatusServiceUnavailable, errClosed)
+		return
+	}
+	defer h.running.Done()
+	var d document
+	if wish.end == 0 {
+		d, err = h.liveSnapshot(r.Context(), wish)
+	} else {
+		d, err = h.pastSnapshot(r.Context(), wish)
+	}
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	d.serve(w, r)
+}
+
+// snapshot is evaluated once for all who ask for it between two frames.
+type snapshot struct {
+	done     chan struct{}
+	document document
+	err      error
+}
+
+func (h *Hub) liveSnapshot(ctx context.Context, w wish) (document, error) {
+	f, err := h.acquire(w)
+	if err != nil {
+		return document{}, err
+	}
+	defer h.release(f)
+	if err := f.wait(ctx); err != nil {
+		return document{}, err
+	}
+	f.mu.Lock()
+	s, shared := f.snapshots[w.window]
+	if !shared {
+		s = &snapshot{done: make(chan struct{})}
+		f.snapshots[w.window] = s
+	}
+	f.mu.Unlock()
+	if shared {
+		select {
+		case <-s.done:
+			return s.document, s.err
+		case <-ctx.Done():
+			return document{}, ctx.Err()
+		}
+	}
+	defer close(s.done)
+	// Others may wait for it: it does not end with this request.
+	ctx, done := context.WithTimeout(h.ctx, snapshotWithin)
+	defer done()
+	s.document, s.err = newDocument(f.snapshot(ctx, time.Now().UnixMilli(), w.window))
+	switch {
+	case h.ctx.Err() != nil:
+		s.err = errClosed
+	case ctx.Err() != nil:
+		s.err = ctx.Err()
+	}
+	if s.err != nil { // the next one tries again
+		f.mu.Lock()
+		if f.snapshots[w.window] == s {
+			delete(f.snapshots, w.window)
+		}
+		f.mu.Unlock()
+	}
+	return s.document, s.err
+}
+
+// wait waits until the feed knows what it shows.
+func (f *feed) wait(ctx context.Context) error {
+	select {
+	case <-f.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-f.hub.ctx.Done():
+		return errClosed
+	}
+}
+
+// snapshot evaluates the window that ends now.
+func (f *feed) snapshot(ctx context.Context, now int64, length time.Duration) snapshotJSON {
+	f.mu.Lock()
+	plan, seq, running, notes := f.plan, f.seq, f.running, f.notes
+	longest := f.window
+	f.mu.Unlock()
+	h := f.hub
+	b := window(now, length, plan.step)
+	s := h.window(ctx, plan, b, now, length)
+	s.Seq, s.Running = seq, running
+	s.Servers = h.servers(ctx, now, true)
+	s.Rules = h.rules(plan.view, s.Servers)
+	s.Annotations = notes.in(ctx, h, plan.view, s.Servers, now, max(longest, length))
+	s.Requests = h.settings.Requests.Last(plan.server, maxRequests)
+	if s.Requests == nil {
+		s.Requests = []recent.Request{}
+	}
+	return s
+}
+
+func (h *Hub) pastSnapshot(ctx context.Context, w wish) (document, error) {
+	wait, stop := context.WithTimeout(ctx, historyQueue)
+	defer stop()
+	select {
+	case h.history <- struct{}{}:
+		defer func() { <-h.history }()
+	case <-wait.Done():
+		return document{}, errors.New("too many windows of the past are looked at: try again in a few seconds")
+	case <-h.ctx.Done():
+		return document{}, errClosed
+	}
+	ctx, done := context.WithTimeout(ctx, snapshotWithin)
+	defer done()
+	defer context.AfterFunc(h.ctx, done)()
+	end := min(w.end, time.Now().UnixMilli())
+	v := h.resolve(ctx, w, end)
+	plan, err := h.compile(v)
+	if err != nil {
+		return document{}, err
+	}
+	// All buckets are closed, the last one at or after the end.
+	step := w.step.Milliseconds()
+	n := int((w.window + w.step - 1) / w.step)
+	b := buckets{start: floor(end+step-1, w.step) - int64(n)*step, step: w.step, closed: n}
+	s := h.window(ctx, plan, b, end, w.window)
+	s.Servers = h.table(ctx, end)
+	s.Rules, s.Running = []ruleJSON{}, []runningJSON{}
+	s.Annotations = new(notes).in(ctx, h, v, s.Servers, end, w.window)
+	s.Requests = []recent.Request{}
+	for _, request := range h.settings.Requests.Last(v.server, 10*maxRequests) {
+		if request.End >= b.start && request.Start <= end && len(s.Requests) < maxRequests {
+			s.Requests = append(s.Requests, request)
+		}
+	}
+	if ctx.Err() != nil {
+		return document{}, ctx.Err()
+	}
+	return newDocument(s)
+}
+
+// window evaluates what depends on the view alone.
+func (h *Hub) window(ctx context.Context, p *plan, b buckets, now int64, length time.Duration) snapshotJSON {
+	s := snapshotJSON{
+		Version: h.settings.Version, Now: now, Server: p.server, GPUs: p.gpus,
+		Step: b.step.Milliseconds(), Start: b.start, Points: b.len(),
+		Facts:   h.facts(ctx, p, now),
+		Sources: h.delivering(ctx, p, now),
+		Tiles:   h.tiles(ctx, p, now, length),
+		Panels:  make(map[string]panelJSON, len(p.panels)),
+	}
+	if s.GPUs == nil {
+		s.GPUs = []string{}
+	}
+	for i, all := range h.panels(ctx, p, b) {
+		panel := panelJSON{Series: []seriesJSON{}}
+		for _, one := range all {
+			panel.Series = append(panel.Series, one.json())
+		}
+		s.Panels[p.panels[i].id] = panel
+	}
+	return s
+}
+
+func (h *Hub) getStream(w http.ResponseWriter, r *http.Request) {
+	wish, err := parseWish(r.URL.RawQuery, "server", "gpu", "window", "points", "seq")
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	select {
+	case h.streams <- struct{}{}:
+		defer func() { <-h.streams }()
+	default:
+		refuse(w, fmt.Errorf("%d pages are watching: close some, or raise max_streams", cap(h.streams)))
+		return
+	}
+	if !h.begin() {
+		refuse(w, errClosed)
+		return
+	}
+	defer h.running.Done()
+	f, err := h.acquire(wish)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	defer h.release(f)
+	if err := f.wait(r.Context()); err != nil {
+		refuse(w, err)
+		return
+	}
+	at := f.last()
+	hello := fmt.Sprintf("event: hello\ndata: {\"version\":%s,\"seq\":%d}\n\n", strconv.QuoteToASCII(h.settings.Version), at)
+	if seq, ok := lastEventID(r); ok { // a browser that comes back by itself
+		at = seq
+	} else if wish.resume {
+		at = wish.seq
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // a proxy that collects what it passes on would hold frames back
+	control := http.NewResponseController(w)
+	send := func(event []byte) bool {
+		_ = control.SetWriteDeadline(time.Now().Add(writeWithin))
+		_, err := w.Write(event)
+		return err == nil && control.Flush() == nil
+	}
+	for ok := send([]byte(hello)); ok; {
+		event, changed, lost := f.next(at)
+		switch {
+		case lost:
+			at = f.last()
+			ok = send([]byte("event: resync\ndata: {}\n\n"))
+		case event != nil:
+			at++
+			ok = send(event)
+		default:
+			select {
+			case <-changed:
+			case <-r.Context().Done():
+				return
+			case <-h.ctx.Done():
+				send([]byte("event: gone\ndata: {}\n\n"))
+				return
+			}
+		}
+	}
+}
+
+// serve sends the document, compressed as it is if the client can take it.
+func (d document) serve(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Vary", "Accept-Encoding")
+	if acceptsGzip(r) {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Header().Set("Content-Length", strconv.Itoa(len(d.zipped)))
+		_, _ = w.Write(d.zipped) // the client has gone
+		return
+	}
+	if plain, err := gzip.NewReader(bytes.NewReader(d.zipped)); err == nil {
+		_, _ = io.Copy(w, plain) //nolint:gosec // we have compressed it
+	}
+}
+
+func acceptsGzip(r *http.Request) bool {
+	for coding := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
+		name, parameter, _ := strings.Cut(coding, ";")
+		if !strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			continue
+		}
+		weight, given := strings.CutPrefix(strings.TrimSpace(parameter), "q=")
+		quality, err := strconv.ParseFloat(weight, 64)
+		return !given || err == nil && quality > 0
+	}
+	return false
+}
+
+type problemJSON struct {
+	Error string `json:"error"`
+}
+
+// refuse tells a client that it may come back later.
+func refuse(w http.ResponseWriter, err error) {
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errors.New("the evaluation took too long: choose a shorter window, or try again when fewer are watching")
+	}
+	w.Header().Set("Retry-After", "10")
+	fail(w, http.StatusServiceUnavailable, err)
+}
+
+func fail(w http.ResponseWriter, status int, err error) {
+	answer(w, status, problemJSON{err.Error()})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	body, err := encode(v)
+	if err != nil {
+		status, body = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client has gone
+}
