@@ -25,7 +25,9 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/history"
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/live"
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
 )
 
 // stopWithin limits how long a shutdown waits for pages that still read.
@@ -43,6 +45,8 @@ type dashboard struct {
 	users int // exporters that have been started
 
 	history *history.History
+	recent  *recent.Store
+	live    *live.Hub
 	server  *http.Server
 	serving sync.WaitGroup
 
@@ -77,9 +81,31 @@ func (d *dashboard) Start(ctx context.Context, host component.Host) error {
 	if d.history, err = history.Open(options); err != nil {
 		return err
 	}
+	limits := recent.DefaultLimits()
+	limits.PerServer = d.cfg.Requests
+	if d.cfg.StorageDirectory == "" {
+		d.recent = recent.New(limits)
+	} else if d.recent, err = recent.Open(filepath.Join(d.cfg.StorageDirectory, "requests"), limits, d.set.Logger); err != nil {
+		return err
+	}
+	catalogue, err := dashboards.Load()
+	if err != nil {
+		return err
+	}
+	d.live, err = live.New(live.Settings{
+		Catalogue: catalogue, Querier: d.history, Requests: d.recent, Rules: firing{d.history}, Logger: d.set.Logger,
+		Version: d.set.BuildInfo.Version, Loadgen: findLoad(host) != nil, Streams: d.cfg.MaxViewers,
+	})
+	if err != nil {
+		return err
+	}
 	err = errors.Join(
 		d.telemetry.RegisterDashboardSeriesCallback(func(_ context.Context, o metric.Int64Observer) error {
 			o.Observe(int64(d.history.Series()))
+			return nil
+		}),
+		d.telemetry.RegisterDashboardViewersCallback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(int64(d.live.Viewers()))
 			return nil
 		}),
 	)
@@ -87,6 +113,19 @@ func (d *dashboard) Start(ctx context.Context, host component.Host) error {
 		return err
 	}
 	return d.serve(ctx, host)
+}
+
+// firing gives the live page the rules that fire.
+type firing struct{ *history.History }
+
+// Active implements live.Rules.
+func (f firing) Active() []live.Rule {
+	alerts := f.Firing()
+	active := make([]live.Rule, len(alerts))
+	for i, a := range alerts {
+		active[i] = live.Rule(a)
+	}
+	return active
 }
 
 // serve starts the server of the page and the APIs.
@@ -122,6 +161,9 @@ func (d *dashboard) Shutdown(ctx context.Context) error {
 	defer d.forget()
 	d.telemetry.Shutdown()
 	var errs []error
+	if d.live != nil {
+		d.live.Close() // before the server, which waits for the streams
+	}
 	if d.server != nil {
 		ctx, cancel := context.WithTimeout(ctx, stopWithin)
 		defer cancel()
@@ -130,6 +172,9 @@ func (d *dashboard) Shutdown(ctx context.Context) error {
 		}
 	}
 	d.serving.Wait()
+	if d.recent != nil {
+		errs = append(errs, d.recent.Close())
+	}
 	if d.history != nil {
 		errs = append(errs, d.history.Close())
 	}
@@ -155,7 +200,10 @@ func (d *dashboard) pushMetrics(ctx context.Context, md pmetric.Metrics) error {
 }
 
 // pushTraces keeps the requests among the spans.
-func (d *dashboard) pushTraces(context.Context, ptrace.Traces) error { return nil }
+func (d *dashboard) pushTraces(_ context.Context, td ptrace.Traces) error {
+	d.recent.Add(td)
+	return nil
+}
 
 // reasons explains why points are refused, with what helps.
 var reasons = map[history.Reason]string{

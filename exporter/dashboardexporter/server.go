@@ -5,11 +5,15 @@ package dashboardexporter // import "github.com/llamatelemetry/otelcol-llamacpp/
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
+	"strconv"
+	"strings"
 
 	"go.opentelemetry.io/collector/component"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/webguard"
 )
 
@@ -29,10 +33,43 @@ func (d *dashboard) handler(host component.Host) (http.Handler, error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/", d.history.Handler("/api/v1"))
+	mux.Handle("/live/", d.live)
+	mux.HandleFunc("GET /live/requests", d.getRequests)
 	if load := findLoad(host); load != nil {
 		mux.Handle("/loadgen/", http.StripPrefix("/loadgen", load.Handler(guard.Authenticated, d.cfg.AllowedHosts)))
 	}
 	return guard.Protect(mux), nil
+}
+
+// maxRequests is how many requests one answer has at most.
+const maxRequests = 10_000
+
+// getRequests answers with the last requests, newest first, as JSON or CSV.
+func (d *dashboard) getRequests(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	limit := maxRequests
+	if text := query.Get("limit"); text != "" {
+		var err error
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxRequests {
+			fail(w, http.StatusBadRequest, fmt.Sprintf("limit: %q: want 1 to %d", text, maxRequests))
+			return
+		}
+	}
+	requests := d.recent.Last(query.Get("server"), limit)
+	switch format := query.Get("format"); {
+	case format == "csv" || format == "" && strings.HasPrefix(r.Header.Get("Accept"), "text/csv"):
+		w.Header().Set("Content-Type", "text/csv; charset=utf-8")
+		w.Header().Set("Content-Disposition", `attachment; filename="requests.csv"`)
+		_ = recent.WriteCSV(w, requests) // the client is gone
+	case format == "" || format == "json":
+		if requests == nil {
+			requests = []recent.Request{}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]any{"requests": requests}) // the client is gone
+	default:
+		fail(w, http.StatusBadRequest, fmt.Sprintf("format: %q: want json or csv", format))
+	}
 }
 
 // findLoad returns the load generator, or nil if there is none.
@@ -71,8 +108,10 @@ func address(tls bool, listening net.Addr) string {
 }
 
 // refuse answers a request that the guard does not let through.
-func refuse(w http.ResponseWriter, reason string) {
+func refuse(w http.ResponseWriter, reason string) { fail(w, http.StatusForbidden, reason) }
+
+func fail(w http.ResponseWriter, status int, reason string) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusForbidden)
+	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]string{"error": reason}) // the client is gone
 }

@@ -167,6 +167,9 @@ func (h *Hub) Close() {
 	h.running.Wait()
 }
 
+// Viewers is the number of pages that are being sent frames.
+func (h *Hub) Viewers() int { return len(h.streams) }
+
 // begin counts something that Close waits for, unless the Hub is closed.
 func (h *Hub) begin() bool {
 	h.mu.Lock()

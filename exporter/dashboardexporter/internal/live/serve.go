@@ -225,7 +225,7 @@ func (h *Hub) getStream(w http.ResponseWriter, r *http.Request) {
 	case h.streams <- struct{}{}:
 		defer func() { <-h.streams }()
 	default:
-		refuse(w, fmt.Errorf("%d pages are watching: close some, or raise max_streams", cap(h.streams)))
+		refuse(w, fmt.Errorf("%d pages are watching: close some, or raise max_viewers", cap(h.streams)))
 		return
 	}
 	if !h.begin() {
