@@ -131,11 +131,8 @@ func (f firing) Active() []live.Rule {
 // serve starts the server of the page and the APIs.
 func (d *dashboard) serve(ctx context.Context, host component.Host) error {
 	s := &d.cfg.ServerConfig
-	handler, err := d.handler(host)
-	if err != nil {
-		return err
-	}
-	if d.server, err = s.ToServer(ctx, host.GetExtensions(), d.set.TelemetrySettings, handler); err != nil {
+	var err error
+	if d.server, err = s.ToServer(ctx, host.GetExtensions(), d.set.TelemetrySettings, d.handler(host)); err != nil {
 		return err
 	}
 	listener, err := s.ToListener(ctx)

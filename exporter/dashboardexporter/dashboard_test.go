@@ -141,9 +141,9 @@ func TestDashboard_AnswersOnlyItsOwnHosts(t *testing.T) {
 }
 
 func TestDashboard_PortInUseNamesTheCure(t *testing.T) {
-	listener, err := net.Listen("tcp", "localhost:0") //nolint:noctx // a port to be in the way
+	listener, err := net.Listen("tcp", "localhost:0")
 	require.NoError(t, err)
-	defer listener.Close()
+	defer func() { assert.NoError(t, listener.Close()) }()
 	cfg := newDefaultConfig()
 	cfg.ServerConfig.NetAddr.Endpoint = listener.Addr().String()
 	m, err := NewFactory().CreateMetrics(t.Context(), exportertest.NewNopSettings(metadata.Type), cfg)

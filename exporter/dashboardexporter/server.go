@@ -23,7 +23,7 @@ type loadAPI interface {
 }
 
 // handler routes the page and its APIs.
-func (d *dashboard) handler(host component.Host) (http.Handler, error) {
+func (d *dashboard) handler(host component.Host) http.Handler {
 	guard := webguard.Guard{
 		Authenticated: d.cfg.ServerConfig.Auth.HasValue(),
 		LoopbackOnly:  loopback(d.cfg.ServerConfig.NetAddr.Endpoint),
@@ -38,7 +38,7 @@ func (d *dashboard) handler(host component.Host) (http.Handler, error) {
 	if load := findLoad(host); load != nil {
 		mux.Handle("/loadgen/", http.StripPrefix("/loadgen", load.Handler(guard.Authenticated, d.cfg.AllowedHosts)))
 	}
-	return guard.Protect(mux), nil
+	return guard.Protect(mux)
 }
 
 // maxRequests is how many requests one answer has at most.
