@@ -16,6 +16,7 @@ import (
 // collector is the collector under way.
 type collector struct {
 	*process
+	pageURL    string // of the live page
 	metricsURL string
 	healthURL  string
 	runsURL    string // of the load generator
@@ -46,6 +47,10 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	if err != nil {
 		return nil, err
 	}
+	page, pagePort, err := portVariable("DASHBOARD_PORT", 9465)
+	if err != nil {
+		return nil, err
+	}
 	loadgen, loadgenPort, err := portVariable("LOADGEN_PORT", 9466)
 	if err != nil {
 		return nil, err
@@ -61,7 +66,7 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 		cmd.Args = append(cmd.Args, "--config", "yaml:"+loadConfig, "--feature-gates", "confmap.enableMergeAppendOption")
 	}
 	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, "STATE_DIRECTORY="+state, metrics, health, telemetry,
-		loadgen, fmt.Sprintf("DEMO_CONCURRENCY=%d", o.concurrency))
+		page, loadgen, fmt.Sprintf("DEMO_CONCURRENCY=%d", o.concurrency))
 	cmd.Env = append(cmd.Env, environment...)
 	p, err := startProcess(cmd, nil)
 	if err != nil {
@@ -70,6 +75,7 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	c := &collector{
 		process:    p,
 		state:      state,
+		pageURL:    fmt.Sprintf("http://localhost:%d", pagePort),
 		metricsURL: fmt.Sprintf("http://localhost:%d/metrics", metricsPort),
 		healthURL:  fmt.Sprintf("http://localhost:%d/", healthPort),
 		runsURL:    fmt.Sprintf("http://localhost:%d/api/v1/runs", loadgenPort),

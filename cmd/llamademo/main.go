@@ -111,8 +111,6 @@ func run(ctx context.Context, o options, out io.Writer) error {
 		return orNil(ctx, err)
 	}
 	defer server.stop()
-	fmt.Fprintf(out, "server     %s, %s\n", server.url, server.what)
-
 	var environment []string
 	if withGPU == "1" {
 		variable, stop, err := startGPU()
@@ -121,7 +119,6 @@ func run(ctx context.Context, o options, out io.Writer) error {
 		}
 		defer stop()
 		environment = append(environment, variable)
-		fmt.Fprintln(out, "gpu        simulated, with made-up numbers (DEMO_GPU=1)")
 	}
 	if server.log != "" {
 		environment = append(environment, "LLAMACPP_LOG="+server.log)
@@ -131,6 +128,11 @@ func run(ctx context.Context, o options, out io.Writer) error {
 		return orNil(ctx, err)
 	}
 	defer collector.stop()
+	fmt.Fprintf(out, "page       %s  <- open this in a browser\n", collector.pageURL)
+	fmt.Fprintf(out, "server     %s, %s\n", server.url, server.what)
+	if withGPU == "1" {
+		fmt.Fprintln(out, "gpu        simulated, with made-up numbers (DEMO_GPU=1)")
+	}
 	fmt.Fprintf(out, "metrics    %s\n", collector.metricsURL)
 	fmt.Fprintf(out, "health     %s\n", collector.healthURL)
 
