@@ -1,0 +1,452 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// A panel's chart, with its numbers as a table below.
+
+import { SCENE, SHADES, colour, faint } from "#page/colours.js";
+import { inFrame } from "#page/frame.js";
+import { key, options, touch } from "#page/plot.js";
+import { statistics } from "#page/store.js";
+import { axisLabels, clock, text } from "#page/units.js";
+import { uPlot } from "#page/uplot.js";
+import { html, nothing, render, svg } from "#page/vendor/lit-html.js";
+
+/** @typedef {import("#page/store.js").State} State */
+/** @typedef {import("#page/store.js").Series} Series */
+/** @typedef {import("#page/plot.js").Board} Board */
+
+/**
+ * A series as it is drawn.
+ * @typedef {object} Line
+ * @property {Series} series
+ * @property {string} stroke
+ * @property {number} width
+ * @property {number[]} dash
+ * @property {Values} drawn the values, or their sum with those below
+ */
+
+/** More lines than this hide each other's ranges. */
+const RANGES = 4;
+const HEIGHT = 168;
+const ROW = 26;
+
+/**
+ * @param {Panel} panel
+ * @param {Map<string, Series>} data
+ * @param {Theme} theme
+ * @param {string[]} gpus
+ * @returns {Line[]}
+ */
+export function lines(panel, data, theme, gpus) {
+  const list = [...data.values()].sort((a, b) => a.query - b.query || byName(a.name, b.name));
+  const dashed = (/** @type {Series} */ s) => panel.queries[s.query]?.style === "dashed";
+  const solid = list.filter((s) => !dashed(s));
+  const several = gpus.length > 1 && solid.some((s) => s.labels.hw_id);
+  const perQuery = new Set(solid.map((s) => s.query)).size;
+  /** @type {Line[]} */
+  const out = list.map((series) => {
+    const line = { series, stroke: SCENE[theme].limit, width: 1, dash: [6, 4], drawn: series.values };
+    if (dashed(series)) return line;
+    line.width = 1.5;
+    line.dash = [];
+    if (panel.draw === "percentiles" && solid.length <= SHADES[theme].length) {
+      const i = solid.indexOf(series);
+      line.stroke = SHADES[theme][i];
+      line.width = [2.25, 1.75, 1.25][i];
+    } else if (several && series.labels.hw_id) {
+      // A GPU has its colour in all panels; what is measured differs in its stroke.
+      line.stroke = colour(theme, gpus.indexOf(series.labels.hw_id), gpus.length);
+      if (perQuery > 1 && series.query > 0) line.dash = [2, 2];
+    } else {
+      line.stroke = colour(theme, solid.indexOf(series), solid.length);
+    }
+    return line;
+  });
+  if (panel.draw === "stacked") {
+    /** @type {Values | null} */
+    let below = null;
+    for (const line of out) {
+      if (line.dash.length) continue;
+      const under = below;
+      line.drawn = line.series.values.map((v, i) => {
+        const base = under?.[i] ?? null;
+        return v === null && base === null ? null : (v ?? 0) + (base ?? 0);
+      });
+      below = line.drawn;
+    }
+  }
+  return out;
+}
+
+const collator = new Intl.Collator("en", { numeric: true });
+const byName = collator.compare;
+
+/**
+ * Values without neighbours, which no line shows.
+ * @param {ArrayLike<number | null | undefined>} values
+ */
+export function lonely(values) {
+  const list = [];
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] != null && values[i - 1] == null && values[i + 1] == null) list.push(i);
+  }
+  return list;
+}
+
+/**
+ * The top of the vertical scale.
+ * @param {Panel} panel
+ * @param {number | null} max of the data
+ */
+export function top(panel, max) {
+  if (panel.max != null) return Math.max(panel.max, max ?? 0);
+  if (max === null || max <= 0) return 1;
+  return max * 1.08;
+}
+
+export class Chart {
+  /** @type {import("uplot") | null} */
+  #plot = null;
+  #shape = "";
+  /** @type {Line[]} */
+  #lines = [];
+  /** @type {State | null} */
+  #state = null;
+  /** @type {Set<string>} */
+  #hidden = new Set();
+  #log = false;
+  /** @type {HTMLElement} */
+  #canvas;
+  /** @type {HTMLElement} */
+  #legend;
+  #drawLegend = () => this.#renderLegend();
+
+  /**
+   * @param {Panel} panel
+   * @param {HTMLElement} host
+   * @param {Board} board
+   */
+  constructor(panel, host, board) {
+    this.panel = panel;
+    this.board = board;
+    this.#canvas = document.createElement("div");
+    this.#canvas.className = "plot";
+    this.#canvas.tabIndex = 0;
+    this.#canvas.setAttribute("role", "group");
+    this.#canvas.setAttribute("aria-label", `Chart: ${panel.title}. Its numbers are in the table that follows.`);
+    this.#canvas.addEventListener("keydown", (e) => {
+      if (this.#plot && key(this.#plot, board, e)) e.preventDefault();
+    });
+    this.#legend = document.createElement("div");
+    this.#legend.className = "legend";
+    host.append(this.#canvas, this.#legend);
+  }
+
+  get log() {
+    return this.#log;
+  }
+
+  set log(on) {
+    this.#log = on;
+    this.#shape = "";
+    this.redraw();
+  }
+
+  /** For tests: where uPlot draws what. */
+  get plot() {
+    return this.#plot;
+  }
+
+  redraw() {
+    if (this.#state) this.update(this.#state);
+  }
+
+  /** @param {State} state */
+  update(state) {
+    this.#state = state;
+    const { panel } = this;
+    const theme = this.board.theme();
+    this.#lines = lines(panel, state.panels.get(panel.id) ?? new Map(), theme, state.gpus);
+    const width = this.#canvas.clientWidth;
+    if (width === 0) return;
+    const shape = [theme, this.#log, ...this.#lines.map((l) => `${l.series.key}${l.stroke}${!l.series.low}`)].join();
+    const data = this.#data(state);
+    if (shape !== this.#shape || !this.#plot) {
+      this.#plot?.destroy();
+      this.#shape = shape;
+      this.#plot = new uPlot(this.#options(width), data, this.#canvas);
+      touch(this.#plot, this.board);
+    } else {
+      this.#plot.setData(data);
+      if (this.#plot.width !== width) this.#plot.setSize({ width, height: this.#height() });
+    }
+    this.#renderLegend();
+  }
+
+  /** Where the size of the page has changed. */
+  resize() {
+    const width = this.#canvas.clientWidth;
+    if (this.#plot && width > 0 && this.#plot.width !== width) this.#plot.setSize({ width, height: this.#height() });
+  }
+
+  destroy() {
+    this.#plot?.destroy();
+    this.#plot = null;
+  }
+
+  #height() {
+    return this.panel.draw === "states" ? Math.max(64, this.#lines.length * ROW + 36) : HEIGHT;
+  }
+
+  /** Lines whose buckets have a least and a greatest value that is shown. */
+  #ranged() {
+    if (this.panel.draw === "stacked" || this.panel.draw === "states" || this.#lines.length > RANGES) return [];
+    return this.#lines.filter((l) => l.series.low && l.series.high);
+  }
+
+  /** @param {State} state @returns {import("uplot").AlignedData} */
+  #data(state) {
+    const x = Array.from({ length: state.points }, (_, i) => state.start + i * state.step);
+    // uPlot keeps what it is given, and the state goes on.
+    const copy = (/** @type {Values} */ v) => (this.#log ? v.map((y) => (y !== null && y > 0 ? y : null)) : v.slice());
+    const drawn =
+      this.panel.draw === "states"
+        ? this.#lines.map((l, row) => l.series.values.map((v) => (v === null ? null : v > 0 ? row : row + 0.001)))
+        : this.#lines.map((l) => copy(l.drawn));
+    const ranges = this.#ranged().flatMap((l) => [
+      copy(/** @type {Values} */ (l.series.high)),
+      copy(/** @type {Values} */ (l.series.low)),
+    ]);
+    return [x, ...drawn, ...ranges];
+  }
+
+  /** @param {number} width */
+  #options(width) {
+    const { panel, board } = this;
+    if (panel.draw === "states") return this.#stateOptions(width);
+    const scene = SCENE[board.theme()];
+    const stacked = panel.draw === "stacked";
+    const points = {
+      show: false,
+      size: 4,
+      filter: (/** @type {import("uplot")} */ u, /** @type {number} */ i) => lonely(u.data[i]),
+    };
+    /** @type {import("uplot").Series[]} */
+    const series = this.#lines.map((l, i) => ({
+      label: l.series.name,
+      show: !this.#hidden.has(l.series.key),
+      stroke: l.stroke,
+      width: l.width,
+      dash: l.dash,
+      points: { ...points, fill: l.stroke },
+      ...(stacked && i === 0 && !l.dash.length ? { fill: faint(l.stroke, 0.35) } : {}),
+    }));
+    /** @type {import("uplot").Band[]} */
+    const bands = [];
+    if (stacked) {
+      for (let i = 1; i < this.#lines.length; i++) {
+        if (this.#lines[i].dash.length) continue;
+        bands.push({ series: [i + 1, i], fill: faint(this.#lines[i].stroke, 0.35) });
+      }
+    }
+    for (const l of this.#ranged()) {
+      const at = series.length + 1;
+      const edge = { width: 0, stroke: "transparent", points: { show: false }, show: !this.#hidden.has(l.series.key) };
+      series.push(edge, { ...edge });
+      bands.push({ series: [at, at + 1], fill: faint(l.stroke, 0.18) });
+    }
+    const count = this.#lines.length;
+    const log = this.#log;
+    return options(board, {
+      width,
+      height: this.#height(),
+      series,
+      bands,
+      scale: log
+        ? { distr: 3, log: 10 }
+        : { range: (_, __, max) => [0, top(panel, max)] },
+      axis: {
+        size: 58,
+        space: 34,
+        values: (_, splits) =>
+          axisLabels(
+            splits.map((v) => v ?? 0),
+            panel.unit,
+          ).map((t, i) => (splits[i] == null ? "" : t)),
+      },
+      hooks: {
+        draw: [(u) => this.#drawThresholds(u, scene)],
+        setCursor: [() => inFrame(this.#drawLegend)],
+        // The edges of a range are not values of their own.
+        ready: [
+          (u) => {
+            for (const [i, pt] of u.over.querySelectorAll(".u-cursor-pt").entries()) {
+              if (i >= count) pt.remove();
+            }
+          },
+        ],
+      },
+    });
+  }
+
+  /** @param {number} width */
+  #stateOptions(width) {
+    const rows = this.#lines.length;
+    return options(this.board, {
+      width,
+      height: this.#height(),
+      points: false,
+      series: this.#lines.map((l, row) => ({
+        label: l.series.name,
+        show: !this.#hidden.has(l.series.key),
+        stroke: l.stroke,
+        fill: l.stroke,
+        points: { show: false },
+        paths: (u, i) => statePath(u, i, row, this.#state?.step ?? 1000),
+      })),
+      scale: { range: () => [rows - 0.5, -0.5] },
+      axis: {
+        size: 58,
+        splits: () => this.#lines.map((_, i) => i),
+        values: () => this.#lines.map(() => ""),
+        grid: { show: false },
+      },
+      hooks: {
+        setCursor: [() => inFrame(this.#drawLegend)],
+        drawAxes: [(u) => drawRowNames(u, this.#lines, SCENE[this.board.theme()].muted)],
+      },
+    });
+  }
+
+  /** @param {import("uplot")} u @param {typeof SCENE["light"]} scene */
+  #drawThresholds(u, scene) {
+    const { ctx, bbox } = u;
+    const ratio = uPlot.pxRatio;
+    for (const t of this.panel.thresholds ?? []) {
+      const { min, max } = u.scales.y;
+      if (min == null || max == null || t.value < min || t.value > max) continue;
+      const y = Math.round(u.valToPos(t.value, "y", true)) + 0.5;
+      ctx.save();
+      ctx.strokeStyle = t.level === "critical" ? scene.critical : scene.warning;
+      ctx.lineWidth = ratio;
+      ctx.setLineDash([2 * ratio, 3 * ratio]);
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+      ctx.restore();
+    }
+  }
+
+  /** @param {string} key */
+  #toggle(key) {
+    if (this.#hidden.has(key)) this.#hidden.delete(key);
+    else this.#hidden.add(key);
+    this.#shape = "";
+    this.redraw();
+  }
+
+  #renderLegend() {
+    const { panel } = this;
+    const state = this.#state;
+    if (!state) return;
+    const u = this.#plot;
+    const inside = u && u.cursor.left != null && u.cursor.left >= 0;
+    const at = inside ? (u.cursor.idx ?? null) : null;
+    const [from, to] = this.board.range();
+    const first = Math.max(0, Math.floor((from - state.start) / state.step));
+    const last = Math.ceil((to - state.start) / state.step) - 1;
+    const cell = (/** @type {number | null} */ v) => html`<td>${text(v, panel.unit)}</td>`;
+    render(
+      html`<table>
+        <caption class="unseen">${panel.title}</caption>
+        <thead>
+          <tr>
+            <th scope="col"><span class="unseen">series</span></th>
+            <th scope="col" class=${at === null ? "" : "at"}>${at === null ? "last" : clock(state.start + at * state.step)}</th>
+            ${
+              panel.draw === "states"
+                ? html`<th scope="col">share</th>`
+                : html`<th scope="col">min</th><th scope="col">mean</th><th scope="col">max</th><th scope="col">P95</th>`
+            }
+          </tr>
+        </thead>
+        <tbody>
+          ${this.#lines.map((l) => {
+            const s = statistics(l.series, first, last);
+            const on = !this.#hidden.has(l.series.key);
+            return html`<tr class=${on ? "" : "off"}>
+              <th scope="row">
+                <button aria-pressed=${String(on)} @click=${() => this.#toggle(l.series.key)} title=${l.series.name}>
+                  ${swatch(l)}<span>${l.series.name || panel.title}</span>
+                </button>
+              </th>
+              ${
+                panel.draw === "states"
+                  ? html`<td>${said(at === null ? s.last : l.series.values[at])}</td><td>${text(s.mean, "ratio")}</td>`
+                  : html`${cell(at === null ? s.last : l.series.values[at])}${cell(s.min)}${cell(s.mean)}${cell(s.max)}${cell(s.p95)}`
+              }
+            </tr>`;
+          })}
+        </tbody>
+      </table>`,
+      this.#legend,
+    );
+  }
+}
+
+/** @param {number | null} v */
+const said = (v) => (v === null ? "–" : v > 0 ? "yes" : "no");
+
+/** @param {Line} l */
+function swatch(l) {
+  return html`<svg width="16" height="8" aria-hidden="true">
+    ${svg`<line x1="0" y1="4" x2="16" y2="4" stroke=${l.stroke} stroke-width=${Math.max(2, l.width)}
+      stroke-dasharray=${l.dash.length ? "3 2" : nothing}></line>`}
+  </svg>`;
+}
+
+/**
+ * A bar for each time in which a state was the case.
+ * @param {import("uplot")} u
+ * @param {number} index
+ * @param {number} row
+ * @param {number} step
+ */
+function statePath(u, index, row, step) {
+  const fill = new Path2D();
+  const xs = u.data[0];
+  const ys = u.data[index];
+  const height = Math.abs(u.valToPos(0, "y", true) - u.valToPos(1, "y", true)) * 0.62;
+  const y = u.valToPos(row, "y", true) - height / 2;
+  let from = -1;
+  for (let i = 0; i <= xs.length; i++) {
+    const on = i < xs.length && ys[i] === row;
+    if (on && from < 0) from = i;
+    if (!on && from >= 0) {
+      const left = u.valToPos(xs[from], "x", true);
+      const right = u.valToPos(xs[i - 1] + step, "x", true);
+      fill.rect(left, y, Math.max(1, right - left), height);
+      from = -1;
+    }
+  }
+  return { fill, stroke: null };
+}
+
+/** @param {import("uplot")} u @param {Line[]} rows @param {string} ink */
+function drawRowNames(u, rows, ink) {
+  const { ctx, bbox } = u;
+  const ratio = uPlot.pxRatio;
+  ctx.save();
+  ctx.fillStyle = ink;
+  ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+  ctx.textAlign = "right";
+  ctx.textBaseline = "middle";
+  for (const [i, l] of rows.entries()) {
+    ctx.fillText(short(l.series.name, 9), bbox.left - 6 * ratio, u.valToPos(i, "y", true));
+  }
+  ctx.restore();
+}
+
+/** @param {string} name @param {number} length */
+const short = (name, length) => (name.length > length ? `${name.slice(0, length - 1)}…` : name);

@@ -1,0 +1,233 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What all charts have in common: the time axis, one cursor, zoom by mouse, touch
+// and keys, and annotations.
+
+import { SCENE, faint } from "#page/colours.js";
+import { clock } from "#page/units.js";
+import { uPlot } from "#page/uplot.js";
+
+/** @typedef {import("uplot")} Plot */
+/** @typedef {import("uplot").Options} Options */
+
+/**
+ * What charts are told of the page.
+ * @typedef {object} Board
+ * @property {() => Theme} theme
+ * @property {() => [number, number]} range of time, in milliseconds
+ * @property {() => Annotation[]} annotations
+ * @property {(from: number, to: number) => void} zoom
+ * @property {() => void} reset undoes a zoom
+ * @property {(time: number | null) => void} point where the cursor is
+ */
+
+/** Milliseconds; a zoom goes no deeper. */
+const SHORTEST = 10_000;
+
+const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
+
+/**
+ * @param {Board} board
+ * @param {object} own
+ * @param {number} own.width
+ * @param {number} own.height
+ * @param {import("uplot").Series[]} own.series
+ * @param {import("uplot").Axis} own.axis the vertical one
+ * @param {import("uplot").Scale} own.scale
+ * @param {import("uplot").Band[]} [own.bands]
+ * @param {import("uplot").Hooks.Arrays} [own.hooks]
+ * @param {boolean} [own.points] whether the cursor marks values
+ * @returns {Options}
+ */
+export function options(board, own) {
+  const theme = board.theme();
+  const scene = SCENE[theme];
+  return {
+    width: own.width,
+    height: own.height,
+    ms: 1,
+    pxAlign: 1,
+    legend: { show: false },
+    padding: [8, 8, 0, 0],
+    cursor: {
+      sync: { key: "page", scales: ["x", null], setSeries: false },
+      drag: { x: true, y: false, setScale: false, dist: 5 },
+      y: false,
+      points: own.points === false ? { show: false } : { size: 6, width: 1.5, fill: scene.ground },
+      bind: {
+        dblclick: () => () => {
+          board.reset();
+          return null;
+        },
+      },
+    },
+    scales: { x: { time: true, range: () => board.range() }, y: own.scale },
+    series: [{}, ...own.series],
+    bands: own.bands ?? [],
+    axes: [
+      {
+        stroke: scene.muted,
+        font: FONT,
+        size: 24,
+        gap: 4,
+        space: 64,
+        grid: { stroke: scene.grid, width: 1 },
+        ticks: { stroke: scene.grid, width: 1, size: 4 },
+        values: (_, splits, __, ___, incr) => splits.map((t) => timeLabel(t, incr)),
+      },
+      {
+        stroke: scene.muted,
+        font: FONT,
+        gap: 4,
+        ticks: { show: false },
+        grid: { stroke: scene.grid, width: 1 },
+        ...own.axis,
+      },
+    ],
+    hooks: {
+      ...own.hooks,
+      setSelect: [
+        (u) => {
+          if (u.select.width < 5) return;
+          const from = u.posToVal(u.select.left, "x");
+          const to = u.posToVal(u.select.left + u.select.width, "x");
+          u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+          zoom(board, from, to);
+        },
+      ],
+      setCursor: [
+        (u) => board.point(u.cursor.left != null && u.cursor.left >= 0 ? u.posToVal(u.cursor.left, "x") : null),
+        ...(own.hooks?.setCursor ?? []),
+      ],
+      drawAxes: [(u) => drawAnnotations(u, board), ...(own.hooks?.drawAxes ?? [])],
+    },
+  };
+}
+
+/** @param {number} t @param {number} incr the time between labels */
+function timeLabel(t, incr) {
+  const text = clock(t);
+  return incr < 60_000 ? text : text.slice(0, 5);
+}
+
+/** @param {Board} board @param {number} from @param {number} to */
+function zoom(board, from, to) {
+  const missing = Math.max(0, SHORTEST - (to - from)) / 2;
+  board.zoom(Math.round(from - missing), Math.round(to + missing));
+}
+
+/** @param {Plot} u @param {Board} board */
+function drawAnnotations(u, board) {
+  const scene = SCENE[board.theme()];
+  const { ctx, bbox } = u;
+  const [from, to] = board.range();
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  const ratio = uPlot.pxRatio;
+  for (const a of board.annotations()) {
+    if (a.time > to || (a.end ?? a.time) < from) continue;
+    const stroke = scene.mark[a.kind] ?? scene.muted;
+    const x = Math.round(u.valToPos(a.time, "x", true));
+    const end = a.end === null ? u.valToPos(to, "x", true) : u.valToPos(a.end, "x", true);
+    if (end - x > ratio) {
+      ctx.fillStyle = faint(stroke, 0.07);
+      ctx.fillRect(x, bbox.top, end - x, bbox.height);
+    }
+    ctx.strokeStyle = faint(stroke, 0.75);
+    ctx.lineWidth = ratio;
+    ctx.setLineDash([3 * ratio, 3 * ratio]);
+    ctx.beginPath();
+    ctx.moveTo(x + 0.5, bbox.top);
+    ctx.lineTo(x + 0.5, bbox.top + bbox.height);
+    ctx.stroke();
+  }
+  ctx.restore();
+}
+
+/**
+ * Two fingers zoom, one moves the cursor; the page still scrolls up and down.
+ * @param {Plot} u
+ * @param {Board} board
+ */
+export function touch(u, board) {
+  /** @type {Map<number, number>} */
+  const fingers = new Map();
+  /** @type {[number, number] | null} */
+  let held = null;
+  const left = (/** @type {PointerEvent} */ e) => e.clientX - u.over.getBoundingClientRect().left;
+  const width = () => u.over.clientWidth;
+  u.over.addEventListener("pointerdown", (e) => {
+    if (e.pointerType !== "touch") return;
+    fingers.set(e.pointerId, left(e));
+    if (fingers.size === 2) {
+      const [a, b] = [...fingers.values()].sort((x, y) => x - y);
+      held = [u.posToVal(a, "x"), u.posToVal(b, "x")];
+    }
+  });
+  u.over.addEventListener("pointermove", (e) => {
+    if (!fingers.has(e.pointerId)) return;
+    fingers.set(e.pointerId, left(e));
+    if (fingers.size === 1) setCursor(u, left(e));
+  });
+  const end = (/** @type {PointerEvent} */ e) => {
+    if (!fingers.has(e.pointerId)) return;
+    if (held && fingers.size === 2) {
+      const [a, b] = [...fingers.values()].sort((x, y) => x - y);
+      // The times under the fingers stay under them.
+      const perPixel = (held[1] - held[0]) / Math.max(20, b - a);
+      zoom(board, held[0] - a * perPixel, held[0] + (width() - a) * perPixel);
+    }
+    held = null;
+    fingers.delete(e.pointerId);
+    if (fingers.size === 0) setCursor(u, -10);
+  };
+  u.over.addEventListener("pointerup", end);
+  u.over.addEventListener("pointercancel", end);
+}
+
+/**
+ * Moves the cursor of all charts.
+ * @param {Plot} u
+ * @param {number} left
+ */
+function setCursor(u, left) {
+  for (const other of uPlot.sync("page").plots) {
+    const inside = left >= 0 && left <= u.over.clientWidth;
+    other.setCursor({ left: inside ? other.valToPos(u.posToVal(left, "x"), "x") : -10, top: inside ? 10 : -10 });
+  }
+}
+
+/**
+ * Arrows move the cursor, with Shift they select; Enter zooms in on what is
+ * selected. True: the key was meant for the chart.
+ * @param {Plot} u
+ * @param {Board} board
+ * @param {KeyboardEvent} e
+ */
+export function key(u, board, e) {
+  const { clientWidth } = u.over;
+  const at = u.cursor.left != null && u.cursor.left >= 0 ? u.cursor.left : clientWidth;
+  if (e.key === "Enter" && u.select.width > 0) {
+    const from = u.posToVal(u.select.left, "x");
+    const to = u.posToVal(u.select.left + u.select.width, "x");
+    u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    zoom(board, from, to);
+    return true;
+  }
+  if (e.key !== "ArrowLeft" && e.key !== "ArrowRight") return false;
+  const by = (e.key === "ArrowLeft" ? -1 : 1) * Math.max(1, clientWidth / 60);
+  const next = Math.min(clientWidth, Math.max(0, at + by));
+  if (e.shiftKey) {
+    const { left, width } = u.select;
+    const anchor = width === 0 ? at : Math.abs(left - at) < 1 ? left + width : left;
+    u.setSelect(
+      { left: Math.min(anchor, next), top: 0, width: Math.abs(next - anchor), height: u.over.clientHeight },
+      false,
+    );
+  }
+  setCursor(u, next);
+  return true;
+}

@@ -1,0 +1,107 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The last requests, and one of them in full.
+
+import { moment, text } from "#page/units.js";
+import { html, nothing } from "#page/vendor/lit-html.js";
+
+/** Seconds in which tokens came, from the first to the end. @param {RequestData} r */
+export function decoding(r) {
+  return r.first === null || r.generated < 2 ? null : (r.end - r.first) / 1000 / (r.generated - 1);
+}
+
+/** Tokens of the prompt a second; what was cached cost nothing. @param {RequestData} r */
+export function promptRate(r) {
+  const tokens = r.prompt - r.cached;
+  return r.ttft === null || r.ttft <= 0 || tokens <= 0 ? null : tokens / r.ttft;
+}
+
+/** @param {RequestData} r */
+export const cacheShare = (r) => (r.prompt > 0 ? r.cached / r.prompt : null);
+
+/** @param {RequestData} r */
+const acceptance = (r) => (r.drafted && r.accepted !== null ? r.accepted / r.drafted : null);
+
+/**
+ * @param {import("#page/store.js").State} state
+ * @param {boolean} all
+ * @param {() => void} more
+ * @param {(r: RequestData) => void} open
+ * @param {string} csv the address of the list as CSV; empty: none
+ */
+export function requestsView(state, all, more, open, csv) {
+  const list = state.requests;
+  if (list.length === 0) return nothing;
+  const drafted = list.some((r) => r.drafted !== null);
+  return html`<h2>Recent requests ${csv ? html`<a class="quiet" href=${csv} download="requests.csv">CSV</a>` : nothing}</h2>
+    <div class="scroll" tabindex="0" role="region" aria-label="Recent requests">
+      <table>
+        <caption class="unseen">Recent requests, the newest first</caption>
+        <thead><tr>
+          <th scope="col">ended</th><th scope="col">outcome</th><th scope="col" class="number">slot</th><th scope="col" class="number">prompt</th>
+          <th scope="col" class="number">cached</th><th scope="col" class="number">generated</th>${drafted ? html`<th scope="col" class="number">accepted</th>` : nothing}
+          <th scope="col" class="number">first token</th><th scope="col" class="number">a token</th><th scope="col" class="number">duration</th>
+          <th scope="col"><span class="unseen">details</span></th>
+        </tr></thead>
+        <tbody>${list.slice(0, all ? list.length : 12).map(
+          (r) => html`<tr @click=${() => open(r)}>
+            <td>${moment(r.end, state.now)}</td>
+            <td><span class="outcome ${r.outcome}">${r.outcome}</span></td>
+            <td class="number">${r.slot ?? "–"}</td>
+            <td class="number">${text(r.prompt, "tokens")}</td>
+            <td class="number">${text(cacheShare(r), "ratio")}</td>
+            <td class="number">${text(r.generated, "tokens")}</td>
+            ${drafted ? html`<td class="number">${text(acceptance(r), "ratio")}</td>` : nothing}
+            <td class="number">${text(r.ttft, "s")}</td>
+            <td class="number">${text(decoding(r), "s")}</td>
+            <td class="number">${text(r.duration, "s")}</td>
+            <td><button class="quiet" aria-label="Details of the request of task ${r.task}">▸</button></td>
+          </tr>`,
+        )}</tbody>
+      </table>
+    </div>
+    ${
+      list.length > 12
+        ? html`<button class="quiet" @click=${more}>${all ? "fewer" : `all ${list.length}`}</button>`
+        : nothing
+    }`;
+}
+
+/**
+ * @param {RequestData} r
+ * @param {number} now
+ * @param {(text: string) => void} copy
+ */
+export function requestView(r, now, copy) {
+  const ms = r.end - r.start;
+  const first = r.first === null ? r.end : r.first;
+  const share = ms > 0 ? ((first - r.start) / ms) * 100 : 0;
+  /** @type {[string, unknown][]} */
+  const facts = [
+    ["outcome", html`<span class="outcome ${r.outcome}">${r.outcome}</span>`],
+    ["error", r.error],
+    ["server", r.server],
+    ["model", r.model],
+    ["slot and task", r.slot === null ? "" : `${r.slot}, ${r.task}`],
+    ["seen by", r.client ? "the load generator" : "the server"],
+    ["began", moment(r.start, now)],
+    ["first token", r.ttft === null ? "" : `after ${text(r.ttft, "s")}`],
+    ["ended", moment(r.end, now)],
+    ["duration", text(r.duration, "s")],
+    ["prompt", `${r.prompt} tokens, ${r.cached} of them cached (${text(cacheShare(r), "ratio")})`],
+    ["prompt rate", promptRate(r) === null ? "" : text(promptRate(r), "tokens/s")],
+    ["generated", `${r.generated} tokens`],
+    ["a token", decoding(r) === null ? "" : text(decoding(r), "s")],
+    ["drafted", r.drafted === null ? "" : `${r.drafted} tokens, ${r.accepted ?? "–"} accepted (${text(acceptance(r), "ratio")})`],
+  ];
+  return html`<svg class="times" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
+      <rect class="prompt" x="0" y="0" width=${share} height="4"></rect>
+      <rect class="generating" x=${share} y="0" width=${100 - share} height="4"></rect></svg>
+    <dl>${facts.filter(([, v]) => v !== "" && v !== null).map(([k, v]) => html`<dt>${k}</dt><dd>${v}</dd>`)}
+      ${
+        r.trace
+          ? html`<dt>trace</dt><dd><code>${r.trace}</code> <button class="quiet" @click=${() => copy(r.trace)}>copy</button></dd>`
+          : nothing
+      }</dl>`;
+}

@@ -1,0 +1,40 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The numbers at the top, each leading to its panel.
+
+import { sparkline } from "#page/spark.js";
+import { format, text } from "#page/units.js";
+import { html } from "#page/vendor/lit-html.js";
+
+/**
+ * The worst level whose threshold the value has reached.
+ * @param {Threshold[] | null | undefined} thresholds
+ * @param {number | null} value
+ */
+export function level(thresholds, value) {
+  if (value === null) return "";
+  const over = (thresholds ?? []).filter((t) => value >= t.value).map((t) => t.level);
+  return over.includes("critical") ? "critical" : over.includes("warning") ? "warning" : "";
+}
+
+/**
+ * @param {Tile[]} tiles
+ * @param {import("#page/store.js").State} state
+ */
+export function tilesView(tiles, state) {
+  const shown = tiles.filter((t) => state.tiles[t.id] && state.tiles[t.id].spark.some((v) => v !== null));
+  return shown.map((t) => {
+    const data = state.tiles[t.id];
+    const f = format(data.value, t.unit);
+    return html`<a class="tile ${level(t.thresholds, data.value)}" href="#panel-${t.panel}" title=${t.help}>
+      <span class="name">${t.title}</span>
+      <span class="number"><b>${f.value}</b>${f.unit ? html` <i>${f.unit}</i>` : ""}${
+        t.second && data.second !== null
+          ? html`<small>${t.second.label ? `${t.second.label} ` : ""}${text(data.second, t.second.unit)}</small>`
+          : ""
+      }</span>
+      ${sparkline(data.spark, 120, 24)}
+    </a>`;
+  });
+}
