@@ -5,9 +5,9 @@
 
 import { SCENE, SHADES, colour, faint } from "#page/colours.js";
 import { inFrame } from "#page/frame.js";
-import { key, options, touch } from "#page/plot.js";
+import { key, options, rowScale, touch } from "#page/plot.js";
 import { statistics } from "#page/store.js";
-import { axisLabels, clock, text } from "#page/units.js";
+import { axisLabels, brief, clock, text } from "#page/units.js";
 import { uPlot } from "#page/uplot.js";
 import { html, nothing, render, svg } from "#page/vendor/lit-html.js";
 
@@ -22,6 +22,7 @@ import { html, nothing, render, svg } from "#page/vendor/lit-html.js";
  * @property {string} stroke
  * @property {number} width
  * @property {number[]} dash
+ * @property {boolean} block an area, not a line
  * @property {Values} drawn the values, or their sum with those below
  */
 
@@ -45,10 +46,11 @@ export function lines(panel, data, theme, gpus) {
   const perQuery = new Set(solid.map((s) => s.query)).size;
   /** @type {Line[]} */
   const out = list.map((series) => {
-    const line = { series, stroke: SCENE[theme].limit, width: 1, dash: [6, 4], drawn: series.values };
+    const line = { series, stroke: SCENE[theme].limit, width: 1, dash: [6, 4], block: false, drawn: series.values };
     if (dashed(series)) return line;
     line.width = 1.5;
     line.dash = [];
+    line.block = panel.draw === "states" || panel.draw === "stacked";
     if (panel.draw === "percentiles" && solid.length <= SHADES[theme].length) {
       const i = solid.indexOf(series);
       line.stroke = SHADES[theme][i];
@@ -76,6 +78,19 @@ export function lines(panel, data, theme, gpus) {
     }
   }
   return out;
+}
+
+/**
+ * The series as they are now.
+ * @param {Map<string, Series> | undefined} data
+ */
+function copied(data) {
+  /** @type {Map<string, Series>} */
+  const copies = new Map();
+  for (const [key, s] of data ?? []) {
+    copies.set(key, { ...s, values: s.values.slice(), low: s.low?.slice() ?? null, high: s.high?.slice() ?? null });
+  }
+  return copies;
 }
 
 const collator = new Intl.Collator("en", { numeric: true });
@@ -112,6 +127,9 @@ export class Chart {
   #lines = [];
   /** @type {State | null} */
   #state = null;
+  // Of what is drawn; the state goes on while the chart stands still.
+  #start = 0;
+  #step = 1000;
   /** @type {Set<string>} */
   #hidden = new Set();
   #log = false;
@@ -166,7 +184,9 @@ export class Chart {
     this.#state = state;
     const { panel } = this;
     const theme = this.board.theme();
-    this.#lines = lines(panel, state.panels.get(panel.id) ?? new Map(), theme, state.gpus);
+    this.#lines = lines(panel, copied(state.panels.get(panel.id)), theme, state.gpus);
+    this.#start = state.start;
+    this.#step = state.step;
     const width = this.#canvas.clientWidth;
     if (width === 0) return;
     const shape = [theme, this.#log, ...this.#lines.map((l) => `${l.series.key}${l.stroke}${!l.series.low}`)].join();
@@ -207,8 +227,8 @@ export class Chart {
   /** @param {State} state @returns {import("uplot").AlignedData} */
   #data(state) {
     const x = Array.from({ length: state.points }, (_, i) => state.start + i * state.step);
-    // uPlot keeps what it is given, and the state goes on.
-    const copy = (/** @type {Values} */ v) => (this.#log ? v.map((y) => (y !== null && y > 0 ? y : null)) : v.slice());
+    // A logarithm has no place for what is not positive.
+    const copy = (/** @type {Values} */ v) => (this.#log ? v.map((y) => (y !== null && y > 0 ? y : null)) : v);
     const drawn =
       this.panel.draw === "states"
         ? this.#lines.map((l, row) => l.series.values.map((v) => (v === null ? null : v > 0 ? row : row + 0.001)))
@@ -291,7 +311,6 @@ export class Chart {
 
   /** @param {number} width */
   #stateOptions(width) {
-    const rows = this.#lines.length;
     return options(this.board, {
       width,
       height: this.#height(),
@@ -302,19 +321,10 @@ export class Chart {
         stroke: l.stroke,
         fill: l.stroke,
         points: { show: false },
-        paths: (u, i) => statePath(u, i, row, this.#state?.step ?? 1000),
+        paths: (u, i) => statePath(u, i, row, this.#step),
       })),
-      scale: { range: () => [rows - 0.5, -0.5] },
-      axis: {
-        size: 58,
-        splits: () => this.#lines.map((_, i) => i),
-        values: () => this.#lines.map(() => ""),
-        grid: { show: false },
-      },
-      hooks: {
-        setCursor: [() => inFrame(this.#drawLegend)],
-        drawAxes: [(u) => drawRowNames(u, this.#lines, SCENE[this.board.theme()].muted)],
-      },
+      ...rowScale(this.#lines.map((l) => l.series.name)),
+      hooks: { setCursor: [() => inFrame(this.#drawLegend)] },
     });
   }
 
@@ -348,22 +358,22 @@ export class Chart {
 
   #renderLegend() {
     const { panel } = this;
-    const state = this.#state;
-    if (!state) return;
+    if (!this.#state) return;
+    const [start, step] = [this.#start, this.#step];
     const u = this.#plot;
     const inside = u && u.cursor.left != null && u.cursor.left >= 0;
     const at = inside ? (u.cursor.idx ?? null) : null;
     const [from, to] = this.board.range();
-    const first = Math.max(0, Math.floor((from - state.start) / state.step));
-    const last = Math.ceil((to - state.start) / state.step) - 1;
-    const cell = (/** @type {number | null} */ v) => html`<td>${text(v, panel.unit)}</td>`;
+    const first = Math.max(0, Math.floor((from - start) / step));
+    const last = Math.ceil((to - start) / step) - 1;
+    const cell = (/** @type {number | null} */ v) => html`<td>${brief(v, panel.unit)}</td>`;
     render(
       html`<table>
         <caption class="unseen">${panel.title}</caption>
         <thead>
           <tr>
             <th scope="col"><span class="unseen">series</span></th>
-            <th scope="col" class=${at === null ? "" : "at"}>${at === null ? "last" : clock(state.start + at * state.step)}</th>
+            <th scope="col" class=${at === null ? "" : "at"}>${at === null ? "last" : clock(start + at * step)}</th>
             ${
               panel.draw === "states"
                 ? html`<th scope="col">share</th>`
@@ -400,6 +410,9 @@ const said = (v) => (v === null ? "–" : v > 0 ? "yes" : "no");
 
 /** @param {Line} l */
 function swatch(l) {
+  if (l.block) {
+    return html`<svg width="16" height="10" aria-hidden="true">${svg`<rect x="2" width="12" height="10" fill=${l.stroke}></rect>`}</svg>`;
+  }
   return html`<svg width="16" height="8" aria-hidden="true">
     ${svg`<line x1="0" y1="4" x2="16" y2="4" stroke=${l.stroke} stroke-width=${Math.max(2, l.width)}
       stroke-dasharray=${l.dash.length ? "3 2" : nothing}></line>`}
@@ -432,21 +445,3 @@ function statePath(u, index, row, step) {
   }
   return { fill, stroke: null };
 }
-
-/** @param {import("uplot")} u @param {Line[]} rows @param {string} ink */
-function drawRowNames(u, rows, ink) {
-  const { ctx, bbox } = u;
-  const ratio = uPlot.pxRatio;
-  ctx.save();
-  ctx.fillStyle = ink;
-  ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-  ctx.textAlign = "right";
-  ctx.textBaseline = "middle";
-  for (const [i, l] of rows.entries()) {
-    ctx.fillText(short(l.series.name, 9), bbox.left - 6 * ratio, u.valToPos(i, "y", true));
-  }
-  ctx.restore();
-}
-
-/** @param {string} name @param {number} length */
-const short = (name, length) => (name.length > length ? `${name.slice(0, length - 1)}…` : name);

@@ -4,9 +4,22 @@
 // Which server, how it is, and what of it is looked at.
 
 import { clock, moment, text, windowName } from "#page/units.js";
-import { html, nothing } from "#page/vendor/lit-html.js";
+import { html, nothing, svg } from "#page/vendor/lit-html.js";
 
 export const WINDOWS = [60, 300, 900, 3600, 21600, 86400];
+
+/** Drawn, since fonts differ in what signs they have. @type {Record<string, string>} */
+const ICONS = {
+  play: "M4 2l10 6-10 6z",
+  pause: "M3 2h4v12H3zM9 2h4v12H9z",
+  save: "M7 1h2v7l2.5-2.5 1.4 1.4L8 11.8 3.1 6.9l1.4-1.4L7 8zM2 13h12v2H2z",
+  moon: "M6 1a7 7 0 1 0 9 9A6 6 0 0 1 6 1z",
+  sun: "M8 4.5a3.5 3.5 0 1 0 0 7 3.5 3.5 0 0 0 0-7zM7.3 0h1.4v3H7.3zM7.3 13h1.4v3H7.3zM0 7.3h3v1.4H0zM13 7.3h3v1.4h-3zM2 3l1-1 2 2-1 1zM11 12l1-1 2 2-1 1zM13 2l1 1-2 2-1-1zM4 11l1 1-2 2-1-1z",
+};
+
+/** @param {string} name */
+const icon = (name) =>
+  svg`<svg class="sign" width="13" height="13" viewBox="0 0 16 16" aria-hidden="true"><path d=${ICONS[name]}></path></svg>`;
 
 /**
  * @typedef {object} Actions
@@ -93,7 +106,7 @@ export function headerView(catalogue, state, bar, act, only) {
               )}
             </div>
             <button class="icon" aria-pressed=${String(bar.paused.includes("you"))} @click=${act.pause}
-              title="Pause (space)" aria-label="Pause">${bar.paused.includes("you") ? "▶" : "⏸"}</button>`
+              title="Pause (space)" aria-label="Pause">${icon(bar.paused.includes("you") ? "play" : "pause")}</button>`
       }
       <button class="quiet" @click=${act.statistics} title="Statistics of all panels (s)">statistics</button>
       ${bar.offline ? nothing : html`<button class="quiet" @click=${act.compare} title="Compare two windows or runs (c)">compare</button>`}
@@ -101,9 +114,9 @@ export function headerView(catalogue, state, bar, act, only) {
       ${
         bar.offline
           ? nothing
-          : html`<a class="quiet" href=${bar.exportURL} download title="One file that shows this view anywhere, without the collector">⤓ snapshot</a>`
+          : html`<a class="quiet" href=${bar.exportURL} download title="One file that shows this view anywhere, without the collector">${icon("save")} snapshot</a>`
       }
-      <button class="icon" @click=${act.theme} title="Light or dark (t)" aria-label="Light or dark">${bar.theme === "dark" ? "☀" : "☾"}</button>
+      <button class="icon" @click=${act.theme} title="Light or dark (t)" aria-label="Light or dark">${icon(bar.theme === "dark" ? "sun" : "moon")}</button>
       <button class="icon" @click=${act.keys} title="Keys (?)" aria-label="Keys">?</button>
     </div>`;
 }

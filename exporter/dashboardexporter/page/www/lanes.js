@@ -5,7 +5,7 @@
 // A path builder of uPlot, so that cursor, zoom and resolution are the charts'.
 
 import { SCENE } from "#page/colours.js";
-import { key, options, touch } from "#page/plot.js";
+import { key, options, rowScale, touch } from "#page/plot.js";
 import { clock, duration, text } from "#page/units.js";
 import { uPlot } from "#page/uplot.js";
 
@@ -148,13 +148,7 @@ export class Lanes {
           return null;
         },
       })),
-      scale: { range: () => [slots - 0.5, -0.5] },
-      axis: {
-        size: 58,
-        splits: () => Array.from({ length: slots }, (_, i) => i),
-        values: (_, splits) => splits.map((i) => `slot ${i}`),
-        grid: { show: false },
-      },
+      ...rowScale(Array.from({ length: slots }, (_, i) => `slot ${i}`)),
     });
   }
 

@@ -105,6 +105,23 @@ export function options(board, own) {
   };
 }
 
+/**
+ * The vertical scale and axis of rows, the first at the top.
+ * @param {string[]} names
+ * @returns {{scale: import("uplot").Scale, axis: import("uplot").Axis}}
+ */
+export function rowScale(names) {
+  return {
+    scale: { dir: -1, range: () => [-0.5, names.length - 0.5] },
+    axis: {
+      size: 58,
+      splits: () => names.map((_, i) => i),
+      values: () => names.map((n) => (n.length > 9 ? `${n.slice(0, 8)}…` : n)),
+      grid: { show: false },
+    },
+  };
+}
+
 /** @param {number} t @param {number} incr the time between labels */
 function timeLabel(t, incr) {
   const text = clock(t);

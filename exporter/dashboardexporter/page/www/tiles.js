@@ -4,7 +4,7 @@
 // The numbers at the top, each leading to its panel.
 
 import { sparkline } from "#page/spark.js";
-import { format, text } from "#page/units.js";
+import { brief, format } from "#page/units.js";
 import { html } from "#page/vendor/lit-html.js";
 
 /**
@@ -27,11 +27,13 @@ export function tilesView(tiles, state) {
   return shown.map((t) => {
     const data = state.tiles[t.id];
     const f = format(data.value, t.unit);
+    // The title says that it is of a token.
+    const unit = f.unit.replace("s/tok", "s");
     return html`<a class="tile ${level(t.thresholds, data.value)}" href="#panel-${t.panel}" title=${t.help}>
       <span class="name">${t.title}</span>
-      <span class="number"><b>${f.value}</b>${f.unit ? html` <i>${f.unit}</i>` : ""}${
+      <span class="number"><b>${f.value}</b>${unit ? html` <i>${unit}</i>` : ""}${
         t.second && data.second !== null
-          ? html`<small>${t.second.label ? `${t.second.label} ` : ""}${text(data.second, t.second.unit)}</small>`
+          ? html`<small>${t.second.label ? `${t.second.label} ` : ""}${brief(data.second, t.second.unit)}</small>`
           : ""
       }</span>
       ${sparkline(data.spark, 120, 24)}

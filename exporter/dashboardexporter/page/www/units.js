@@ -92,6 +92,26 @@ export function text(value, unit) {
   return f.unit === "%" ? `${f.value} %` : `${f.value} ${f.unit}`;
 }
 
+/**
+ * Where a title has said what is counted: 1.96 k for 1960 tok/s, 29.6 ms for
+ * 0.0296 s/tok.
+ * @param {number | null | undefined} value
+ * @param {string} unit
+ */
+export function brief(value, unit) {
+  const f = format(value, unit);
+  const [p, u] = split(f.unit, of(unit).text);
+  const short = p + (COUNTED[u] ?? u);
+  return short ? `${f.value} ${short}` : f.value;
+}
+
+/** Units of which a title says enough. @type {Record<string, string>} */
+const COUNTED = { tok: "", "tok/s": "", "req/s": "", "s/tok": "s", "J/tok": "J" };
+
+/** @param {string} unit @param {string} plain @returns {[string, string]} prefix and rest */
+const split = (unit, plain) =>
+  plain && unit.endsWith(plain) ? [unit.slice(0, unit.length - plain.length), plain] : [unit, ""];
+
 /** Such as 3 h 12 min. @param {number} seconds */
 export function duration(seconds) {
   const s = Math.round(seconds);
@@ -127,7 +147,7 @@ export function axisLabels(splits, unit) {
   let decimals = 0;
   while (decimals < 3 && steps.some((v) => Math.abs(v - Number(v.toFixed(decimals))) > 1e-9)) decimals++;
   // What the panel's title says need not be said again at each line.
-  const short = ["tok", "tok/s", "req/s", "s/tok", "J/tok"].includes(u.text) ? p.trim() : p + u.text;
+  const short = p + (COUNTED[u.text] ?? u.text);
   const suffix = { "%": " %", "": "" }[short] ?? ` ${short}`;
   return steps.map((v) => (v === 0 ? "0" : v.toFixed(decimals) + suffix));
 }
