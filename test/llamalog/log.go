@@ -16,6 +16,9 @@ import (
 // time, and each makes one call of Write. What Write returns is passed over, as
 // the server does.
 type Log struct {
+	// Draft is the path of the model that drafts, "" where there is none.
+	Draft string
+
 	w      io.Writer
 	prefix string // of a router's child
 	buf    []byte
@@ -73,6 +76,9 @@ func (l *Log) Loading(at time.Duration, path string) {
 // Slots says that the model has its slots.
 func (l *Log) Slots(at time.Duration, slots, context int) {
 	l.line(at, "I cmn          init: llama threadpool init, n_threads = 1")
+	if l.Draft != "" {
+		l.line(at, "I common_speculative_init_result: loading draft model '%s'", l.Draft)
+	}
 	l.line(at, "I srv    load_model: initializing, n_slots = %d, n_ctx_slot = %d, kv_unified = 'false'", slots, context)
 	l.flush()
 }

@@ -71,6 +71,23 @@ func TestLog_RequestsAreWrittenAsByTheRealServer(t *testing.T) {
 	})
 }
 
+func TestLog_DraftsAreWrittenAsByTheRealServer(t *testing.T) {
+	log := recording(t, "draft")
+	same(t, log[3:9], func(l *Log) {
+		l.Draft = "/models/tiny.gguf"
+		l.Loading(0, "/models/tiny.gguf")
+		l.Slots(0, 1, 1024)
+		l.Loaded(0)
+		l.Listening(0, "http://127.0.0.1:39409")
+	})
+	same(t, log[11:18], func(l *Log) {
+		l.Finish(0, Request{Slot: 0, Task: 0}, Timings{
+			PromptTokens: 5, Prompt: micros(853), Tokens: 6, Generation: micros(1_553), GraphsReused: 1, Sequence: 10,
+			Drafts: 2, Drafted: 4, Accepted: 3,
+		})
+	})
+}
+
 func TestLog_StartIsWrittenAsByTheRealServer(t *testing.T) {
 	same(t, recording(t, "start_and_two_requests")[:8], func(l *Log) {
 		l.Initializing(0, false)

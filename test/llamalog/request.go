@@ -73,6 +73,9 @@ type Timings struct {
 	Prompt, Generation     time.Duration
 	GraphsReused, Sequence int // of the whole process, and tokens in the slot at the end
 	Truncated              bool
+	// Of speculative decoding: how often tokens were drafted, and how many tokens
+	// were drafted and accepted; 0 without it.
+	Drafts, Drafted, Accepted int
 }
 
 // Finish says that a request has come to its end, and what it took.
@@ -83,6 +86,10 @@ func (l *Log) Finish(at time.Duration, r Request, t Timings) {
 	l.slot(at, r, "I", "print_timing", "      total time = %10.2f ms / %5d tokens", prompt+generation, t.PromptTokens+t.Tokens)
 	l.slot(at, r, "I", "print_timing", "   graphs reused = %10d", t.GraphsReused)
 	l.slot(at, r, "I", "print_timing", "  graph reallocs = %10d    / %5d        (same size) / (changed size)", 0, 0)
+	if t.Drafted > 0 {
+		l.slot(at, r, "I", "print_timing", "draft acceptance = %.5f (%5d accepted / %5d generated), mean len = %5.2f",
+			float64(t.Accepted)/float64(t.Drafted), t.Accepted, t.Drafted, 1+float64(t.Accepted)/float64(t.Drafts))
+	}
 	l.release(at, r, t.Sequence, t.Truncated)
 	l.flush()
 }

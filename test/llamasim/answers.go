@@ -49,6 +49,7 @@ type params struct {
 	stream          bool
 	chat            bool
 	timingsPerToken bool
+	speculative     bool // of a server with a draft model
 	defaults        bool // the server's own, in /props
 	full            bool // with the fields that may hold users' text
 }
@@ -70,6 +71,10 @@ func (p params) json() string {
 			bias = `"logit_bias":[{"bias":null,"token":2},{"bias":null,"token":260}],`
 		}
 	}
+	types := "none"
+	if p.speculative {
+		types = "none,draft-simple"
+	}
 	grammar := ""
 	if p.full {
 		grammar = `"grammar":"","grammar_lazy":false,"grammar_triggers":[],"preserved_tokens":[],`
@@ -82,8 +87,8 @@ func (p params) json() string {
 		`"adaptive_decay":0.8999999761581421,%s"max_tokens":%d,"n_predict":%d,"n_keep":0,"n_discard":0,"ignore_eos":%t,`+
 		`"stream":%t,%s"n_probs":0,"min_keep":0,%s"chat_format":%q,"reasoning_format":%q,"reasoning_in_content":false,`+
 		`"generation_prompt":%s,"samplers":["penalties","dry","top_n_sigma","top_k","typ_p","top_p","min_p","xtc","temperature"],`+
-		`"speculative.types":"none","timings_per_token":%t,"post_sampling_probs":false,"backend_sampling":false,"lora":[]}`,
-		breakers, stop, p.maxTokens, p.maxTokens, p.ignoreEOS, p.stream, bias, grammar, format, reasoning, quote(prompt), p.timingsPerToken)
+		`"speculative.types":%q,"timings_per_token":%t,"post_sampling_probs":false,"backend_sampling":false,"lora":[]}`,
+		breakers, stop, p.maxTokens, p.maxTokens, p.ignoreEOS, p.stream, bias, grammar, format, reasoning, quote(prompt), types, p.timingsPerToken)
 }
 
 // slotsJSON is the body of /slots. It needs the lock.
@@ -102,7 +107,7 @@ func (e *engine) slotsJSON() string {
 
 func (e *engine) slotJSON(b *strings.Builder, i int) {
 	s := &e.slots[i]
-	fmt.Fprintf(b, `{"id":%d,"n_ctx":%d,"speculative":false,"is_processing":%t`, i, e.o.ContextPerSlot, s.task != nil)
+	fmt.Fprintf(b, `{"id":%d,"n_ctx":%d,"speculative":%t,"is_processing":%t`, i, e.o.ContextPerSlot, e.o.Draft > 0, s.task != nil)
 	if e.o.Build == Future {
 		b.WriteString(`,"is_thinking":null,"kv":{"layers":[1,2.5,"x"]}`)
 	}
@@ -139,7 +144,7 @@ func (e *engine) slotJSON(b *strings.Builder, i int) {
 		fmt.Fprintf(b, `,"n_prompt_tokens":%d,"n_prompt_tokens_processed":%d,"n_prompt_tokens_cache":%d`, length, processed, cached)
 	}
 	p := t.params
-	p.full = e.o.SlotsDebug
+	p.full, p.speculative = e.o.SlotsDebug, e.o.Draft > 0
 	next := fmt.Sprintf(`{"has_next_token":%t,"has_new_line":false,"n_remain":%d,"n_decoded":%d}`, hasNext, remain, decoded)
 	if e.o.Build != Old {
 		next = "[" + next + "]"
@@ -191,9 +196,9 @@ func (e *engine) metricsText() string {
 		{"tokens_predicted_seconds_total", "counter", "Total time spent generating tokens", sec(e.c.predictedNs)},
 		{"n_decode_total", "counter", "Total number of llama_decode() calls, excluding speculative decoding and multimodal decoding", float64(e.c.decodes)},
 		{"n_tokens_max", "counter", "Largest observed sequence length (prompt + generation)", float64(e.c.tokensMax)},
-		{"spec_decode_num_draft_tokens_total", "counter", "Speculative: Total draft tokens generated", 0},
-		{"spec_decode_num_accepted_tokens_total", "counter", "Speculative: Total draft tokens accepted by the target model", 0},
-		{"spec_decode_num_drafts_total", "counter", "Speculative: Total speculative decoding verification steps", 0},
+		{"spec_decode_num_draft_tokens_total", "counter", "Speculative: Total draft tokens generated", float64(e.c.drafts.drafted)},
+		{"spec_decode_num_accepted_tokens_total", "counter", "Speculative: Total draft tokens accepted by the target model", float64(e.c.drafts.accepted)},
+		{"spec_decode_num_drafts_total", "counter", "Speculative: Total speculative decoding verification steps", float64(e.c.drafts.rounds)},
 		{"prompt_tokens_seconds", "gauge", "Average prompt throughput in tokens/s", per(e.c.bucketPrompt, e.c.bucketPromptNs)},
 		{"predicted_tokens_seconds", "gauge", "Average generation throughput in tokens/s", per(e.c.bucketGen, e.c.bucketGenNs)},
 		{"requests_processing", "gauge", "Number of requests processing", float64(e.busy())},
@@ -211,6 +216,13 @@ func (e *engine) metricsText() string {
 			continue
 		}
 		fmt.Fprintf(&b, "# HELP llamacpp:%s %s\n# TYPE llamacpp:%s %s\nllamacpp:%s %s\n", f.name, f.help, f.name, f.typ, f.name, ostream(f.value))
+	}
+	if len(e.c.drafts.byPosition) > 0 && e.o.Build != Old {
+		const name = "llamacpp:spec_decode_num_accepted_tokens_per_pos_total"
+		fmt.Fprintf(&b, "# HELP %s Accepted tokens per draft position\n# TYPE %s counter\n", name, name)
+		for i, n := range e.c.drafts.byPosition {
+			fmt.Fprintf(&b, "%s{position=\"%d\"} %d\n", name, i, n)
+		}
 	}
 	if e.o.Build == Future {
 		b.WriteString(futureFamilies)
@@ -283,10 +295,14 @@ func (p progress) timings() string {
 	prompt, gen := float64(p.promptNs)/1e6, float64(max(p.genNs, int64(leastGeneration)))/1e6
 	np, ng := float64(p.processed), float64(p.decoded-1)
 	perToken, perSecond := ratio(gen, ng), ratio(ng*1000, gen)
+	drafts := ""
+	if p.drafts.drafted > 0 {
+		drafts = fmt.Sprintf(`,"draft_n":%d,"draft_n_accepted":%d`, p.drafts.drafted, p.drafts.accepted)
+	}
 	return fmt.Sprintf(`{"cache_n":%d,"prompt_n":%d,"prompt_ms":%s,"prompt_per_token_ms":%s,"prompt_per_second":%s,`+
-		`"predicted_n":%d,"predicted_ms":%s,"predicted_per_token_ms":%s,"predicted_per_second":%s}`,
+		`"predicted_n":%d,"predicted_ms":%s,"predicted_per_token_ms":%s,"predicted_per_second":%s%s}`,
 		p.cached, p.processed, decimal(prompt), decimal(ratio(prompt, np)), decimal(ratio(np*1000, prompt)),
-		p.decoded, decimal(gen), decimal(perToken), decimal(perSecond))
+		p.decoded, decimal(gen), decimal(perToken), decimal(perSecond), drafts)
 }
 
 func (p progress) usage() string {

@@ -265,7 +265,7 @@ func (e *engine) finalJSON(f flavor, p progress) string {
 			content = `""`
 		}
 		full := p.params
-		full.full = true
+		full.full, full.speculative = true, e.o.Draft > 0
 		return fmt.Sprintf(`{"index":0,"content":%s,"tokens":%s,"id_slot":%d,"stop":true,"model":%s,"tokens_predicted":%d,`+
 			`"tokens_evaluated":%d,"generation_settings":%s,"prompt":%s,"has_new_line":false,"truncated":%t,"stop_type":"limit",`+
 			`"stopping_word":"","tokens_cached":%d,"timings":%s}`,

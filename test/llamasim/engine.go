@@ -65,6 +65,25 @@ type counters struct {
 	decodes, busySum, tokensMax  int64
 	bucketPrompt, bucketPromptNs int64 // since the previous GET
 	bucketGen, bucketGenNs       int64
+	drafts                       drafts
+}
+
+// drafts count speculative decoding.
+type drafts struct {
+	rounds, drafted, accepted int   // how often tokens were drafted, and tokens
+	byPosition                []int // accepted ones
+}
+
+func (d *drafts) add(more *drafts) {
+	d.rounds += more.rounds
+	d.drafted += more.drafted
+	d.accepted += more.accepted
+	for len(d.byPosition) < len(more.byPosition) {
+		d.byPosition = append(d.byPosition, 0)
+	}
+	for i, n := range more.byPosition {
+		d.byPosition[i] += n
+	}
 }
 
 type slot struct {
@@ -95,6 +114,7 @@ type task struct {
 	cached             int
 	processed          int // prompt tokens decoded, without cached ones
 	decoded            int
+	drafts             drafts
 	launched, finished bool
 	cancel             bool
 	cancelled          bool
@@ -310,7 +330,7 @@ func (e *engine) finishSteps(now int64) {
 				if t.cancel {
 					k = 1
 				}
-				k = min(k, int64(e.limit(t)-t.decoded))
+				k = min(k, int64((e.limit(t)-t.decoded+e.o.Draft)/(1+e.o.Draft)))
 				if e.log != nil { // up to the token with which a line is due
 					k = min(k, 1+max(0, t.loggedT+progressEvery-e.stepEnd+dt-1)/dt)
 				}
@@ -334,8 +354,12 @@ func (e *engine) finishSteps(now int64) {
 		}
 		switch {
 		case t.decoded > 0:
-			t.decoded += int(k)
-			e.decoded += k
+			n := int(k)
+			if e.o.Draft > 0 {
+				n = e.draft(t, k)
+			}
+			t.decoded += n
+			e.decoded += int64(n)
 			e.c.busySum += k
 		case s.taken > 0:
 			t.processed += s.taken
@@ -354,6 +378,30 @@ func (e *engine) finishSteps(now int64) {
 		}
 		e.log.progress(e, t)
 	}
+}
+
+// draft takes k steps with speculative decoding and returns how many tokens they
+// give: one each, and those that were drafted and accepted before the first one
+// that was not. No more is drafted than the request may still get.
+func (e *engine) draft(t *task, k int64) (tokens int) {
+	for range k {
+		n := min(e.o.Draft, e.limit(t)-t.decoded-tokens-1)
+		if n <= 0 {
+			tokens++
+			continue
+		}
+		accepted := 0
+		for accepted < n && float64(chance(e.o.Seed^1, t.id, t.decoded+tokens+accepted)>>11)/(1<<53) < e.o.DraftAcceptance {
+			accepted++
+		}
+		d := drafts{rounds: 1, drafted: n, accepted: accepted, byPosition: make([]int, n)}
+		for i := range accepted {
+			d.byPosition[i] = 1
+		}
+		t.drafts.add(&d)
+		tokens += 1 + accepted
+	}
+	return tokens
 }
 
 func (e *engine) promptDone(t *task) {
@@ -393,6 +441,7 @@ func (e *engine) release(i int, cancelled bool) {
 	e.c.predictedNs += max(ns, int64(leastGeneration))
 	e.c.bucketGen += n - 1
 	e.c.bucketGenNs += ns
+	e.c.drafts.add(&t.drafts)
 	e.log.release(e, t, s.length)
 	e.end(t, nil)
 }
@@ -503,7 +552,7 @@ func (e *engine) earliest(t *task, n int) int64 {
 		return max(e.readyAt, e.t)
 	}
 	n = min(n, e.limit(t)-1)
-	return e.stepEnd + int64(max(0, n-t.decoded))*e.stepTime()
+	return e.stepEnd + int64(max(0, n-t.decoded)/(1+e.o.Draft))*e.stepTime()
 }
 
 // sleep waits for d, or for the channel, and reports whether the process is

@@ -47,6 +47,9 @@ func (s *Server) newLog(o *Options, port int, url string, broken bool) *engineLo
 		return nil
 	}
 	l := &engineLog{Log: llamalog.New(s.log, port), url: url, child: port != 0, broken: broken}
+	if o.Draft > 0 {
+		l.Draft = modelPath(o)
+	}
 	l.Initializing(0, o.APIKey != "")
 	l.Loading(0, modelPath(o))
 	return l
@@ -148,6 +151,7 @@ func (l *engineLog) release(e *engine, t *task, sequence int) {
 			PromptTokens: t.processed, Prompt: time.Duration(t.firstT - t.startT),
 			Tokens: t.decoded, Generation: max(time.Duration(e.t-t.firstT), leastGeneration),
 			GraphsReused: int(e.c.decodes), Sequence: sequence, Truncated: t.truncated,
+			Drafts: t.drafts.rounds, Drafted: t.drafts.drafted, Accepted: t.drafts.accepted,
 		})
 	}
 }

@@ -43,7 +43,8 @@ type Options struct {
 	Slots int
 	// ContextPerSlot is -c divided by -np, in tokens (default 2048).
 	ContextPerSlot int
-	// TokensPerSecond is the generation speed of each slot (default 100).
+	// TokensPerSecond is the generation speed of each slot (default 100), without
+	// what Draft adds.
 	TokensPerSecond float64
 	// PromptTokensPerSecond is the prompt speed of the whole server (default 2000).
 	PromptTokensPerSecond float64
@@ -57,6 +58,13 @@ type Options struct {
 	NoMetrics, NoSlots bool
 	// SlotsDebug is LLAMA_SERVER_SLOTS_DEBUG=1: /slots shows users' text.
 	SlotsDebug bool
+	// Draft is --draft-max of speculative decoding with a draft model
+	// (--spec-type draft-simple); 0 is without. A step then gives up to that many
+	// tokens more than one.
+	Draft int
+	// DraftAcceptance is the chance of a drafted token to be accepted, if those
+	// before it were (default 0.6).
+	DraftAcceptance float64
 	// SleepAfter is --sleep-idle-seconds; 0 never sleeps.
 	SleepAfter time.Duration
 	// WakeTime is the time a reload takes (default 50 ms).
@@ -112,6 +120,9 @@ func (o Options) withDefaults() Options {
 	if o.PromptTokensPerSecond == 0 {
 		o.PromptTokensPerSecond = 2000
 	}
+	if o.DraftAcceptance == 0 {
+		o.DraftAcceptance = 0.6
+	}
 	if o.ModelName == "" {
 		o.ModelName = "sim"
 	}
@@ -135,11 +146,15 @@ func (o Options) withDefaults() Options {
 
 // word is the i-th generated word of a task: the same for the same seed.
 func word(seed uint64, id int64, i int) string {
+	return vocabulary[chance(seed, id, i)%uint64(len(vocabulary))]
+}
+
+// chance is a number that looks random and is the same for the same token.
+func chance(seed uint64, id int64, i int) uint64 {
 	z := seed + uint64(id)*0x9e3779b97f4a7c15 + uint64(i)*0xbf58476d1ce4e5b9
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 	z = (z ^ z>>27) * 0x94d049bb133111eb
-	z ^= z >> 31
-	return vocabulary[z%uint64(len(vocabulary))]
+	return z ^ z>>31
 }
 
 var vocabulary = tinygguf.Words()

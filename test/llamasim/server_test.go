@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -188,9 +189,10 @@ func TestEngine_WaitingRequestsAreServedInOrder(t *testing.T) {
 }
 
 func TestEngine_LoadIsTheSameHoweverOftenOneLooks(t *testing.T) {
-	run := func(step time.Duration) (int64, int64) {
+	run := func(o Options, step time.Duration) (int64, int64) {
 		c := newClock()
-		s := New(Options{Slots: 4, Now: c.Now})
+		o.Slots, o.Now = 4, c.Now
+		s := New(o)
 		defer s.Close()
 		s.AddLoad(Load{Concurrency: 6, PromptTokens: 100, MaxTokens: 50, ThinkTime: 30 * time.Millisecond})
 		for d := time.Duration(0); d < time.Minute; d += step {
@@ -199,11 +201,33 @@ func TestEngine_LoadIsTheSameHoweverOftenOneLooks(t *testing.T) {
 		}
 		return s.Decoded(), s.Predicted()
 	}
-	d1, p1 := run(time.Millisecond)
-	d2, p2 := run(time.Minute)
-	assert.Equal(t, d1, d2)
-	assert.Equal(t, p1, p2)
-	assert.Greater(t, p1, int64(5000))
+	least := int64(5000)
+	for _, o := range []Options{{}, {Draft: 3}} {
+		d1, p1 := run(o, time.Millisecond)
+		d2, p2 := run(o, time.Minute)
+		assert.Equal(t, d1, d2)
+		assert.Equal(t, p1, p2)
+		assert.Greater(t, p1, least)
+		least = p1 + p1/4 // what is drafted comes on top
+	}
+}
+
+func TestEngine_DraftsAreAcceptedWithTheChanceThatIsAsked(t *testing.T) {
+	for _, want := range []float64{0.2, 0.9} {
+		c := newClock()
+		s, url := start(t, Options{Draft: 1, DraftAcceptance: want, Now: c.Now})
+		s.AddLoad(Load{Concurrency: 4, PromptTokens: 10, MaxTokens: 500})
+		c.Add(time.Minute)
+		number := func(name string) float64 {
+			v, err := strconv.ParseFloat(metric(t, url, name), 64)
+			require.NoError(t, err)
+			return v
+		}
+		accepted, drafted := number("spec_decode_num_accepted_tokens_total"), number("spec_decode_num_draft_tokens_total")
+		assert.InDelta(t, want, accepted/drafted, 0.05)
+		_, text := get(t, url+"/metrics")
+		assert.Contains(t, text, `spec_decode_num_accepted_tokens_per_pos_total{position="0"}`)
+	}
 }
 
 func TestEngine_LoadThatDoesNotFitIsRefused(t *testing.T) {

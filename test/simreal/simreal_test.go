@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
@@ -529,4 +530,43 @@ func TestSameRouter(t *testing.T) {
 	compare(t, r.URL(), sim, get("/models"), get("/metrics?model=x&autoload=false"), post("/models/unload", `{"model":"b"}`))
 	settled("a unloaded, b unloaded, c unloaded, x unloadedtrue")
 	compare(t, r.URL(), sim, get("/models"))
+}
+
+// Speculative decoding: which tokens are accepted is chance, what is counted is not.
+func TestSameWithADraftModel(t *testing.T) {
+	b, err := llamatest.Find()
+	require.NoError(t, err)
+	command, err := b.Command(tinygguf.Tiny)
+	require.NoError(t, err)
+	model := command[slices.Index(command, "-m")+1]
+	r := llamatest.Start(t, llamatest.Options{Slots: 1, Context: 1024, Args: []string{"-md", model, "--spec-type", "draft-simple"}})
+	var log child.Output
+	_, sim := startSim(t, llamasim.Options{Slots: 1, ContextPerSlot: 1024, Draft: 3, DraftAcceptance: 0.3, Log: &log})
+	compare(t, r.URL(), sim, get("/metrics"), get("/slots"), get("/props"))
+	sameLog(t, r, &log, "the start")
+
+	const long = `{"prompt":"the of and to","n_predict":100}`
+	for i, p := range []probe{
+		post("/completion", long), post("/v1/chat/completions", strings.Replace(chat, ":4}", ":100}", 1)),
+		post("/completion", streamed(long)), post("/completion", `{"prompt":"hello","n_predict":1}`),
+	} {
+		compare(t, r.URL(), sim, p, get("/metrics"), get("/slots"))
+		sameLog(t, r, &log, p.String())
+		for _, url := range []string{r.URL(), sim} {
+			n := func(name string) (v int) {
+				_, err := fmt.Sscan(counters(t, url, name)[name], &v)
+				require.NoError(t, err, name)
+				return v
+			}
+			rounds, accepted, drafted := n("spec_decode_num_drafts_total"), n("spec_decode_num_accepted_tokens_total"), n("spec_decode_num_draft_tokens_total")
+			assert.LessOrEqual(t, accepted, drafted)
+			assert.LessOrEqual(t, drafted, 3*rounds)
+			assert.Positive(t, accepted)
+			// Each request has one token of its prompt, and may have one that was not drafted, the last.
+			requests, decodes := i+1, n("n_decode_total")
+			assert.Equal(t, n("tokens_predicted_total"), decodes+accepted, url)
+			assert.GreaterOrEqual(t, decodes, requests+rounds, url)
+			assert.LessOrEqual(t, decodes, 2*requests+rounds, url)
+		}
+	}
 }
