@@ -153,7 +153,7 @@ func (s *series) point(bucket int, known bool) (pointJSON, bool) {
 		return pointJSON{}, false
 	}
 	p := pointJSON{Key: s.key, Value: number(v)}
-	if s.low != nil && (s.low[bucket] != v || s.high[bucket] != v) {
+	if len(s.low) > bucket && (s.low[bucket] != v || s.high[bucket] != v) {
 		p.Low, p.High = new(number(s.low[bucket])), new(number(s.high[bucket]))
 	}
 	if !known {

@@ -260,7 +260,8 @@ func (f *feed) tick(ctx context.Context, at time.Time) {
 	b := buckets{start: boundary, step: step, now: now}
 	again := 0
 	if news > 0 {
-		for ; again < int((late+step-1)/step) && f.sent[f.closed-int64(again+1)*step.Milliseconds()] != nil; again++ {
+		for again < int((late+step-1)/step) && f.sent[f.closed-int64(again+1)*step.Milliseconds()] != nil {
+			again++
 		}
 		b = buckets{start: f.closed - int64(again)*step.Milliseconds(), step: step, closed: again + news}
 	}

@@ -4,6 +4,8 @@
 package live
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -66,7 +68,7 @@ func parseWish(query string, allowed ...string) (wish, error) {
 	}
 	for name, v := range values {
 		if !slices.Contains(allowed, name) {
-			return wish{}, fmt.Errorf("%s: there is no such parameter here: want %s", quote(name), strings.Join(allowed, ", "))
+			return wish{}, fmt.Errorf("%s: there is no such parameter here: want %s", quote(name), cmp.Or(strings.Join(allowed, ", "), "none"))
 		}
 		if name != "gpu" && len(v) > 1 {
 			return wish{}, fmt.Errorf("%s is given %d times: give it once", name, len(v))
@@ -81,7 +83,7 @@ func parseWish(query string, allowed ...string) (wish, error) {
 	}
 	for _, gpu := range w.gpus {
 		if gpu == "" {
-			return wish{}, fmt.Errorf("gpu is empty: give a hw_id, or leave it out to see all")
+			return wish{}, errors.New("gpu is empty: give a hw_id, or leave it out to see all")
 		}
 		if err := checkName("gpu", gpu); err != nil {
 			return wish{}, err

@@ -1,0 +1,158 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/stretchr/testify/require"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
+)
+
+// gpus is how many GPUs the server of the benchmarks has.
+const gpus = 8
+
+// busy returns a store that has, for some time, the series that the catalogue asks
+// for: one server at 1 s, 8 GPUs at 2 s.
+func busy(b *testing.B, c *dashboards.Catalogue, length time.Duration) *prometheus {
+	b.Helper()
+	p := newPrometheus(b)
+	found := map[string]labels.Labels{}
+	look := func(expr string) {
+		if expr == "" {
+			return
+		}
+		tree, err := promqlParser.ParseExpr(substitute(expr, view{}, defaultInterval))
+		require.NoError(b, err)
+		parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
+			if s, ok := node.(*parser.VectorSelector); ok {
+				for _, l := range seriesFor(s) {
+					found[l.String()] = l
+				}
+			}
+			return nil
+		})
+	}
+	look(`llamacpp_server_status{llamacpp_server_state="ok",instance=~"$server"}`)
+	for _, panel := range c.Panels {
+		for _, q := range panel.Queries {
+			look(q.Expr)
+		}
+	}
+	for _, t := range c.Tiles {
+		look(t.Expr)
+	}
+	a := p.Appender(b.Context())
+	points := 0
+	for _, l := range found {
+		every := time.Second
+		if l.Has("hw_id") {
+			every = 2 * time.Second
+		}
+		total, rises := 0., strings.HasSuffix(l.Get("__name__"), "_total") || l.Has("le")
+		for at := noon.Add(-length); !at.After(noon.Add(time.Minute)); at = at.Add(every) {
+			v := float64(at.Unix() * 7919 % 17)
+			if rises {
+				total += v
+				v = total
+			}
+			_, err := a.Append(0, l, at.UnixMilli(), v)
+			require.NoError(b, err)
+			if points++; points%100_000 == 0 {
+				require.NoError(b, a.Commit())
+				a = p.Appender(b.Context())
+			}
+		}
+	}
+	require.NoError(b, a.Commit())
+	b.Logf("%d series, %d points", len(found), points)
+	return p
+}
+
+// seriesFor returns series that a selector matches.
+func seriesFor(s *parser.VectorSelector) []labels.Labels {
+	base := labels.NewBuilder(labels.EmptyLabels())
+	gpu := false
+	for _, m := range s.LabelMatchers {
+		switch {
+		case m.Type == labels.MatchEqual:
+			base.Set(m.Name, m.Value)
+		case m.Name == "instance":
+			base.Set(m.Name, "localhost:8080")
+		case m.Name == "hw_id":
+			gpu = true
+		}
+	}
+	if strings.HasSuffix(s.Name, "_bucket") {
+		var all []labels.Labels
+		for i := range 12 {
+			all = append(all, base.Set("le", fmt.Sprint(0.01*float64(int(1)<<i))).Labels())
+		}
+		return append(all, base.Set("le", "+Inf").Labels())
+	}
+	if !gpu {
+		return []labels.Labels{base.Labels()}
+	}
+	var all []labels.Labels
+	for i := range gpus {
+		all = append(all, base.Set("hw_id", fmt.Sprintf("GPU-%d", i)).Set("instance", "host").Labels())
+	}
+	return all
+}
+
+func benchmarked(b *testing.B, query string, length time.Duration) *feed {
+	b.Helper()
+	c, err := dashboards.Load()
+	require.NoError(b, err)
+	p := busy(b, c, length)
+	f := startFeed(b, newHub(b, p, func(s *Settings) { s.Catalogue, s.Logger = c, nil }), query, noon)
+	f.tick(b.Context(), noon.Add(50*time.Millisecond))
+	return f
+}
+
+// BenchmarkTick is what a second costs, however many look.
+func BenchmarkTick(b *testing.B) {
+	for _, query := range []string{"window=300", "window=86400&points=720"} {
+		b.Run(query, func(b *testing.B) {
+			f := benchmarked(b, query, 10*time.Minute)
+			b.ReportAllocs()
+			at := noon
+			for b.Loop() {
+				if at = at.Add(time.Second); at.After(noon.Add(50 * time.Second)) {
+					at, f.closed, f.notes = noon, noon.UnixMilli(), &notes{}
+				}
+				f.tick(b.Context(), at.Add(50*time.Millisecond))
+			}
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			b.ReportMetric(float64(len(f.frames[len(f.frames)-1])), "frame-bytes")
+		})
+	}
+}
+
+// BenchmarkSnapshot is what opening the page costs.
+func BenchmarkSnapshot(b *testing.B) {
+	for _, test := range []struct {
+		name, query string
+		window      time.Duration
+	}{{"5m", "window=300", 5 * time.Minute}, {"24h", "window=86400&points=720", 24 * time.Hour}} {
+		b.Run(test.name, func(b *testing.B) {
+			f := benchmarked(b, test.query, test.window)
+			b.ReportAllocs()
+			var d document
+			for b.Loop() {
+				var err error
+				d, err = newDocument(f.snapshot(b.Context(), noon.Add(50*time.Millisecond).UnixMilli(), test.window))
+				require.NoError(b, err)
+			}
+			b.ReportMetric(float64(len(d.zipped)), "gzip-bytes")
+		})
+	}
+}
