@@ -28,6 +28,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/live"
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/page"
 )
 
 // stopWithin limits how long a shutdown waits for pages that still read.
@@ -47,6 +48,7 @@ type dashboard struct {
 	history *history.History
 	recent  *recent.Store
 	live    *live.Hub
+	page    http.Handler
 	server  *http.Server
 	serving sync.WaitGroup
 
@@ -97,6 +99,9 @@ func (d *dashboard) Start(ctx context.Context, host component.Host) error {
 		Version: d.set.BuildInfo.Version, Loadgen: findLoad(host) != nil, Streams: d.cfg.MaxViewers,
 	})
 	if err != nil {
+		return err
+	}
+	if d.page, err = page.Handler(); err != nil {
 		return err
 	}
 	err = errors.Join(

@@ -4,16 +4,20 @@
 package dashboardexporter // import "github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter"
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/live"
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/page"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/webguard"
 )
 
@@ -32,6 +36,8 @@ func (d *dashboard) handler(host component.Host) http.Handler {
 		Refuse:        refuse,
 	}
 	mux := http.NewServeMux()
+	mux.Handle("/", d.page)
+	mux.HandleFunc("GET /live/export", d.getExport)
 	mux.Handle("/api/v1/", d.history.Handler("/api/v1"))
 	mux.Handle("/live/", d.live)
 	mux.HandleFunc("GET /live/requests", d.getRequests)
@@ -70,6 +76,31 @@ func (d *dashboard) getRequests(w http.ResponseWriter, r *http.Request) {
 	default:
 		fail(w, http.StatusBadRequest, fmt.Sprintf("format: %q: want json or csv", format))
 	}
+}
+
+// getExport answers with one HTML file that shows a view without a collector.
+func (d *dashboard) getExport(w http.ResponseWriter, r *http.Request) {
+	snapshot, err := d.live.Snapshot(r.Context(), r.URL.RawQuery)
+	switch {
+	case live.IsBadQuery(err):
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	case err != nil:
+		fail(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	catalogue, err := d.live.Catalogue()
+	var file bytes.Buffer
+	if err == nil {
+		err = page.Export(&file, page.Data{Kind: page.KindView, Catalogue: catalogue, Snapshot: snapshot})
+	}
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", "llama-server-"+time.Now().Format("2006-01-02T15-04-05")+".html"))
+	_, _ = file.WriteTo(w) // the client is gone
 }
 
 // findLoad returns the load generator, or nil if there is none.

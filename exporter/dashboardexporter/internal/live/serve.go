@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -45,27 +46,52 @@ func (h *Hub) getServers(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Hub) getSnapshot(w http.ResponseWriter, r *http.Request) {
-	wish, err := parseWish(r.URL.RawQuery, "server", "gpu", "window", "points", "end")
-	if err != nil {
+	d, err := h.snapshotOf(r.Context(), r.URL.RawQuery)
+	switch {
+	case IsBadQuery(err):
 		fail(w, http.StatusBadRequest, err)
-		return
+	case err != nil:
+		refuse(w, err)
+	default:
+		d.serve(w, r)
+	}
+}
+
+// badQuery is an error in the parameters of a request.
+type badQuery struct{ error }
+
+// IsBadQuery reports whether an error of Snapshot comes from the query.
+func IsBadQuery(err error) bool {
+	var wrong badQuery
+	return errors.As(err, &wrong)
+}
+
+// Snapshot returns what GET /live/snapshot answers to a query, and Catalogue what
+// GET /live/catalogue answers.
+func (h *Hub) Snapshot(ctx context.Context, rawQuery string) (json.RawMessage, error) {
+	d, err := h.snapshotOf(ctx, rawQuery)
+	if err != nil {
+		return nil, err
+	}
+	return d.plain()
+}
+
+// Catalogue is described at Snapshot.
+func (h *Hub) Catalogue() (json.RawMessage, error) { return h.catalogue.plain() }
+
+func (h *Hub) snapshotOf(ctx context.Context, rawQuery string) (document, error) {
+	wish, err := parseWish(rawQuery, "server", "gpu", "window", "points", "end")
+	if err != nil {
+		return document{}, badQuery{err}
 	}
 	if !h.begin() {
-		fail(w, http.StatusServiceUnavailable, errClosed)
-		return
+		return document{}, errClosed
 	}
 	defer h.running.Done()
-	var d document
 	if wish.end == 0 {
-		d, err = h.liveSnapshot(r.Context(), wish)
-	} else {
-		d, err = h.pastSnapshot(r.Context(), wish)
+		return h.liveSnapshot(ctx, wish)
 	}
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	d.serve(w, r)
+	return h.pastSnapshot(ctx, wish)
 }
 
 // snapshot is evaluated once for all who ask for it between two frames.
@@ -292,9 +318,17 @@ func (d document) serve(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(d.zipped) // the client has gone
 		return
 	}
-	if plain, err := gzip.NewReader(bytes.NewReader(d.zipped)); err == nil {
-		_, _ = io.Copy(w, plain) //nolint:gosec // we have compressed it
+	if plain, err := d.plain(); err == nil {
+		_, _ = w.Write(plain) // the client has gone
 	}
+}
+
+func (d document) plain() ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(d.zipped))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
 }
 
 func acceptsGzip(r *http.Request) bool {
