@@ -31,7 +31,8 @@ some chat requests and prints, once a second, what its Prometheus endpoint repor
 The server is, in this order:
   1. the one at LLAMACPP_ENDPOINT, or one that answers at http://localhost:8080;
   2. llama-server on PATH, started with the model in MODEL (a .gguf file);
-  3. the built-in simulator.
+  3. the built-in simulator, which refuses a request now and then and starts again
+     every five minutes, so that there is something to see.
 
 LLAMACPP_API_KEY is the server's key, where it wants one. DEMO_GPU=1 shows a
 simulated GPU, with made-up numbers.
@@ -106,7 +107,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	client := &http.Client{Transport: &http.Transport{Proxy: nil}}
 	defer client.CloseIdleConnections()
 
-	server, err := chooser{client: client, getenv: os.Getenv, out: out, usual: usualEndpoint}.choose(ctx, o.simulator)
+	server, err := chooser{client: client, getenv: os.Getenv, out: out, usual: usualEndpoint, quiet: o.noLoad}.choose(ctx, o.simulator)
 	if err != nil {
 		return orNil(ctx, err)
 	}

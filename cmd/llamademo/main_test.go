@@ -188,6 +188,26 @@ func TestChoose_RemovesTheSimulatorsLog(t *testing.T) {
 	assert.NoFileExists(t, s.log)
 }
 
+func TestChoose_SimulatorRefusesARequestUnlessItIsToBeQuiet(t *testing.T) {
+	for _, quiet := range []bool{false, true} {
+		c := newChooser(t, io.Discard, nil)
+		c.quiet = quiet
+		s, err := c.choose(t.Context(), true)
+		require.NoError(t, err)
+		refused := func() bool {
+			log, err := os.ReadFile(s.log)
+			return err == nil && strings.Contains(string(log), "exceeds the available context size")
+		}
+		if quiet {
+			time.Sleep(200 * time.Millisecond)
+			assert.False(t, refused())
+		} else {
+			assert.Eventually(t, refused, 10*time.Second, 10*time.Millisecond)
+		}
+		s.stop()
+	}
+}
+
 func TestLoad_LoadsNoModelOfARouter(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"data":[{"id":"a","status":{"value":"unloaded"}}]}`)

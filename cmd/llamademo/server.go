@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
@@ -42,6 +43,7 @@ type chooser struct {
 	getenv func(string) string
 	out    io.Writer
 	usual  string // where a server is looked for that nobody named
+	quiet  bool   // the simulator gets no requests
 }
 
 func (c chooser) choose(ctx context.Context, simulator bool) (*server, error) {
@@ -145,8 +147,10 @@ func (c chooser) startSimulator() (*server, error) {
 		return nil, err
 	}
 	sim := llamasim.New(llamasim.Options{
-		TokensPerSecond:       60,
-		PromptTokensPerSecond: 600,
+		TokensPerSecond:       28, // and as many again that were drafted
+		PromptTokensPerSecond: 1500,
+		ContextPerSlot:        simulatedContext,
+		Draft:                 3,
 		APIKey:                c.getenv("LLAMACPP_API_KEY"),
 		Log:                   log,
 	})
@@ -155,13 +159,44 @@ func (c chooser) startSimulator() (*server, error) {
 		removeLog()
 		return nil, fmt.Errorf("start the simulator: %w", err)
 	}
+	end := make(chan struct{})
+	var troubling sync.WaitGroup
+	if !c.quiet {
+		// A client that never learns: its prompt does not fit, so it is refused.
+		sim.AddLoad(llamasim.Load{Concurrency: 1, PromptTokens: simulatedContext, ThinkTime: 20 * time.Second})
+		troubling.Go(func() { restartNowAndThen(sim, end) })
+	}
 	return &server{
 		url:    url,
 		what:   "the built-in simulator, not a real llama-server",
 		output: &child.Tail{},
 		log:    log.Name(),
-		stop:   func() { sim.Close(); removeLog() },
+		stop: func() {
+			close(end)
+			troubling.Wait()
+			sim.Close()
+			removeLog()
+		},
 	}, nil
+}
+
+// simulatedContext is the context of each slot, in tokens.
+const simulatedContext = 2048
+
+// restartNowAndThen has the simulator end in the middle of its work, and start
+// again, until end is closed: what a monitor is there to show.
+func restartNowAndThen(sim *llamasim.Server, end <-chan struct{}) {
+	const every, downtime = 5 * time.Minute, 4 * time.Second
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-end:
+			return
+		case <-ticker.C:
+			sim.RestartAfter(downtime)
+		}
+	}
 }
 
 // temporaryLog is a file for a server's log.
