@@ -95,18 +95,34 @@ func (s *Store) insert(r span) bool {
 		return false
 	}
 	e := &entry{span: r}
+	var elsewhere *entry
 	if r.timings != "" {
-		s.join(e)
+		elsewhere = s.join(e)
 	}
+	if !s.place(e) {
+		s.forget(e)
+		return false
+	}
+	if elsewhere == nil {
+		return true
+	}
+	if _, kept := s.ids[elsewhere.ID]; kept { // e did not take its place
+		s.drop(elsewhere)
+		elsewhere.Server = e.Server
+		s.place(elsewhere)
+	}
+	return true
+}
+
+// place puts a request where it belongs, unless it is older than all that are kept
+// of its server.
+func (s *Store) place(e *entry) bool {
 	in, known := s.servers[e.Server]
 	if !known {
 		in = &server{}
 	}
-	at, _ := slices.BinarySearchFunc(in.entries, e, func(a, b *entry) int {
-		return cmp.Or(cmp.Compare(a.End, b.End), cmp.Compare(a.ID, b.ID))
-	})
+	at := in.at(e)
 	if at == 0 && len(in.entries) >= s.limits.PerServer {
-		s.forget(e)
 		return false
 	}
 	if !known {
@@ -121,10 +137,10 @@ func (s *Store) insert(r span) bool {
 	s.ids[e.ID] = struct{}{}
 	s.bytes += e.bytes()
 	if len(in.entries) > s.limits.PerServer {
-		s.dropOldest(in)
+		s.drop(in.entries[0])
 	}
 	for s.bytes > s.limits.Bytes && len(s.ids) > 1 {
-		s.dropOldest(s.oldest())
+		s.drop(s.oldest())
 	}
 	return true
 }
@@ -134,29 +150,34 @@ const apart = 2000 // milliseconds
 
 // join looks for the other span of the request: the server learns from the client
 // how long the request waited, and the client which instance served it, which for a
-// router is not what it asked. The server's span comes first, as a rule. Hardly ever
-// do two requests share their timings; where they do, the server's time lies within
-// the client's.
-func (s *Store) join(e *entry) {
+// router is not what it asked. If the client's span was there before, it is returned
+// where it has to move to that instance. Hardly ever do two requests share their
+// timings; where they do, the server's time lies within the client's.
+func (s *Store) join(e *entry) (elsewhere *entry) {
 	other, ok := s.unjoined[joint{e.timings, !e.Client}]
 	if !ok {
 		s.unjoined[joint{e.timings, e.Client}] = e
-		return
+		return nil
 	}
 	client, own := e, other
 	if other.Client {
 		client, own = other, e
 	}
 	if own.Start < client.Start-apart || own.End > client.End+apart {
-		return
+		return nil
 	}
 	delete(s.unjoined, joint{e.timings, !e.Client})
 	if own.Wait == nil {
 		own.Wait = client.Wait
 	}
-	if client == e {
+	switch {
+	case client.Server == own.Server:
+	case client == e:
 		client.Server = own.Server
+	default:
+		return client
 	}
+	return nil
 }
 
 // forget drops what is remembered of a request besides its place.
@@ -166,9 +187,18 @@ func (s *Store) forget(e *entry) {
 	}
 }
 
-func (s *Store) dropOldest(in *server) {
-	e := in.entries[0]
-	in.entries = slices.Delete(in.entries, 0, 1)
+// at returns where a request is, or belongs.
+func (in *server) at(e *entry) int {
+	i, _ := slices.BinarySearchFunc(in.entries, e, func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(a.End, b.End), cmp.Compare(a.ID, b.ID))
+	})
+	return i
+}
+
+func (s *Store) drop(e *entry) {
+	in := s.servers[e.Server]
+	i := in.at(e)
+	in.entries = slices.Delete(in.entries, i, i+1)
 	if len(in.entries) == 0 {
 		delete(s.servers, e.Server)
 	}
@@ -177,11 +207,11 @@ func (s *Store) dropOldest(in *server) {
 	s.forget(e)
 }
 
-// oldest returns the server with the oldest request.
-func (s *Store) oldest() (found *server) {
+// oldest returns the oldest request of all servers.
+func (s *Store) oldest() (found *entry) {
 	for _, in := range s.servers {
-		if found == nil || in.entries[0].End < found.entries[0].End {
-			found = in
+		if e := in.entries[0]; found == nil || e.End < found.End {
+			found = e
 		}
 	}
 	return found
@@ -196,7 +226,7 @@ func (s *Store) dropServer() {
 		}
 	}
 	for n := len(quiet.entries); n > 0; n-- {
-		s.dropOldest(quiet)
+		s.drop(quiet.entries[0])
 	}
 }
 
