@@ -17,6 +17,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+//go:generate go run ./generate
+
 //go:embed panels.yaml
 var panels []byte
 
