@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
 	"github.com/stretchr/testify/require"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
@@ -49,26 +50,36 @@ func busy(b *testing.B, c *dashboards.Catalogue, length time.Duration) *promethe
 	for _, t := range c.Tiles {
 		look(t.Expr)
 	}
-	a := p.Appender(b.Context())
-	points := 0
+	type one struct {
+		labels.Labels
+		ref   storage.SeriesRef
+		total float64
+	}
+	var all []*one
 	for _, l := range found {
-		every := time.Second
-		if l.Has("hw_id") {
-			every = 2 * time.Second
-		}
-		total, rises := 0., strings.HasSuffix(l.Get("__name__"), "_total") || l.Has("le")
-		for at := noon.Add(-length); !at.After(noon.Add(time.Minute)); at = at.Add(every) {
-			v := float64(at.Unix() * 7919 % 17)
-			if rises {
-				total += v
-				v = total
+		all = append(all, &one{Labels: l})
+	}
+	points := 0
+	a := p.Appender(b.Context())
+	// In the order of time, or the store would refuse what is old.
+	for at := noon.Add(-length); !at.After(noon.Add(time.Minute)); at = at.Add(time.Second) {
+		for i, s := range all {
+			if at.Unix()%2 == 1 && s.Has("hw_id") {
+				continue
 			}
-			_, err := a.Append(0, l, at.UnixMilli(), v)
+			v := float64((at.Unix() + int64(i)) * 7919 % 997)
+			if strings.HasSuffix(s.Get("__name__"), "_total") || s.Has("le") {
+				s.total += v
+				v = s.total
+			}
+			var err error
+			s.ref, err = a.Append(s.ref, s.Labels, at.UnixMilli(), v)
 			require.NoError(b, err)
-			if points++; points%100_000 == 0 {
-				require.NoError(b, a.Commit())
-				a = p.Appender(b.Context())
-			}
+			points++
+		}
+		if at.Unix()%60 == 0 {
+			require.NoError(b, a.Commit())
+			a = p.Appender(b.Context())
 		}
 	}
 	require.NoError(b, a.Commit())

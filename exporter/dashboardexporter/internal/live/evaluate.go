@@ -54,23 +54,53 @@ type series struct {
 	high   []float64
 }
 
+// evaluation evaluates an expression at the ends of buckets, or as of now for a
+// bucket that covers some time until now.
+type evaluation struct {
+	span    func(ctx context.Context, first, last int64, step time.Duration) (promql.Matrix, error)
+	instant func(ctx context.Context, at int64, covers time.Duration) (promql.Vector, error)
+}
+
+// evaluations returns those for mean, low and high, or one for all.
+func (h *Hub) evaluations(q queryPlan, b buckets) []evaluation {
+	switch q.summary {
+	case bySelector:
+		step := b.step.Milliseconds()
+		closed := &summaries{storage: h.settings.Storage, step: step, covers: step}
+		open := &summaries{storage: h.settings.Storage, covers: b.covers().Milliseconds()}
+		return []evaluation{
+			h.summarizer(closed, open, q.expr, mean), h.summarizer(closed, open, q.expr, low), h.summarizer(closed, open, q.expr, high),
+		}
+	case byFunction:
+		var all []evaluation
+		for _, expr := range q.parts {
+			all = append(all, h.overTime(expr))
+		}
+		return all
+	default:
+		return []evaluation{h.overTime(q.expr)}
+	}
+}
+
+// overTime evaluates an expression with functions over the time of a bucket.
+func (h *Hub) overTime(expr string) evaluation {
+	return evaluation{
+		span: func(ctx context.Context, first, last int64, step time.Duration) (promql.Matrix, error) {
+			return h.settings.Querier.Range(ctx, over(expr, step), time.UnixMilli(first), time.UnixMilli(last), step)
+		},
+		instant: func(ctx context.Context, at int64, covers time.Duration) (promql.Vector, error) {
+			return h.settings.Querier.Instant(ctx, over(expr, covers), time.UnixMilli(at))
+		},
+	}
+}
+
 // panel evaluates the queries of a panel. A query that fails has no series.
 func (h *Hub) panel(ctx context.Context, p panelPlan, b buckets) []*series {
 	var all []*series
 	for i, q := range p.queries {
 		found := map[string]*series{}
-		for _, part := range []struct {
-			expr   string
-			values func(*series) *[]float64
-		}{
-			{q.mean, func(s *series) *[]float64 { return &s.mean }},
-			{q.low, func(s *series) *[]float64 { return &s.low }},
-			{q.high, func(s *series) *[]float64 { return &s.high }},
-		} {
-			if part.expr == "" || part.expr != q.mean && len(found) == 0 {
-				continue
-			}
-			h.fill(ctx, part.expr, b, func(l labels.Labels, at int, v float64) {
+		for which, e := range h.evaluations(q, b) {
+			h.fill(ctx, q.expr, e, b, func(l labels.Labels, at int, v float64) {
 				key := strconv.Itoa(i) + l.String()
 				s := found[key]
 				if s == nil {
@@ -78,18 +108,32 @@ func (h *Hub) panel(ctx context.Context, p panelPlan, b buckets) []*series {
 					found[key] = s
 					all = append(all, s)
 				}
-				values := part.values(s)
+				values := s.part(part(which))
 				if *values == nil {
 					*values = gaps(b.len())
 				}
 				(*values)[at] = v
 			})
+			if len(found) == 0 {
+				break
+			}
 		}
 	}
 	for _, s := range all {
 		s.order(b.len())
 	}
 	return all
+}
+
+func (s *series) part(which part) *[]float64 {
+	switch which {
+	case low:
+		return &s.low
+	case high:
+		return &s.high
+	default:
+		return &s.mean
+	}
 }
 
 // order makes low the least and high the greatest of the three values of each
@@ -113,13 +157,23 @@ func (s *series) order(n int) {
 	}
 }
 
+// covers returns how much of the time until now the open bucket shows: one that has
+// just begun shows the last seconds, so that lines do not break at their end.
+func (b buckets) covers() time.Duration {
+	passed := time.Duration(b.now-b.start)*time.Millisecond - time.Duration(b.closed)*b.step
+	return min(max(passed, defaultInterval), b.step)
+}
+
 // fill calls set with each value of an expression, and the index of its bucket.
-func (h *Hub) fill(ctx context.Context, expr string, b buckets, set func(labels.Labels, int, float64)) {
+func (h *Hub) fill(ctx context.Context, expr string, e evaluation, b buckets, set func(labels.Labels, int, float64)) {
 	step := b.step.Milliseconds()
 	if b.closed > 0 {
-		m, err := h.span(ctx, over(expr, b.step), b.start+step, b.start+int64(b.closed)*step, b.step)
+		m, err := guarded(ctx, h, expr, func() (promql.Matrix, error) {
+			return e.span(ctx, b.start+step, b.start+int64(b.closed)*step, b.step)
+		})
 		if err == nil {
 			for _, s := range m {
+				// The labels of all series are few, their points many.
 				l := nameless(s.Metric)
 				for _, p := range s.Floats {
 					if finite(p.F) {
@@ -132,11 +186,7 @@ func (h *Hub) fill(ctx context.Context, expr string, b buckets, set func(labels.
 	if b.now == 0 {
 		return
 	}
-	// A bucket that has just begun shows the last seconds, so that lines do not
-	// break at their end.
-	open := b.start + int64(b.closed)*step
-	passed := time.Duration(b.now-open) * time.Millisecond
-	v, err := h.instant(ctx, over(expr, min(max(passed, defaultInterval), b.step)), b.now)
+	v, err := guarded(ctx, h, expr, func() (promql.Vector, error) { return e.instant(ctx, b.now, b.covers()) })
 	if err != nil {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
 	"go.uber.org/zap"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
@@ -54,9 +55,14 @@ type Rule struct {
 type Settings struct {
 	Catalogue *dashboards.Catalogue
 	Querier   Querier
-	Requests  Requests
-	Rules     Rules
-	Logger    *zap.Logger
+	// Engine and Storage are what the Querier asks. With them, long buckets are
+	// summarized while their points are read, many times as fast as by functions of
+	// PromQL. They may be nil.
+	Engine   *promql.Engine
+	Storage  storage.Queryable
+	Requests Requests
+	Rules    Rules
+	Logger   *zap.Logger
 	// Version is that of the build: a page of another version reloads itself.
 	Version string
 	// Loadgen says that the load generator's API is there.
@@ -111,6 +117,9 @@ type Hub struct {
 func New(s Settings) (*Hub, error) {
 	if s.Catalogue == nil || s.Querier == nil {
 		return nil, errors.New("live: a catalogue and a querier are needed")
+	}
+	if s.Engine == nil || s.Storage == nil {
+		s.Engine, s.Storage = nil, nil
 	}
 	if s.Tick <= 0 {
 		s.Tick = time.Second
@@ -181,25 +190,29 @@ func (h *Hub) begin() bool {
 	return true
 }
 
-// instant and span evaluate an expression, a few at once.
+// instant and span evaluate an expression.
 func (h *Hub) instant(ctx context.Context, expr string, at int64) (promql.Vector, error) {
-	if err := h.enter(ctx); err != nil {
-		return nil, err
-	}
-	defer h.leave()
-	v, err := h.settings.Querier.Instant(ctx, expr, time.UnixMilli(at))
-	h.failures.note(ctx, h.log, expr, err)
-	return v, err
+	return guarded(ctx, h, expr, func() (promql.Vector, error) {
+		return h.settings.Querier.Instant(ctx, expr, time.UnixMilli(at))
+	})
 }
 
 func (h *Hub) span(ctx context.Context, expr string, first, last int64, step time.Duration) (promql.Matrix, error) {
+	return guarded(ctx, h, expr, func() (promql.Matrix, error) {
+		return h.settings.Querier.Range(ctx, expr, time.UnixMilli(first), time.UnixMilli(last), step)
+	})
+}
+
+// guarded calls evaluate when there is room: a few expressions are evaluated at
+// once. It logs what fails.
+func guarded[T any](ctx context.Context, h *Hub, expr string, evaluate func() (T, error)) (result T, err error) {
 	if err := h.enter(ctx); err != nil {
-		return nil, err
+		return result, err
 	}
 	defer h.leave()
-	m, err := h.settings.Querier.Range(ctx, expr, time.UnixMilli(first), time.UnixMilli(last), step)
+	result, err = evaluate()
 	h.failures.note(ctx, h.log, expr, err)
-	return m, err
+	return result, err
 }
 
 func (h *Hub) enter(ctx context.Context) error {

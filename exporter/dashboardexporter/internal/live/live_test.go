@@ -140,6 +140,9 @@ func catalogue() *dashboards.Catalogue {
 func newHub(tb testing.TB, p Querier, change func(*Settings)) *Hub {
 	tb.Helper()
 	s := Settings{Catalogue: catalogue(), Querier: p, Version: "v1", Logger: zaptest.NewLogger(tb)}
+	if p, ok := p.(*prometheus); ok {
+		s.Engine, s.Storage = p.engine, p
+	}
 	if change != nil {
 		change(&s)
 	}
@@ -340,6 +343,36 @@ func TestSnapshot_LongBucketsHaveMeanAndExtremes(t *testing.T) {
 	assert.Equal(t, list(8, 8), free.Values[n-3:n-1])
 	assert.Equal(t, list(1, 8), free.Low[n-3:n-1], "the expression falls as its gauge rises")
 	assert.Equal(t, list(9, 8), free.High[n-3:n-1])
+}
+
+func TestSnapshot_SummariesAreWhatFunctionsOverTimeSay(t *testing.T) {
+	p := newPrometheus(t)
+	for i := range 3000 {
+		at := after(time.Duration(i)*time.Second - 50*time.Minute)
+		if i%400 < 70 || i%7 == 3 { // gaps, and irregular points
+			continue
+		}
+		p.add(t, queue, at.Add(time.Duration(i%5)*100*time.Millisecond), 0, float64(i*7919%101))
+		p.add(t, `llamacpp_requests_deferred{instance="b:1"}`, at, 0, float64(i*31%57))
+	}
+	c := catalogue()
+	c.Panels = append(c.Panels,
+		dashboards.Panel{ID: "both", Queries: []dashboards.Query{{Expr: `sum(llamacpp_requests_deferred) / scalar(count(llamacpp_requests_deferred))`}}},
+		dashboards.Panel{ID: "more", Queries: []dashboards.Query{{Expr: `llamacpp_requests_deferred > 50`}}},
+	)
+	for _, query := range []string{"window=3000&points=300", "window=3000&points=60"} {
+		now := after(3 * time.Second)
+		one := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue = c }), query, now)
+		two := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue, s.Engine = c, nil }), query, now)
+		require.Equal(t, bySelector, one.plan.panels[0].queries[0].summary)
+		require.Equal(t, byFunction, two.plan.panels[0].queries[0].summary)
+		a, b := one.snapshotAt(t, now, 50*time.Minute), two.snapshotAt(t, now, 50*time.Minute)
+		for id, panel := range a.Panels {
+			assert.ElementsMatch(t, panel.Series, b.Panels[id].Series, id)
+		}
+		require.Len(t, a.Panels["both"].Series, 1)
+		assert.NotNil(t, a.Panels["both"].Series[0].Low)
+	}
 }
 
 func TestFeed_AClosedBucketIsWhatALaterSnapshotSays(t *testing.T) {

@@ -38,11 +38,27 @@ type panelPlan struct {
 
 type queryPlan struct {
 	legend string
-	// mean, low and high are expressions in which timeInBucket stands for the length
-	// of time that they summarize. low and high are empty where the value has no
-	// extremes of its own: rates, states, and buckets that hold one point.
-	mean, low, high string
+	expr   string
+	// summary is how a bucket that holds several points of a gauge gets its mean and
+	// extremes.
+	summary summary
+	// parts are expressions for mean, low and high, in which timeInBucket stands for
+	// the length of time that they summarize.
+	parts [3]string
 }
+
+// summary is a way to mean and extremes.
+type summary int
+
+const (
+	// without: rates, states, and buckets that hold one point.
+	without summary = iota
+	// bySelector: the points of each instant vector are summarized when they are read.
+	bySelector
+	// byFunction: functions over time do it; for expressions that ask for the time of
+	// a point, or bring times of their own.
+	byFunction
+)
 
 type tilePlan struct {
 	id            string
@@ -79,9 +95,12 @@ func (h *Hub) compile(v view) (*plan, error) {
 			if failed != nil {
 				return nil, failed
 			}
-			qp := queryPlan{legend: q.Legend, mean: text}
+			qp := queryPlan{legend: q.Legend, expr: text}
 			if v.step > summarizeAbove && panel.Sample != "last" && panel.Draw != "states" {
-				qp.mean, qp.low, qp.high = summarize(text)
+				qp.summary, qp.parts = summarize(text)
+				if qp.summary == bySelector && h.settings.Engine == nil {
+					qp.summary = byFunction
+				}
 			}
 			pp.queries = append(pp.queries, qp)
 		}
@@ -145,32 +164,33 @@ func over(expr string, d time.Duration) string {
 	return strings.ReplaceAll(expr, timeInBucket, "["+model.Duration(d).String()+"]")
 }
 
-// summarize returns expressions for the mean and the extremes of a bucket. In an
-// expression without an instant vector nothing is to be summarized: it has no
-// extremes.
-func summarize(expr string) (mean, low, high string) {
-	mean, changed := replaceSelectors(expr, "avg_over_time")
-	if !changed {
-		return expr, "", ""
+// summarize finds how an expression is summarized. One without an instant vector
+// has nothing to summarize, and no extremes.
+func summarize(expr string) (summary, [3]string) {
+	var parts [3]string
+	how := without
+	for i, function := range []string{"avg_over_time", "min_over_time", "max_over_time"} {
+		parts[i], how = replaceSelectors(expr, function)
 	}
-	low, _ = replaceSelectors(expr, "min_over_time")
-	high, _ = replaceSelectors(expr, "max_over_time")
-	return mean, low, high
+	return how, parts
 }
 
 // replaceSelectors puts function(selector[timeInBucket]) in the place of every
-// instant vector selector.
-func replaceSelectors(expr, function string) (string, bool) {
+// instant vector selector. It is byFunction if that is the only way.
+func replaceSelectors(expr, function string) (string, summary) {
 	tree, err := promqlParser.ParseExpr(expr)
 	if err != nil { // it was parsed before
-		return expr, false
+		return expr, without
 	}
-	changed := false
+	replaced, special := false, false
 	var walk func(parser.Expr) parser.Expr
 	walk = func(e parser.Expr) parser.Expr {
 		switch n := e.(type) {
 		case *parser.VectorSelector:
-			changed = true
+			replaced = true
+			if n.Timestamp != nil || n.StartOrEnd != 0 || n.OriginalOffset != 0 {
+				special = true
+			}
 			return &parser.Call{
 				Func: parser.MustGetFunction(function),
 				Args: parser.Expressions{&parser.MatrixSelector{VectorSelector: n, Range: standIn}},
@@ -188,16 +208,25 @@ func replaceSelectors(expr, function string) (string, bool) {
 			if n.Param != nil {
 				n.Param = walk(n.Param)
 			}
+		case *parser.SubqueryExpr:
+			special = true // it evaluates what is in it at times of its own
 		case *parser.Call:
 			if n.Func.Name == "timestamp" || n.Func.Name == "absent" || n.Func.Name == "info" {
+				special = true
 				return n // they ask for the point itself
 			}
 			for i, arg := range n.Args {
 				n.Args[i] = walk(arg)
 			}
 		}
-		// Ranges and subqueries summarize by themselves.
 		return e
 	}
-	return walk(tree).String(), changed
+	text := walk(tree).String()
+	switch {
+	case !replaced:
+		return expr, without
+	case special:
+		return text, byFunction
+	}
+	return text, bySelector
 }

@@ -4,6 +4,7 @@
 package live
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -25,16 +26,28 @@ func TestSummarize(t *testing.T) {
 		`time() - timestamp(x)`:   ``,
 		`histogram_quantile(0.9, sum by (le) (rate(x_bucket[5s])))`: ``,
 	} {
-		mean, low, high := summarize(expr)
+		how, parts := summarize(expr)
 		if want == "" {
-			assert.Equal(t, expr, mean)
-			assert.Empty(t, low)
-			assert.Empty(t, high)
+			assert.Equal(t, without, how, expr)
 			continue
 		}
-		assert.Equal(t, want, over(mean, 10*time.Second), expr)
-		assert.Contains(t, low, "min_over_time")
-		assert.Contains(t, high, "max_over_time")
+		assert.NotEqual(t, without, how, expr)
+		assert.Equal(t, want, over(parts[mean], 10*time.Second), expr)
+		assert.Equal(t, strings.ReplaceAll(want, "avg_", "min_"), over(parts[low], 10*time.Second), expr)
+		assert.Equal(t, strings.ReplaceAll(want, "avg_", "max_"), over(parts[high], 10*time.Second), expr)
+	}
+}
+
+func TestSummarize_WhatBringsItsOwnTimesIsLeftToFunctions(t *testing.T) {
+	for expr, want := range map[string]summary{
+		`x / on () group_left () sum(rate(y[5s]))`: bySelector,
+		`x offset 1m`:                 byFunction,
+		`x @ end()`:                   byFunction,
+		`x - max_over_time(y[5m:1s])`: byFunction,
+		`x + timestamp(y)`:            byFunction,
+	} {
+		how, _ := summarize(expr)
+		assert.Equal(t, want, how, expr)
 	}
 }
 
@@ -52,7 +65,7 @@ func TestCompile_RatesSpanTheBucket(t *testing.T) {
 	} {
 		p, err := h.compile(view{step: step})
 		assert.NoError(t, err)
-		assert.Equal(t, want, []string{p.panels[0].queries[0].mean, p.panels[1].queries[0].mean})
+		assert.Equal(t, want, []string{p.panels[0].queries[0].expr, p.panels[1].queries[0].expr})
 	}
 }
 
