@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
 	"github.com/stretchr/testify/require"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
@@ -24,7 +25,7 @@ const gpus = 8
 // for: one server at 1 s, 8 GPUs at 2 s.
 func busy(b *testing.B, c *dashboards.Catalogue, length time.Duration) *prometheus {
 	b.Helper()
-	p := newPrometheus(b)
+	p := newPrometheus(b, func(o *tsdb.Options) { o.MinBlockDuration = tsdb.DefaultBlockDuration })
 	found := map[string]labels.Labels{}
 	look := func(expr string) {
 		if expr == "" {
@@ -83,6 +84,7 @@ func busy(b *testing.B, c *dashboards.Catalogue, length time.Duration) *promethe
 		}
 	}
 	require.NoError(b, a.Commit())
+	require.NoError(b, p.Compact(b.Context())) // blocks of two hours, as time makes them
 	b.Logf("%d series, %d points", len(found), points)
 	return p
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -62,21 +63,20 @@ type evaluation struct {
 }
 
 // evaluations returns those for mean, low and high, or one for all.
-func (h *Hub) evaluations(q queryPlan, b buckets) []evaluation {
-	switch q.summary {
-	case bySelector:
-		step := b.step.Milliseconds()
-		closed := &summaries{storage: h.settings.Storage, step: step, covers: step}
-		open := &summaries{storage: h.settings.Storage, covers: b.covers().Milliseconds()}
-		return []evaluation{
-			h.summarizer(closed, open, q.expr, mean), h.summarizer(closed, open, q.expr, low), h.summarizer(closed, open, q.expr, high),
-		}
-	case byFunction:
+func (h *Hub) evaluations(q queryPlan, closed, open *summaries) []evaluation {
+	switch {
+	case q.summary == byFunction:
 		var all []evaluation
 		for _, expr := range q.parts {
 			all = append(all, h.overTime(expr))
 		}
 		return all
+	case q.summary == bySelector:
+		return []evaluation{
+			h.summarizer(closed, open, q.expr, mean), h.summarizer(closed, open, q.expr, low), h.summarizer(closed, open, q.expr, high),
+		}
+	case h.settings.Engine != nil && closed.step >= thinAbove.Milliseconds():
+		return []evaluation{h.summarizer(closed, nil, q.expr, mean)}
 	default:
 		return []evaluation{h.overTime(q.expr)}
 	}
@@ -94,12 +94,41 @@ func (h *Hub) overTime(expr string) evaluation {
 	}
 }
 
+// panels evaluates all panels, a few at once.
+func (h *Hub) panels(ctx context.Context, p *plan, b buckets) [][]*series {
+	// What several panels ask for is read once.
+	step := b.step.Milliseconds()
+	closed := &summaries{storage: h.settings.Storage, step: step, covers: step}
+	open := &summaries{storage: h.settings.Storage, covers: b.covers().Milliseconds()}
+	states := &summaries{storage: h.settings.Storage, step: step}
+	all := make([][]*series, len(p.panels))
+	next := make(chan int, len(p.panels))
+	for i := range p.panels {
+		next <- i
+	}
+	close(next)
+	var workers sync.WaitGroup
+	for range evaluations {
+		workers.Go(func() {
+			for i := range next {
+				if p.panels[i].summarized {
+					all[i] = h.panel(ctx, p.panels[i], b, closed, open)
+				} else {
+					all[i] = h.panel(ctx, p.panels[i], b, states, nil)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return all
+}
+
 // panel evaluates the queries of a panel. A query that fails has no series.
-func (h *Hub) panel(ctx context.Context, p panelPlan, b buckets) []*series {
+func (h *Hub) panel(ctx context.Context, p panelPlan, b buckets, closed, open *summaries) []*series {
 	var all []*series
 	for i, q := range p.queries {
 		found := map[string]*series{}
-		for which, e := range h.evaluations(q, b) {
+		for which, e := range h.evaluations(q, closed, open) {
 			h.fill(ctx, q.expr, e, b, func(l labels.Labels, at int, v float64) {
 				key := strconv.Itoa(i) + l.String()
 				s := found[key]

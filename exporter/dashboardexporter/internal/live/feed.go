@@ -435,23 +435,3 @@ func (f *feed) next(after uint64) (event []byte, changed <-chan struct{}, lost b
 	}
 	return f.frames[after-begin], nil, false
 }
-
-// panels evaluates all panels, a few at once.
-func (h *Hub) panels(ctx context.Context, p *plan, b buckets) [][]*series {
-	all := make([][]*series, len(p.panels))
-	var workers sync.WaitGroup
-	next := make(chan int, len(p.panels))
-	for i := range p.panels {
-		next <- i
-	}
-	close(next)
-	for range evaluations {
-		workers.Go(func() {
-			for i := range next {
-				all[i] = h.panel(ctx, p.panels[i], b)
-			}
-		})
-	}
-	workers.Wait()
-	return all
-}

@@ -38,13 +38,13 @@ type prometheus struct {
 	delay atomic.Int64
 }
 
-func newPrometheus(tb testing.TB) *prometheus {
+func newPrometheus(tb testing.TB, options ...teststorage.Option) *prometheus {
 	tb.Helper()
 	engine := promql.NewEngine(promql.EngineOpts{
 		MaxSamples: 50_000_000, Timeout: time.Minute, LookbackDelta: 15 * time.Second, Parser: promqlParser,
 	})
 	tb.Cleanup(func() { assert.NoError(tb, engine.Close()) })
-	return &prometheus{TestStorage: teststorage.New(tb), engine: engine}
+	return &prometheus{TestStorage: teststorage.New(tb, options...), engine: engine}
 }
 
 func (p *prometheus) Instant(ctx context.Context, expr string, at time.Time) (promql.Vector, error) {
@@ -372,6 +372,48 @@ func TestSnapshot_SummariesAreWhatFunctionsOverTimeSay(t *testing.T) {
 		}
 		require.Len(t, a.Panels["both"].Series, 1)
 		assert.NotNil(t, a.Panels["both"].Series[0].Low)
+	}
+}
+
+func TestSnapshot_ThinnedCountersHaveTheSameRate(t *testing.T) {
+	p := newPrometheus(t)
+	total := 0.
+	for i := range 9000 {
+		if total += float64(i * 7919 % 101); i%777 == 0 {
+			total = 0 // the server restarts
+		}
+		at := after(time.Duration(i)*time.Second - 9000*time.Second)
+		p.add(t, tokens, at.Add(time.Duration(i%5)*100*time.Millisecond), 0, total)
+		if i > 4321 && i < 7654 { // begins and ends within a bucket
+			p.add(t, `llamacpp_tokens_predicted_total{instance="b:1"}`, at, 0, total)
+		}
+	}
+	c := catalogue()
+	c.Panels[1].Queries = []dashboards.Query{
+		{Expr: `rate(llamacpp_tokens_predicted_total[$__rate_interval])`},
+		{Expr: `sum(increase(llamacpp_tokens_predicted_total[5m]))`},
+		{Expr: `max_over_time(llamacpp_tokens_predicted_total[2m])`},
+	}
+	p.ranges.Store(0)
+	one := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue = c }), "window=7200&points=120", noon)
+	two := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue, s.Engine = c, nil }), "window=7200&points=120", noon)
+	a, b := one.snapshotAt(t, noon, 2*time.Hour), two.snapshotAt(t, noon, 2*time.Hour)
+	require.Equal(t, int64(60_000), a.Step)
+	require.Len(t, a.Panels["rate"].Series, 5)
+	for i, s := range a.Panels["rate"].Series {
+		want := b.Panels["rate"].Series[i]
+		require.Equal(t, want.Key, s.Key)
+		differ := 0
+		for j, v := range s.Values {
+			switch {
+			case v == nil || want.Values[j] == nil:
+				assert.Equal(t, want.Values[j], v, "%s, bucket %d", s.Key, j)
+			case math.Abs(*v-*want.Values[j]) > 0.02**want.Values[j]:
+				assert.InEpsilon(t, *want.Values[j], *v, 0.15, "%s, bucket %d", s.Key, j)
+				differ++
+			}
+		}
+		assert.LessOrEqual(t, differ, 10, "only where a series begins or ends")
 	}
 }
 

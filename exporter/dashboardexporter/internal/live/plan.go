@@ -34,6 +34,8 @@ type plan struct {
 type panelPlan struct {
 	id      string
 	queries []queryPlan
+	// summarized: a bucket holds several points of a gauge.
+	summarized bool
 }
 
 type queryPlan struct {
@@ -89,14 +91,14 @@ func (h *Hub) compile(v view) (*plan, error) {
 		return text
 	}
 	for _, panel := range c.Panels {
-		pp := panelPlan{id: panel.ID}
+		pp := panelPlan{id: panel.ID, summarized: v.step > summarizeAbove && panel.Sample != "last" && panel.Draw != "states"}
 		for _, q := range panel.Queries {
 			text := expand("panel "+panel.ID, q.Expr, panel.Interval, v.step)
 			if failed != nil {
 				return nil, failed
 			}
 			qp := queryPlan{legend: q.Legend, expr: text}
-			if v.step > summarizeAbove && panel.Sample != "last" && panel.Draw != "states" {
+			if pp.summarized {
 				qp.summary, qp.parts = summarize(text)
 				if qp.summary == bySelector && h.settings.Engine == nil {
 					qp.summary = byFunction

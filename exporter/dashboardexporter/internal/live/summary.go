@@ -4,6 +4,7 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -21,23 +22,37 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// summaries is a storage in which the series of instant vectors have one point for
-// each bucket: the mean, the least or the greatest of its points. The engine then
-// evaluates an expression on a few points three times, and what is stored is read
-// once; three functions over time read each point thrice, and not as fast.
+// summaries is a storage that has as many points as a chart with long buckets needs.
+//
+// The series of instant vectors have one point for each bucket: the mean, the least
+// or the greatest of its points. The engine then evaluates an expression on a few
+// points three times, and what is stored is read once; three functions over time
+// read each point thrice, and not as fast.
+//
+// The series of rates are thinned: of a counter, the first and the last point of a
+// bucket and those around a reset are what counts.
 type summaries struct {
 	storage storage.Queryable
 	step    int64 // milliseconds between the ends of buckets; 0: there is one
-	covers  int64 // milliseconds that a point summarizes
+	covers  int64 // milliseconds that a point summarizes; 0: instant vectors are as they are
 
 	mu   sync.Mutex
-	read map[string][]summarized
+	read map[string]*selection
+}
+
+// selection is what a selector found.
+type selection struct {
+	once   sync.Once
+	series []summarized
+	err    error
+	// whole: it cannot be summarized, and is to be read as it is.
+	whole bool
 }
 
 // summarized is a series, with its points by the part of a bucket that they show.
 type summarized struct {
 	labels labels.Labels
-	points [3][]chunks.Sample
+	points [3]samples
 }
 
 // part is what a point of a summary is.
@@ -47,6 +62,14 @@ const (
 	mean part = iota
 	low
 	high
+)
+
+const (
+	// thinAbove is the step from which on rates are thinned, and thinTo is how many
+	// points of a bucket are kept: with the mean distance of points, rate judges
+	// whether a series begins or ends within its range.
+	thinAbove = 30 * time.Second
+	thinTo    = 6
 )
 
 // of returns the storage that has one part.
@@ -68,38 +91,95 @@ type summaryQuerier struct {
 
 // Select implements storage.Querier.
 func (q summaryQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
-	if hints == nil || hints.Range > 0 {
+	var read func(storage.Series) (summarized, bool)
+	wider := storage.SelectHints{}
+	switch {
+	case hints == nil:
+	case hints.Range == 0 && q.covers > 0:
+		wider = *hints
+		wider.Start -= q.covers
+		wider.Func = "" // the storage must not take it for a hint to leave points out
+		read = func(s storage.Series) (summarized, bool) { return q.summarize(s, hints.Start, hints.End), true }
+	case (hints.Func == "rate" || hints.Func == "increase") && q.step >= thinAbove.Milliseconds() && hints.Range%q.step == 0:
+		wider = *hints
+		read = func(s storage.Series) (summarized, bool) { return q.thin(s, hints.End) }
+	}
+	if read == nil {
 		return q.Querier.Select(ctx, sorted, hints, matchers...)
 	}
 	var key strings.Builder
-	fmt.Fprint(&key, hints.Start, hints.End)
+	fmt.Fprint(&key, hints.Start, hints.End, hints.Range)
 	for _, m := range matchers {
 		key.WriteByte(',')
 		key.WriteString(m.String())
 	}
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	all, ok := q.read[key.String()]
-	if !ok {
-		wider := *hints
-		wider.Start -= q.covers
-		wider.Func = "" // the storage must not take it for a hint to leave points out
+	found := q.read[key.String()]
+	if found == nil {
+		if q.read == nil {
+			q.read = map[string]*selection{}
+		}
+		found = &selection{}
+		q.read[key.String()] = found
+	}
+	q.mu.Unlock()
+	found.once.Do(func() {
 		set := q.Querier.Select(ctx, true, &wider, matchers...)
-		for set.Next() {
-			one := q.summarize(set.At(), hints.Start, hints.End)
+		for set.Next() && ctx.Err() == nil {
+			one, ok := read(set.At())
+			if !ok {
+				found.whole = true
+				return
+			}
 			if len(one.points[mean]) > 0 {
-				all = append(all, one)
+				found.series = append(found.series, one)
 			}
 		}
-		if err := set.Err(); err != nil {
-			return storage.ErrSeriesSet(err)
-		}
-		if q.read == nil {
-			q.read = map[string][]summarized{}
-		}
-		q.read[key.String()] = all
+		found.err = cmp.Or(set.Err(), ctx.Err())
+	})
+	if found.whole {
+		return q.Querier.Select(ctx, sorted, hints, matchers...)
 	}
-	return &summarySet{all: all, which: q.which}
+	if found.err != nil {
+		return storage.ErrSeriesSet(found.err)
+	}
+	return &summarySet{all: found.series, which: q.which}
+}
+
+// thin reads a counter, unless it is a native histogram. The last point of a bucket is at or before its end, which
+// is a number of steps before end.
+func (s *summaries) thin(series storage.Series, end int64) (summarized, bool) {
+	out := summarized{labels: series.Labels()}
+	var kept samples
+	var last sample // it may be the last of its bucket
+	pending := false
+	apart := s.step / thinTo
+	bucket := int64(math.MinInt64)
+	it := series.Iterator(nil)
+	for kind := it.Next(); kind != chunkenc.ValNone; kind = it.Next() {
+		if kind != chunkenc.ValFloat {
+			return summarized{}, false
+		}
+		t, v := it.At()
+		in := (end - t) / s.step // as many steps before the last bucket
+		now := sample{t, v}
+		first := in != bucket
+		// v < last.f is a reset; what is not a number says that the series has ended.
+		if !pending && len(kept) == 0 || first || v < last.f || math.IsNaN(v) || math.IsNaN(last.f) {
+			if pending {
+				kept = append(kept, last)
+			}
+			kept, pending = append(kept, now), false
+		} else if pending = t-kept[len(kept)-1].t < apart; !pending {
+			kept = append(kept, now)
+		}
+		last, bucket = now, in
+	}
+	if pending {
+		kept = append(kept, last)
+	}
+	out.points = [3]samples{kept, kept, kept}
+	return out, true
 }
 
 // summarize reads a series. A bucket without points that follows one with points
@@ -116,7 +196,7 @@ func (s *summaries) summarize(series storage.Series, first, last int64) summariz
 		v := [3]float64{sum / float64(n), least, most}
 		if n == 0 {
 			before := out.points[mean]
-			if len(before) == 0 || value.IsStaleNaN(before[len(before)-1].F()) {
+			if len(before) == 0 || value.IsStaleNaN(before[len(before)-1].f) {
 				return
 			}
 			stale := math.Float64frombits(value.StaleNaN)
@@ -154,19 +234,25 @@ func (s *summaries) summarize(series storage.Series, first, last int64) summariz
 	return out
 }
 
-// sample is one of a number.
+// sample is a point with a number.
 type sample struct {
 	t int64
 	f float64
 }
 
-func (p sample) T() int64                      { return p.t }
-func (p sample) ST() int64                     { return 0 }
-func (p sample) F() float64                    { return p.f }
-func (p sample) H() *histogram.Histogram       { return nil }
-func (p sample) FH() *histogram.FloatHistogram { return nil }
-func (p sample) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
-func (p sample) Copy() chunks.Sample           { return p }
+func (s *sample) T() int64                      { return s.t }
+func (s *sample) ST() int64                     { return 0 }
+func (s *sample) F() float64                    { return s.f }
+func (s *sample) H() *histogram.Histogram       { return nil }
+func (s *sample) FH() *histogram.FloatHistogram { return nil }
+func (s *sample) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
+func (s *sample) Copy() chunks.Sample           { return &sample{s.t, s.f} }
+
+// samples implement storage.Samples.
+type samples []sample
+
+func (s samples) Get(i int) chunks.Sample { return &s[i] }
+func (s samples) Len() int                { return len(s) }
 
 // summarySet is one part of all series.
 type summarySet struct {
@@ -182,36 +268,42 @@ func (s *summarySet) Next() bool {
 
 func (s *summarySet) At() storage.Series {
 	one := s.all[s.next-1]
-	return storage.NewListSeries(one.labels, one.points[s.which])
+	return &storage.SeriesEntry{Lset: one.labels, SampleIteratorFn: func(chunkenc.Iterator) chunkenc.Iterator {
+		return storage.NewListSeriesIterator(one.points[s.which])
+	}}
 }
 
 func (*summarySet) Err() error                        { return nil }
 func (*summarySet) Warnings() annotations.Annotations { return nil }
 
-// summarizer evaluates one part of an expression.
+// summarizer evaluates one part of an expression. Without open, the bucket that is
+// open is evaluated on what is stored.
 func (h *Hub) summarizer(closed, open *summaries, expr string, which part) evaluation {
-	return evaluation{
-		span: func(ctx context.Context, first, last int64, step time.Duration) (promql.Matrix, error) {
-			r, err := h.settings.Engine.NewRangeQuery(ctx, closed.of(which), nil, expr, time.UnixMilli(first), time.UnixMilli(last), step)
-			if err != nil {
-				return nil, err
-			}
-			result := r.Exec(ctx)
-			if result.Err != nil {
-				return nil, result.Err
-			}
-			return result.Matrix()
-		},
-		instant: func(ctx context.Context, at int64, _ time.Duration) (promql.Vector, error) {
-			r, err := h.settings.Engine.NewInstantQuery(ctx, open.of(which), nil, expr, time.UnixMilli(at))
-			if err != nil {
-				return nil, err
-			}
-			result := r.Exec(ctx)
-			if result.Err != nil {
-				return nil, result.Err
-			}
-			return result.Vector()
-		},
+	e := h.overTime(expr)
+	e.span = func(ctx context.Context, first, last int64, step time.Duration) (promql.Matrix, error) {
+		r, err := h.settings.Engine.NewRangeQuery(ctx, closed.of(which), nil, expr, time.UnixMilli(first), time.UnixMilli(last), step)
+		if err != nil {
+			return nil, err
+		}
+		result := r.Exec(ctx)
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		return result.Matrix()
 	}
+	if open == nil {
+		return e
+	}
+	e.instant = func(ctx context.Context, at int64, _ time.Duration) (promql.Vector, error) {
+		r, err := h.settings.Engine.NewInstantQuery(ctx, open.of(which), nil, expr, time.UnixMilli(at))
+		if err != nil {
+			return nil, err
+		}
+		result := r.Exec(ctx)
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		return result.Vector()
+	}
+	return e
 }
