@@ -172,15 +172,10 @@ const PANELS = [
     ],
     { sources: ["log"] },
   ),
-  panel(
-    "acceptance",
-    "context",
-    "Speculative acceptance",
-    "ratio",
-    "lines",
-    [{ legend: "accepted", of: () => null }],
-    { max: 1, sources: ["speculative"] },
-  ),
+  panel("acceptance", "context", "Speculative acceptance", "ratio", "lines", [{ legend: "accepted", of: () => null }], {
+    max: 1,
+    sources: ["speculative"],
+  }),
   panel(
     "gpu-util",
     "gpu",
@@ -188,7 +183,11 @@ const PANELS = [
     "ratio",
     "lines",
     [{ legend: "{{gpu}}", of: (t, s, g) => Math.min(1, 0.25 + 0.7 * busy(t, s + g * 0.35)), gpu: true, spread: 0.15 }],
-    { max: 1, sources: ["gpu"], help: "The share of time in which any kernel ran: 100 % does not mean that the GPU is full." },
+    {
+      max: 1,
+      sources: ["gpu"],
+      help: "The share of time in which any kernel ran: 100 % does not mean that the GPU is full.",
+    },
   ),
   panel(
     "gpu-memory",
@@ -294,9 +293,19 @@ export const CATALOGUE = {
   sources: [
     { id: "server", title: "llama-server", cure: "Add the receiver llamacpp to the pipeline.", probe: "up" },
     { id: "slots", title: "Slots", cure: "Start llama-server with --slots.", probe: "up" },
-    { id: "log", title: "Exact latencies", cure: "Start llama-server with --log-file and add the connector llamacpplog.", probe: "up" },
+    {
+      id: "log",
+      title: "Exact latencies",
+      cure: "Start llama-server with --log-file and add the connector llamacpplog.",
+      probe: "up",
+    },
     { id: "gpu", title: "GPU", cure: "Add the scraper gpu; it needs the NVIDIA driver.", probe: "up" },
-    { id: "speculative", title: "Speculative decoding", cure: "Start llama-server with a draft model (--model-draft).", probe: "up" },
+    {
+      id: "speculative",
+      title: "Speculative decoding",
+      cure: "Start llama-server with a draft model (--model-draft).",
+      probe: "up",
+    },
     { id: "load", title: "Load tests", cure: "Start a load test, with llamaload or on this page.", probe: "up" },
   ],
   groups: [
@@ -310,10 +319,23 @@ export const CATALOGUE = {
   panels: PANELS.map((p) => ({ ...p, queries: p.queries.map(({ expr, legend, style }) => ({ expr, legend, style })) })),
   tiles: [
     { id: "rate", title: "Token rate", unit: "tokens/s", panel: "token-rate" },
-    { id: "wait", title: "Wait for a slot", unit: "s", panel: "wait", second: { label: "queue", unit: "requests" }, thresholds: [{ value: 2, level: "warning" }] },
+    {
+      id: "wait",
+      title: "Wait for a slot",
+      unit: "s",
+      panel: "wait",
+      second: { label: "queue", unit: "requests" },
+      thresholds: [{ value: 2, level: "warning" }],
+    },
     { id: "ttft", title: "First token", unit: "s", panel: "ttft", second: { label: "P95", unit: "s" } },
     { id: "tpot", title: "Time per token", unit: "s/token", panel: "tpot", second: { label: "P95", unit: "s/token" } },
-    { id: "context", title: "Context", unit: "ratio", panel: "context", thresholds: [{ value: 0.9, level: "critical" }] },
+    {
+      id: "context",
+      title: "Context",
+      unit: "ratio",
+      panel: "context",
+      thresholds: [{ value: 0.9, level: "critical" }],
+    },
     { id: "cache", title: "Cache hits", unit: "ratio", panel: "cache" },
     { id: "gpu-util", title: "GPU", unit: "ratio", panel: "gpu-util" },
     { id: "gpu-power", title: "GPU power", unit: "watts", panel: "gpu-power", second: { label: "", unit: "celsius" } },
@@ -344,7 +366,20 @@ const MODES = {
   router: {
     servers: [
       "localhost:8080",
-      ...["qwen3-0.6b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "llama-3.2-3b", "llama-3.1-8b", "gemma-3-4b", "gemma-3-12b", "phi-4", "mistral-7b", "deepseek-r1-8b", "nomic-embed"].map((m) => `localhost:8080/${m}`),
+      ...[
+        "qwen3-0.6b",
+        "qwen3-4b",
+        "qwen3-8b",
+        "qwen3-14b",
+        "llama-3.2-3b",
+        "llama-3.1-8b",
+        "gemma-3-4b",
+        "gemma-3-12b",
+        "phi-4",
+        "mistral-7b",
+        "deepseek-r1-8b",
+        "nomic-embed",
+      ].map((m) => `localhost:8080/${m}`),
     ],
     gpus: 1,
   },
@@ -372,12 +407,30 @@ function slotRequests(id, seed, slot, from, t) {
     const odd = r(8);
     const outcome = odd < 0.03 ? "failed" : odd < 0.08 ? "cancelled" : "completed";
     out.push({
-      id: `${id}-${slot}-${n}`, server: id, model: "qwen2.5-3b-q4_k_m", slot, task: (n * 7 + slot) % 100000,
-      start: Math.round(start), first: Math.round(first), end: Math.round(end), outcome,
+      id: `${id}-${slot}-${n}`,
+      server: id,
+      model: "qwen2.5-3b-q4_k_m",
+      slot,
+      task: (n * 7 + slot) % 100000,
+      start: Math.round(start),
+      first: Math.round(first),
+      end: Math.round(end),
+      outcome,
       error: outcome === "failed" ? "context size exceeded" : "",
-      prompt, cached, generated: tokens, drafted: null, accepted: null, ttft: (first - start) / 1000,
+      prompt,
+      cached,
+      generated: tokens,
+      drafted: null,
+      accepted: null,
+      ttft: (first - start) / 1000,
       duration: (end - start) / 1000,
-      trace: range(4).map((k) => Math.floor(noise(n, slot * 10 + k) * 2 ** 32).toString(16).padStart(8, "0")).join(""),
+      trace: range(4)
+        .map((k) =>
+          Math.floor(noise(n, slot * 10 + k) * 2 ** 32)
+            .toString(16)
+            .padStart(8, "0"),
+        )
+        .join(""),
       client: false,
     });
   }
@@ -398,7 +451,16 @@ export class Mock {
     const step = (STEPS.find((s) => window / (s * 1000) <= points) ?? 600) * 1000;
     const all = range(this.mode.gpus).map(gpuID);
     const gpus = query.getAll("gpu").length ? query.getAll("gpu") : all;
-    return { window, points: Math.round(window / step), end, server, step, gpus, all, seed: Math.max(0, this.mode.servers.indexOf(server)) * 0.77 };
+    return {
+      window,
+      points: Math.round(window / step),
+      end,
+      server,
+      step,
+      gpus,
+      all,
+      seed: Math.max(0, this.mode.servers.indexOf(server)) * 0.77,
+    };
   }
 
   series(view, t) {
@@ -414,8 +476,11 @@ export class Mock {
             if (v === null) continue;
             const spread = v * (q.spread ?? 0) * noise(Math.floor(t / view.step), query + g * 7);
             list.push({
-              key: `${query}{${id ?? ""}}`, name: q.legend.replace("{{gpu}}", `GPU ${g}`), query,
-              labels: id === null ? {} : { hw_id: id }, value: v,
+              key: `${query}{${id ?? ""}}`,
+              name: q.legend.replace("{{gpu}}", `GPU ${g}`),
+              query,
+              labels: id === null ? {} : { hw_id: id },
+              value: v,
               ...(spread > 0 ? { low: v - spread, high: v + spread } : {}),
             });
           }
@@ -458,11 +523,21 @@ export class Mock {
       tiles[t.id] = { ...at(59), spark: range(60).map((k) => at(k).value) };
     }
     return {
-      version: CATALOGUE.version, seq: seqOf(now), now, server: view.server, gpus: view.gpus, step: view.step, start, points: view.points,
-      servers: this.servers(now), facts: this.facts(view, now), sources: this.sources(),
+      version: CATALOGUE.version,
+      seq: seqOf(now),
+      now,
+      server: view.server,
+      gpus: view.gpus,
+      step: view.step,
+      start,
+      points: view.points,
+      servers: this.servers(now),
+      facts: this.facts(now),
+      sources: this.sources(),
       tiles: this.mode.servers.length ? tiles : {},
       panels: Object.fromEntries(Object.entries(panels).map(([id, m]) => [id, { series: [...m.values()] }])),
-      rules: this.rules(view, now), annotations: this.annotations(start, now),
+      rules: this.rules(view, now),
+      annotations: this.annotations(start, now),
       ...this.requests(view, start, end),
     };
   }
@@ -470,24 +545,40 @@ export class Mock {
   frame(view, now) {
     const { requests, running } = this.requests(view, now - 1500, now);
     return {
-      seq: seqOf(now), now, bucket: Math.floor(now / view.step) * view.step, facts: this.facts(view, now),
-      tiles: this.mode.servers.length ? Object.fromEntries(CATALOGUE.tiles.map((t) => [t.id, this.tile(t.id, view, now)])) : {},
-      servers: this.servers(now), panels: this.series(view, now), rules: this.rules(view, now),
-      requests: requests.filter((r) => r.end > now - 1500), running,
+      seq: seqOf(now),
+      now,
+      bucket: Math.floor(now / view.step) * view.step,
+      facts: this.facts(now),
+      tiles: this.mode.servers.length
+        ? Object.fromEntries(CATALOGUE.tiles.map((t) => [t.id, this.tile(t.id, view, now)]))
+        : {},
+      servers: this.servers(now),
+      panels: this.series(view, now),
+      rules: this.rules(view, now),
+      requests: requests.filter((r) => r.end > now - 1500),
+      running,
     };
   }
 
   tile(id, view, t) {
     const of = (panelID, q, g = 0) => PANELS.find((p) => p.id === panelID).queries[q].of(t, view.seed, g);
     switch (id) {
-      case "rate": return { value: of("token-rate", 0) };
-      case "wait": return { value: of("wait", 0), second: of("queue", 0) };
-      case "ttft": return { value: of("ttft", 0), second: of("ttft", 1) };
-      case "tpot": return { value: of("tpot", 0), second: of("tpot", 1) };
-      case "context": return { value: of("context", 1) };
-      case "cache": return { value: of("cache", 0) };
-      case "gpu-util": return { value: of("gpu-util", 0) };
-      default: return { value: of("gpu-power", 0), second: of("gpu-temperature", 0) };
+      case "rate":
+        return { value: of("token-rate", 0) };
+      case "wait":
+        return { value: of("wait", 0), second: of("queue", 0) };
+      case "ttft":
+        return { value: of("ttft", 0), second: of("ttft", 1) };
+      case "tpot":
+        return { value: of("tpot", 0), second: of("tpot", 1) };
+      case "context":
+        return { value: of("context", 1) };
+      case "cache":
+        return { value: of("cache", 0) };
+      case "gpu-util":
+        return { value: of("gpu-util", 0) };
+      default:
+        return { value: of("gpu-power", 0), second: of("gpu-temperature", 0) };
     }
   }
 
@@ -501,16 +592,26 @@ export class Mock {
       return {
         id,
         values: {
-          state: i % 23 === 19 ? "loading" : "ok", rate: 210 * busy(now, s), wait: 4.5 * Math.max(0, busy(now, s) - 0.45),
-          ttft: 0.22 + 0.3 * busy(now, s), context: 0.35 + 0.55 * wave(now, s + 3), gpu: Math.min(1, 0.25 + 0.7 * busy(now, s)),
+          state: i % 23 === 19 ? "loading" : "ok",
+          rate: 210 * busy(now, s),
+          wait: 4.5 * Math.max(0, busy(now, s) - 0.45),
+          ttft: 0.22 + 0.3 * busy(now, s),
+          context: 0.35 + 0.55 * wave(now, s + 3),
+          gpu: Math.min(1, 0.25 + 0.7 * busy(now, s)),
         },
       };
     });
   }
 
-  facts(view, now) {
+  facts(now) {
     if (this.mode.servers.length === 0) return {};
-    return { model: "qwen2.5-3b-instruct-q4_k_m", build: "b11669", uptime: Math.floor((now - this.began) / 1000), slots: 4, state: "ok" };
+    return {
+      model: "qwen2.5-3b-instruct-q4_k_m",
+      build: "b11669",
+      uptime: Math.floor((now - this.began) / 1000),
+      slots: 4,
+      state: "ok",
+    };
   }
 
   sources() {
@@ -521,14 +622,53 @@ export class Mock {
   rules(view, now) {
     if (this.mode.servers.length === 0) return [];
     const gpu = Math.round(100 * Math.min(1, 0.25 + 0.7 * busy(now, view.seed)));
-    const rule = (r) => ({ name: r.id, kind: "bottleneck", severity: "", priority: 1, instance: view.server, cure: "", runbook: "", since: now - 252_000, ...r });
+    const rule = (r) => ({
+      name: r.id,
+      kind: "bottleneck",
+      severity: "",
+      priority: 1,
+      instance: view.server,
+      cure: "",
+      runbook: "",
+      since: now - 252_000,
+      ...r,
+    });
     const list = [
-      rule({ id: "queue", summary: `Requests wait: all 4 slots are busy while the GPU is at ${gpu} % and memory has room.`, cure: "Raise --parallel." }),
-      rule({ id: "cache", priority: 5, summary: "Half of each prompt is computed again: 54 % of its tokens come from the cache.", cure: "Send a conversation's turns to the same server, and keep its prompt's beginning." }),
-      rule({ id: "gpu-hot", name: "LlamaGPUHot", kind: "alert", severity: "warning", summary: "GPU 0 is at 84 °C, 3 °C below the point at which it slows down.", cure: "Improve the airflow, or lower its power limit.", runbook: "https://example.com/docs/alerts.md#llamagpuhot", since: now - 61_000 }),
+      rule({
+        id: "queue",
+        summary: `Requests wait: all 4 slots are busy while the GPU is at ${gpu} % and memory has room.`,
+        cure: "Raise --parallel.",
+      }),
+      rule({
+        id: "cache",
+        priority: 5,
+        summary: "Half of each prompt is computed again: 54 % of its tokens come from the cache.",
+        cure: "Send a conversation's turns to the same server, and keep its prompt's beginning.",
+      }),
+      rule({
+        id: "gpu-hot",
+        name: "LlamaGPUHot",
+        kind: "alert",
+        severity: "warning",
+        summary: "GPU 0 is at 84 °C, 3 °C below the point at which it slows down.",
+        cure: "Improve the airflow, or lower its power limit.",
+        runbook: "https://example.com/docs/alerts.md#llamagpuhot",
+        since: now - 61_000,
+      }),
     ];
     if (this.mode.servers.length > 20) {
-      list.push(rule({ id: "down", name: "LlamaServerDown", kind: "alert", severity: "critical", instance: this.mode.servers[11], summary: "The server does not answer.", cure: "Look at its log.", since: now - 600_000 }));
+      list.push(
+        rule({
+          id: "down",
+          name: "LlamaServerDown",
+          kind: "alert",
+          severity: "critical",
+          instance: this.mode.servers[11],
+          summary: "The server does not answer.",
+          cure: "Look at its log.",
+          since: now - 600_000,
+        }),
+      );
     }
     return list;
   }
@@ -538,10 +678,24 @@ export class Mock {
     const list = [];
     for (let t = Math.floor(start / PERIOD) * PERIOD; t < now; t += PERIOD) {
       const end = t + 200_000;
-      list.push({ id: `load-${t}`, time: t, end: end < now ? end : null, kind: "load", text: "chat, 1.5 req/s", run: `run-${t}` });
-      if (end + 100_000 < now) list.push({ id: `alert-${t}`, time: t + 250_000, end: t + 300_000, kind: "alert", text: "LlamaQueueGrowing" });
+      list.push({
+        id: `load-${t}`,
+        time: t,
+        end: end < now ? end : null,
+        kind: "load",
+        text: "chat, 1.5 req/s",
+        run: `run-${t}`,
+      });
+      if (end + 100_000 < now)
+        list.push({ id: `alert-${t}`, time: t + 250_000, end: t + 300_000, kind: "alert", text: "LlamaQueueGrowing" });
     }
-    list.push({ id: "restart", time: now - 145_000 - (now % 60_000), end: null, kind: "restart", text: "the server restarted" });
+    list.push({
+      id: "restart",
+      time: now - 145_000 - (now % 60_000),
+      end: null,
+      kind: "restart",
+      text: "the server restarted",
+    });
     list[list.length - 1].end = list[list.length - 1].time;
     return list.filter((a) => (a.end ?? now) >= start);
   }
@@ -549,12 +703,27 @@ export class Mock {
   requests(view, from, t) {
     if (this.mode.servers.length === 0) return { requests: [], running: [] };
     const all = range(4).flatMap((slot) => slotRequests(view.server, Math.round(view.seed * 100), slot, from, t));
-    const requests = all.filter((r) => r.end <= t && r.end >= from).sort((a, b) => b.end - a.end).slice(0, 200);
-    const running = all.filter((r) => r.end > t).map((r) => {
-      const generating = t >= r.first;
-      const generated = generating ? Math.floor(((t - r.first) / (r.end - r.first)) * r.generated) : 0;
-      return { server: r.server, slot: r.slot, task: r.task, state: generating ? "generating" : "prompt", since: r.start, prompt: r.prompt, generated, remaining: r.generated - generated, context: r.prompt + generated };
-    });
+    const requests = all
+      .filter((r) => r.end <= t && r.end >= from)
+      .sort((a, b) => b.end - a.end)
+      .slice(0, 200);
+    const running = all
+      .filter((r) => r.end > t)
+      .map((r) => {
+        const generating = t >= r.first;
+        const generated = generating ? Math.floor(((t - r.first) / (r.end - r.first)) * r.generated) : 0;
+        return {
+          server: r.server,
+          slot: r.slot,
+          task: r.task,
+          state: generating ? "generating" : "prompt",
+          since: r.start,
+          prompt: r.prompt,
+          generated,
+          remaining: r.generated - generated,
+          context: r.prompt + generated,
+        };
+      });
     return { requests, running };
   }
 }

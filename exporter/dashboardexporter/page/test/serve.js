@@ -11,14 +11,18 @@
 // With ?axe, axe-core checks the page and writes what it found into it.
 
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { fileURLToPath } from "node:url";
 import { LoadMock } from "./loadmock.js";
 import { CATALOGUE, Mock, modes, seqOf } from "./mock.js";
 
 const www = fileURLToPath(new URL("../www/", import.meta.url));
-const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8" };
+const TYPES = {
+  html: "text/html; charset=utf-8",
+  js: "text/javascript; charset=utf-8",
+  css: "text/css; charset=utf-8",
+};
 
 export function importMap(of = (name) => `./assets/${name}`) {
   const names = [...readdirSync(www), ...readdirSync(`${www}vendor`).map((n) => `vendor/${n}`)];
@@ -33,10 +37,13 @@ function page(axe) {
   let policy = `default-src 'none'; script-src 'self' 'sha256-${hash}'; style-src 'self'; connect-src 'self'; img-src 'self' data:; require-trusted-types-for 'script'; trusted-types lit-html; frame-ancestors 'none'; base-uri 'none'; form-action 'none'`;
   if (axe) {
     policy = "";
-    html = html.replace("</body>", () => `<script src="assets/axe.js"></script><script>setTimeout(() => axe.run().then((r) => {
+    html = html.replace(
+      "</body>",
+      () => `<script src="assets/axe.js"></script><script>setTimeout(() => axe.run().then((r) => {
       const pre = document.createElement("pre"); pre.id = "axe";
       pre.textContent = JSON.stringify(r.violations.map((v) => [v.id, v.help, v.nodes.map((n) => n.html.slice(0, 200) + " " + n.failureSummary)]), null, 1);
-      document.body.append(pre); }), 2500);</script></body>`);
+      document.body.append(pre); }), 2500);</script></body>`,
+    );
   }
   return { html, policy };
 }
@@ -47,9 +54,10 @@ function json(res, body, status = 200) {
   res.end(JSON.stringify(body));
 }
 
-function stream(req, res, mock, view, seq) {
+function stream(res, mock, view, seq) {
   res.writeHead(200, { "Content-Type": "text/event-stream", "Cache-Control": "no-store" });
-  const send = (event, data, id) => res.write(`${id ? `id: ${id}\n` : ""}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+  const send = (event, data, id) =>
+    res.write(`${id ? `id: ${id}\n` : ""}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
   let next = seq + 1;
   send("hello", { version: CATALOGUE.version, seq: seqOf(Date.now()) });
   const timer = setInterval(() => {
@@ -61,7 +69,7 @@ function stream(req, res, mock, view, seq) {
       next++;
     }
   }, 250);
-  req.on("close", () => clearInterval(timer));
+  res.on("close", () => clearInterval(timer));
 }
 
 export function server() {
@@ -89,9 +97,11 @@ export function server() {
       return res.end(readFileSync(file));
     }
     if (path === "/live/catalogue") return json(res, CATALOGUE);
-    if (path === "/live/snapshot") return json(res, mock.snapshot(mock.view(query), Math.floor(Date.now() / 1000) * 1000));
-    if (path === "/live/stream") return stream(req, res, mock, mock.view(query), Number(query.get("seq")));
-    if (path === "/live/requests") return json(res, { requests: mock.requests(mock.view(query), Date.now() - 3_600_000, Date.now()).requests });
+    if (path === "/live/snapshot")
+      return json(res, mock.snapshot(mock.view(query), Math.floor(Date.now() / 1000) * 1000));
+    if (path === "/live/stream") return stream(res, mock, mock.view(query), Number(query.get("seq")));
+    if (path === "/live/requests")
+      return json(res, { requests: mock.requests(mock.view(query), Date.now() - 3_600_000, Date.now()).requests });
     if (path.startsWith("/loadgen/api/v1/")) return load.serve(req, res, path.slice("/loadgen/api/v1".length));
     return json(res, { error: "no such page" }, 404);
   });

@@ -3,7 +3,7 @@
 
 // A panel's chart, with its numbers as a table below.
 
-import { SCENE, SHADES, colour, faint } from "#page/colours.js";
+import { colour, faint, SCENE, SHADES } from "#page/colours.js";
 import { inFrame } from "#page/frame.js";
 import { key, options, rowScale, touch } from "#page/plot.js";
 import { statistics } from "#page/store.js";
@@ -282,9 +282,7 @@ export class Chart {
       height: this.#height(),
       series,
       bands,
-      scale: log
-        ? { distr: 3, log: 10 }
-        : { range: (_, __, max) => [0, top(panel, max)] },
+      scale: log ? { distr: 3, log: 10 } : { range: (_, __, max) => [0, top(panel, max)] },
       axis: {
         size: 58,
         space: 34,

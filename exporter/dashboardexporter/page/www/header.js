@@ -72,11 +72,11 @@ export function headerView(catalogue, state, bar, act, only) {
         only
           ? html`<b class="server">${state.servers.length} servers</b>`
           : bar.several && !bar.offline
-          ? html`<button class="quiet" @click=${act.overview} title="All servers">◂ all</button>
+            ? html`<button class="quiet" @click=${act.overview} title="All servers">◂ all</button>
               <select aria-label="Server" @change=${(/** @type {Event} */ e) => act.server(/** @type {HTMLSelectElement} */ (e.target).value)}>
                 ${state.servers.map((s) => html`<option value=${s.id} ?selected=${s.id === state.server}>${s.id}</option>`)}
               </select>`
-          : html`<b class="server">${state.server}</b>`
+            : html`<b class="server">${state.server}</b>`
       }
       ${facts.map((f) => {
         const v = state.facts[f.id];
@@ -88,11 +88,9 @@ export function headerView(catalogue, state, bar, act, only) {
       ${health ? html`<span class="health ${stateClass(health)}">${health}</span>` : nothing}
     </div>
     <div class="controls">
-      <span class="link ${bar.link === "live" ? (bar.paused.length ? "paused" : "live") : "broken"}">${linkText(state, bar)}</span>
+      <span class="link ${bar.link === "live" ? (bar.paused.length || bar.range || bar.offline ? "paused" : "live") : "broken"}">${linkText(state, bar)}</span>
       ${
-        bar.range
-          ? html`<button class="quiet" @click=${act.live} title="Undo the zoom (Esc)">✕ zoom</button>`
-          : nothing
+        bar.range ? html`<button class="quiet" @click=${act.live} title="Undo the zoom (Esc)">✕ zoom</button>` : nothing
       }
       ${
         bar.offline
@@ -148,7 +146,9 @@ export function gpusView(all, shown, name, choose) {
   };
   return html`<div class="segments" role="group" aria-label="GPUs">
     <button aria-pressed=${String(shown.length === all.length)} @click=${() => choose([])}>all</button>
-    ${all.map((id) => html`<button aria-pressed=${String(shown.includes(id) && shown.length < all.length)}
-      @click=${() => (shown.length === all.length ? choose([id]) : toggle(id))} title=${id}>${name(id)}</button>`)}
+    ${all.map(
+      (id) => html`<button aria-pressed=${String(shown.includes(id) && shown.length < all.length)}
+      @click=${() => (shown.length === all.length ? choose([id]) : toggle(id))} title=${id}>${name(id)}</button>`,
+    )}
   </div>`;
 }

@@ -200,9 +200,8 @@ export class Lanes {
     // Short requests are hit with a little help.
     const slack = (u.posToVal(4, "x") - u.posToVal(0, "x")) / 2;
     return (
-      this.#bars.findLast(
-        (b) => b.slot === slot && time >= b.start - slack && time <= (b.end ?? this.#now) + slack,
-      ) ?? null
+      this.#bars.findLast((b) => b.slot === slot && time >= b.start - slack && time <= (b.end ?? this.#now) + slack) ??
+      null
     );
   }
 

@@ -6,21 +6,21 @@
 import { Compare } from "#page/compare.js";
 import { dialogIsOpen, openDialog, redrawDialog } from "#page/dialog.js";
 import { inFrame } from "#page/frame.js";
-import { WINDOWS, gpusView, headerView } from "#page/header.js";
+import { gpusView, headerView, WINDOWS } from "#page/header.js";
 import { keyOf, keysView } from "#page/keys.js";
 import { Lanes } from "#page/lanes.js";
 import { Load } from "#page/load.js";
 import { overviewView } from "#page/overview.js";
 import { Panels } from "#page/panels.js";
 import { reportPage } from "#page/report.js";
-import { requestView, requestsView } from "#page/requests.js";
+import { requestsView, requestView } from "#page/requests.js";
 import { applyFrame, createState, missingSources } from "#page/store.js";
 import { Stream } from "#page/stream.js";
 import { statisticsView } from "#page/table.js";
 import { chosenTheme, nextTheme } from "#page/theme.js";
 import { tilesView } from "#page/tiles.js";
-import { DEFAULT_WINDOW, build, parse, viewQuery } from "#page/url.js";
 import { duration, moment } from "#page/units.js";
+import { build, DEFAULT_WINDOW, parse, viewQuery } from "#page/url.js";
 import { html, nothing, render } from "#page/vendor/lit-html.js";
 import { spoken, verdictView } from "#page/verdict.js";
 
@@ -376,7 +376,11 @@ class Page {
   }
 
   showCompare() {
-    const s = this.live;
+    // Told first: the dialog draws at once.
+    this.compare.open(this.place.compare, redrawDialog, (text) => {
+      this.place.compare = text;
+      this.remember(true);
+    });
     openDialog(
       "Compare",
       () => this.compare.view(this.live, this.liveView(), this.shownRange()),
@@ -386,10 +390,6 @@ class Page {
         this.remember(true);
       },
     );
-    this.compare.open(s, this.place.compare, redrawDialog, (text) => {
-      this.place.compare = text;
-      this.remember(true);
-    });
   }
 
   showLoad() {
@@ -501,7 +501,9 @@ class Page {
     const notice = host("notice");
     notice.hidden = !nobody;
     render(
-      nobody ? html`<p class="empty"><strong>No data has come yet.</strong> What is missing, and what to do, is listed below.</p>` : nothing,
+      nobody
+        ? html`<p class="empty"><strong>No data has come yet.</strong> What is missing, and what to do, is listed below.</p>`
+        : nothing,
       notice,
     );
     render(
@@ -587,11 +589,18 @@ class Page {
   #events(live) {
     const list = live.annotations.slice().sort((a, b) => b.time - a.time);
     if (list.length === 0) return nothing;
-    return html`<h2>Events</h2><ul class="events">${list.slice(0, this.allEvents ? list.length : 6).map(
-      (a) => html`<li class="mark ${a.kind}"><time>${moment(a.time, live.now)}</time> <span class="kind">${a.kind}</span> ${a.text}${
-        a.end === null ? html` <i>goes on</i>` : a.end - a.time >= 1000 ? html` <i>${duration((a.end - a.time) / 1000)}</i>` : nothing
-      }</li>`,
-    )}</ul>${
+    return html`<h2>Events</h2><ul class="events">${list
+      .slice(0, this.allEvents ? list.length : 6)
+      .map(
+        (a) =>
+          html`<li class="mark ${a.kind}"><time>${moment(a.time, live.now)}</time> <span class="kind">${a.kind}</span> ${a.text}${
+            a.end === null
+              ? html` <i>goes on</i>`
+              : a.end - a.time >= 1000
+                ? html` <i>${duration((a.end - a.time) / 1000)}</i>`
+                : nothing
+          }</li>`,
+      )}</ul>${
       list.length > 6
         ? html`<button class="quiet" @click=${() => {
             this.allEvents = !this.allEvents;

@@ -80,7 +80,8 @@ export class Panels {
 
   /** The width of a chart, in points. */
   width() {
-    for (const e of this.#entries.values()) if (!e.root.hidden && e.root.clientWidth > 0) return e.root.clientWidth - 90;
+    for (const e of this.#entries.values())
+      if (!e.root.hidden && e.root.clientWidth > 0) return e.root.clientWidth - 90;
     return 0;
   }
 

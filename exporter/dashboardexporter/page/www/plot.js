@@ -4,7 +4,7 @@
 // What all charts have in common: the time axis, one cursor, zoom by mouse, touch
 // and keys, and annotations.
 
-import { SCENE, faint } from "#page/colours.js";
+import { faint, SCENE } from "#page/colours.js";
 import { clock } from "#page/units.js";
 import { uPlot } from "#page/uplot.js";
 

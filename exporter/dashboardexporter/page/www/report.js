@@ -63,10 +63,18 @@ export function reportView(r) {
     ["ended", r.run?.ended],
     ["workload", [r.workload?.endpoint, r.workload?.model, r.workload?.prompts].filter(Boolean).join(", ")],
     ["requests", `${c.ok} of ${c.due} well, ${c.error} failed, ${c.cancelled} cancelled, ${c.dropped} dropped`],
-    ["rates", `${text(r.rates?.requests, "requests/s")}, ${text(r.rates?.output_tokens, "tokens/s")} generated, ${text(r.rates?.input_tokens, "tokens/s")} of prompts`],
+    [
+      "rates",
+      `${text(r.rates?.requests, "requests/s")}, ${text(r.rates?.output_tokens, "tokens/s")} generated, ${text(r.rates?.input_tokens, "tokens/s")} of prompts`,
+    ],
     ["cache hits", text(r.tokens?.cache_hit_rate, "ratio")],
     ["objective", r.goodput ? `${r.goodput.objective}: met by ${text(r.goodput.share, "ratio")}` : ""],
-    ["energy", r.energy ? `${text(r.energy.joules_per_output_token, "joules/token")}, ${text(r.energy.watts, "watts")} on average, ${r.energy.gpus} GPU` : (r.no_energy ?? "")],
+    [
+      "energy",
+      r.energy
+        ? `${text(r.energy.joules_per_output_token, "joules/token")}, ${text(r.energy.watts, "watts")} on average, ${r.energy.gpus} GPU`
+        : (r.no_energy ?? ""),
+    ],
     ["server's counters", r.reconciliation?.note ?? r.not_reconciled ?? ""],
     ["generator", r.generator?.note],
   ];
@@ -104,7 +112,8 @@ export function differenceView(rows, caption) {
         const by = r.a === null || r.b === null ? null : r.b - r.a;
         const share = by === null || !r.a ? null : by / Math.abs(r.a);
         // Noise is neither better nor worse.
-        const judged = r.up === null || share === null || Math.abs(share) < 0.05 ? "" : share > 0 === r.up ? "better" : "worse";
+        const judged =
+          r.up === null || share === null || Math.abs(share) < 0.05 ? "" : share > 0 === r.up ? "better" : "worse";
         const sign = by !== null && by > 0 ? "+" : "";
         return html`<tr><th scope="row">${r.name}</th><td class="number">${text(r.a, r.unit)}</td><td class="number">${text(r.b, r.unit)}</td>
           <td class="number">${sign}${text(by, r.unit)}</td>

@@ -93,7 +93,10 @@ export function requestView(r, now, copy) {
     ["prompt rate", promptRate(r) === null ? "" : text(promptRate(r), "tokens/s")],
     ["generated", `${r.generated} tokens`],
     ["a token", decoding(r) === null ? "" : text(decoding(r), "s")],
-    ["drafted", r.drafted === null ? "" : `${r.drafted} tokens, ${r.accepted ?? "–"} accepted (${text(acceptance(r), "ratio")})`],
+    [
+      "drafted",
+      r.drafted === null ? "" : `${r.drafted} tokens, ${r.accepted ?? "–"} accepted (${text(acceptance(r), "ratio")})`,
+    ],
   ];
   return html`<svg class="times" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
       <rect class="prompt" x="0" y="0" width=${share} height="4"></rect>

@@ -309,8 +309,7 @@ export function rulesOf(rules, kind, server) {
   return rules
     .filter((r) => r.kind === kind && (!server || !r.instance || r.instance === server))
     .sort(
-      (a, b) =>
-        a.priority - b.priority || (weight[a.severity] ?? 3) - (weight[b.severity] ?? 3) || a.since - b.since,
+      (a, b) => a.priority - b.priority || (weight[a.severity] ?? 3) - (weight[b.severity] ?? 3) || a.since - b.since,
     );
 }
 

@@ -84,7 +84,8 @@ export class Stream {
     } catch (error) {
       if (generation !== this.#generation) return;
       // A fetch that found nobody says little that helps.
-      const text = error instanceof TypeError ? "the collector does not answer" : String(/** @type {Error} */ (error).message);
+      const text =
+        error instanceof TypeError ? "the collector does not answer" : String(/** @type {Error} */ (error).message);
       this.#retry(text, () => this.#snapshot(live));
     }
   }

@@ -58,9 +58,16 @@ function prefix(value, prefixes) {
   return size === 0 ? (allowed.find(([, p]) => p === "") ?? allowed[0]) : allowed[allowed.length - 1];
 }
 
-/** Three significant digits, without an exponent. @param {number} value */
-export function digits(value) {
-  if (Number.isInteger(value) && Math.abs(value) < 1000) return String(value);
+/** Units of what is counted: 4 slots, not 4.00. */
+const WHOLE = new Set(["requests", "tokens", "count"]);
+
+/**
+ * Three significant digits, without an exponent.
+ * @param {number} value
+ * @param {boolean} [whole] whether a whole number stands without decimals
+ */
+export function digits(value, whole = false) {
+  if (value === 0 || (whole && Number.isInteger(value) && Math.abs(value) < 1000)) return String(value);
   const size = Math.abs(value);
   if (size >= 999.5) return value.toFixed(0);
   if (size < 0.0005) return "0";
@@ -79,7 +86,10 @@ export function format(value, unit) {
   const u = of(unit);
   const v = value * (u.factor ?? 1);
   const [factor, p] = prefix(v, u.prefixes);
-  return { value: digits(v / factor).replace("-", "−"), unit: p + u.text };
+  const number = digits(v / factor, WHOLE.has(unit ?? "")).replace("-", "−");
+  // 1.96 k tok/s: a prefix belongs to a sign, not to a word.
+  const word = p && /^(tok|req)/.test(u.text);
+  return { value: number, unit: word ? `${p} ${u.text}` : p + u.text };
 }
 
 /**
@@ -110,7 +120,7 @@ const COUNTED = { tok: "", "tok/s": "", "req/s": "", "s/tok": "s", "J/tok": "J" 
 
 /** @param {string} unit @param {string} plain @returns {[string, string]} prefix and rest */
 const split = (unit, plain) =>
-  plain && unit.endsWith(plain) ? [unit.slice(0, unit.length - plain.length), plain] : [unit, ""];
+  plain && unit.endsWith(plain) ? [unit.slice(0, unit.length - plain.length).trim(), plain] : [unit, ""];
 
 /** Such as 3 h 12 min. @param {number} seconds */
 export function duration(seconds) {

@@ -8,7 +8,8 @@ import { duration } from "#page/units.js";
 import { html, nothing } from "#page/vendor/lit-html.js";
 
 /** @param {number} since @param {number} now */
-const age = (since, now) => (since > 0 && now - since >= 1000 ? `since ${duration(rounded((now - since) / 1000))}` : "");
+const age = (since, now) =>
+  since > 0 && now - since >= 1000 ? `since ${duration(rounded((now - since) / 1000))}` : "";
 
 /** Seconds are of no interest after the first minute. @param {number} s */
 const rounded = (s) => (s < 60 ? s : Math.floor(s / 60) * 60);
