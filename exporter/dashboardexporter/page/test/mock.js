@@ -346,6 +346,8 @@ export const CATALOGUE = {
     { id: "uptime", title: "Up", expr: "", unit: "s" },
     { id: "slots", title: "Slots", expr: "", unit: "count" },
     { id: "state", title: "State", expr: "", label: "state" },
+    { id: "context", title: "Context of a slot", expr: "", unit: "tokens" },
+    { id: "restarts", title: "Restarts in the last hour", expr: "", unit: "count" },
   ],
   overview: [
     { id: "state", title: "State", expr: "", label: "state" },
@@ -388,6 +390,7 @@ const MODES = {
 
 export const modes = Object.keys(MODES);
 
+const MODEL = "NVIDIA GeForce RTX 4090";
 const gpuID = (i) => `GPU-${(0xa1b2c3d4 + i * 0x1111).toString(16)}-77aa-4c1e-9d2f-00000000000${i}`;
 
 /** Requests of a slot that ended before t and after from, and the one that runs. */
@@ -477,9 +480,9 @@ export class Mock {
             const spread = v * (q.spread ?? 0) * noise(Math.floor(t / view.step), query + g * 7);
             list.push({
               key: `${query}{${id ?? ""}}`,
-              name: q.legend.replace("{{gpu}}", `GPU ${g}`),
+              name: q.legend.replace("{{gpu}}", `${MODEL} ${id}`),
               query,
-              labels: id === null ? {} : { hw_id: id },
+              labels: id === null ? {} : { hw_id: id, hw_name: MODEL },
               value: v,
               ...(spread > 0 ? { low: v - spread, high: v + spread } : {}),
             });
@@ -611,6 +614,8 @@ export class Mock {
       uptime: Math.floor((now - this.began) / 1000),
       slots: 4,
       state: "ok",
+      context: 8192,
+      restarts: 0,
     };
   }
 

@@ -11,7 +11,7 @@ Object.assign(globalThis, { document: { createComment: () => ({}), createTreeWal
 const { backoff } = await import("../www/stream.js");
 const { build, parse, viewQuery } = await import("../www/url.js");
 const { keyOf } = await import("../www/keys.js");
-const { lines, lonely, top } = await import("../www/charts.js");
+const { lines, lonely, rowsOf, shortName, top } = await import("../www/charts.js");
 const { bars, describe, slotCount } = await import("../www/lanes.js");
 const { path } = await import("../www/spark.js");
 const { level } = await import("../www/tiles.js");
@@ -88,6 +88,27 @@ test("a GPU keeps its colour when fewer are shown of a panel", () => {
   const last = [...all].slice(-1);
   const [line] = lines(panelOf("gpu-util"), new Map(last), "light", state.gpus);
   assert.equal(line.stroke, EIGHT.light[7]);
+});
+
+test("a GPU in a name has its number, and the only one has none", () => {
+  const labels = { hw_id: "GPU-1", hw_name: "NVIDIA X" };
+  const name = (/** @type {string} */ text, /** @type {string[]} */ gpus, /** @type {any} */ own = labels) =>
+    shortName(/** @type {any} */ ({ name: text, labels: own }), gpus);
+  assert.equal(name("NVIDIA X GPU-1", ["GPU-1"]), "NVIDIA X");
+  assert.equal(name("NVIDIA X GPU-1", ["GPU-0", "GPU-1"]), "GPU 1");
+  assert.equal(name("sw_power_cap NVIDIA X GPU-1", ["GPU-1"]), "sw power cap");
+  assert.equal(name("sw_power_cap NVIDIA X GPU-1", ["GPU-0", "GPU-1"]), "sw power cap GPU 1");
+  assert.equal(name("limit of NVIDIA X GPU-1", ["GPU-1"]), "limit");
+  assert.equal(name("a:8080 on GPU-1", ["GPU-1"], { hw_id: "GPU-1", instance: "a:8080" }), "a:8080 on GPU");
+  assert.equal(name("NVIDIA X memory slowdown", ["GPU-1"], { hw_name: "NVIDIA X" }), "memory slowdown");
+  assert.equal(name("P95", [], {}), "P95");
+});
+
+test("of many states those are rows that were the case", () => {
+  const line = (/** @type {number} */ i) => /** @type {any} */ ({ series: { values: [0, i % 10 === 0 ? 1 : 0] } });
+  assert.equal(rowsOf(Array.from({ length: 5 }, (_, i) => line(i))).length, 5);
+  assert.equal(rowsOf(Array.from({ length: 64 }, (_, i) => line(i))).length, 7);
+  assert.equal(rowsOf(Array.from({ length: 64 }, () => line(1))).length, 8);
 });
 
 test("stacked lines are sums, and a gap is a gap", () => {

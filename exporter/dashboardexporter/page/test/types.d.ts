@@ -142,6 +142,7 @@ type Scalar = number | string | null;
 interface ServerRow {
   id: string;
   values: Record<string, Scalar>;
+  sparks?: Record<string, Values> | null;
 }
 interface TileData {
   value: number | null;

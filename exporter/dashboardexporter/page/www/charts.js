@@ -19,6 +19,7 @@ import { html, nothing, render, svg } from "#page/vendor/lit-html.js";
  * A series as it is drawn.
  * @typedef {object} Line
  * @property {Series} series
+ * @property {string} name
  * @property {string} stroke
  * @property {number} width
  * @property {number[]} dash
@@ -30,6 +31,9 @@ import { html, nothing, render, svg } from "#page/vendor/lit-html.js";
 const RANGES = 4;
 const HEIGHT = 168;
 const ROW = 26;
+/** More states than this are shown only if they were the case. */
+const ROWS = 8;
+const DASHES = [[], [3, 3], [8, 3, 2, 3], [1, 3]];
 
 /**
  * @param {Panel} panel
@@ -43,10 +47,20 @@ export function lines(panel, data, theme, gpus) {
   const dashed = (/** @type {Series} */ s) => panel.queries[s.query]?.style === "dashed";
   const solid = list.filter((s) => !dashed(s));
   const several = gpus.length > 1 && solid.some((s) => s.labels.hw_id);
-  const perQuery = new Set(solid.map((s) => s.query)).size;
+  // What is measured of each GPU.
+  const variant = (/** @type {Series} */ s) => `${s.query} ${shortName({ ...s, labels: { ...s.labels } }, []).trim()}`;
+  const variants = [...new Set(solid.map(variant))];
   /** @type {Line[]} */
   const out = list.map((series) => {
-    const line = { series, stroke: SCENE[theme].limit, width: 1, dash: [6, 4], block: false, drawn: series.values };
+    const line = {
+      series,
+      name: shortName(series, gpus),
+      stroke: SCENE[theme].limit,
+      width: 1,
+      dash: [6, 4],
+      block: false,
+      drawn: series.values,
+    };
     if (dashed(series)) return line;
     line.width = 1.5;
     line.dash = [];
@@ -58,7 +72,7 @@ export function lines(panel, data, theme, gpus) {
     } else if (several && series.labels.hw_id) {
       // A GPU has its colour in all panels; what is measured differs in its stroke.
       line.stroke = colour(theme, gpus.indexOf(series.labels.hw_id), gpus.length);
-      if (perQuery > 1 && series.query > 0) line.dash = [2, 2];
+      line.dash = DASHES[variants.indexOf(variant(series)) % DASHES.length];
     } else {
       line.stroke = colour(theme, solid.indexOf(series), solid.length);
     }
@@ -68,7 +82,7 @@ export function lines(panel, data, theme, gpus) {
     /** @type {Values | null} */
     let below = null;
     for (const line of out) {
-      if (line.dash.length) continue;
+      if (!line.block) continue;
       const under = below;
       line.drawn = line.series.values.map((v, i) => {
         const base = under?.[i] ?? null;
@@ -78,6 +92,16 @@ export function lines(panel, data, theme, gpus) {
     }
   }
   return out;
+}
+
+/**
+ * Of many states, such as the reasons of eight GPUs, those that were the case.
+ * @param {Line[]} all
+ */
+export function rowsOf(all) {
+  if (all.length <= ROWS) return all;
+  const some = all.filter((l) => l.series.values.some((v) => v !== null && v > 0));
+  return (some.length ? some : all).slice(0, some.length ? 3 * ROWS : ROWS);
 }
 
 /**
@@ -91,6 +115,25 @@ function copied(data) {
     copies.set(key, { ...s, values: s.values.slice(), low: s.low?.slice() ?? null, high: s.high?.slice() ?? null });
   }
   return copies;
+}
+
+/**
+ * The name of a series without what all of the panel have in common, or what the
+ * page calls by another name: a GPU has its number, and the only one has none.
+ * @param {Series} series
+ * @param {string[]} gpus
+ */
+export function shortName(series, gpus) {
+  const { hw_id: id, hw_name: model } = series.labels;
+  let name = series.name;
+  if (model) name = name.replace(model, "");
+  if (id) name = name.replace(id, gpus.length > 1 ? `GPU ${Math.max(0, gpus.indexOf(id))}` : model ? "" : "GPU");
+  name = name
+    .replaceAll("_", " ")
+    .replace(/\s+/g, " ")
+    .replace(/ (?:of|on)$/, "")
+    .trim();
+  return name || model || series.name;
 }
 
 const collator = new Intl.Collator("en", { numeric: true });
@@ -185,6 +228,7 @@ export class Chart {
     const { panel } = this;
     const theme = this.board.theme();
     this.#lines = lines(panel, copied(state.panels.get(panel.id)), theme, state.gpus);
+    if (panel.draw === "states") this.#lines = rowsOf(this.#lines);
     this.#start = state.start;
     this.#step = state.step;
     const width = this.#canvas.clientWidth;
@@ -252,21 +296,23 @@ export class Chart {
       filter: (/** @type {import("uplot")} */ u, /** @type {number} */ i) => lonely(u.data[i]),
     };
     /** @type {import("uplot").Series[]} */
-    const series = this.#lines.map((l, i) => ({
-      label: l.series.name,
+    const series = this.#lines.map((l) => ({
+      label: l.name,
       show: !this.#hidden.has(l.series.key),
       stroke: l.stroke,
       width: l.width,
       dash: l.dash,
       points: { ...points, fill: l.stroke },
-      ...(stacked && i === 0 && !l.dash.length ? { fill: faint(l.stroke, 0.35) } : {}),
+      ...(stacked && l === this.#lines.find((other) => other.block) ? { fill: faint(l.stroke, 0.35) } : {}),
     }));
     /** @type {import("uplot").Band[]} */
     const bands = [];
     if (stacked) {
-      for (let i = 1; i < this.#lines.length; i++) {
-        if (this.#lines[i].dash.length) continue;
-        bands.push({ series: [i + 1, i], fill: faint(this.#lines[i].stroke, 0.35) });
+      let below = -1;
+      for (const [i, l] of this.#lines.entries()) {
+        if (!l.block) continue;
+        if (below >= 0) bands.push({ series: [i + 1, below + 1], fill: faint(l.stroke, 0.35) });
+        below = i;
       }
     }
     for (const l of this.#ranged()) {
@@ -314,14 +360,14 @@ export class Chart {
       height: this.#height(),
       points: false,
       series: this.#lines.map((l, row) => ({
-        label: l.series.name,
+        label: l.name,
         show: !this.#hidden.has(l.series.key),
         stroke: l.stroke,
         fill: l.stroke,
         points: { show: false },
         paths: (u, i) => statePath(u, i, row, this.#step),
       })),
-      ...rowScale(this.#lines.map((l) => l.series.name)),
+      ...rowScale(this.#lines.map((l) => l.name)),
       hooks: { setCursor: [() => inFrame(this.#drawLegend)] },
     });
   }
@@ -386,7 +432,7 @@ export class Chart {
             return html`<tr class=${on ? "" : "off"}>
               <th scope="row">
                 <button aria-pressed=${String(on)} @click=${() => this.#toggle(l.series.key)} title=${l.series.name}>
-                  ${swatch(l)}<span>${l.series.name || panel.title}</span>
+                  ${swatch(l)}<span>${l.name || panel.title}</span>
                 </button>
               </th>
               ${

@@ -33,6 +33,7 @@ const icon = (name) =>
  * @property {() => void} compare
  * @property {() => void} load
  * @property {() => void} keys
+ * @property {() => void} about
  * @property {(gpus: string[]) => void} gpus
  */
 
@@ -49,6 +50,22 @@ const icon = (name) =>
  * @property {string} exportURL
  */
 
+/** What of a server is said all the time; the rest on demand. */
+const FACTS = new Set(["model", "quantization", "build", "uptime", "slots"]);
+
+/**
+ * All that is known of a server.
+ * @param {Catalogue} catalogue
+ * @param {import("#page/store.js").State} state
+ */
+export const aboutView = (catalogue, state) =>
+  html`<dl><dt>Address</dt><dd>${state.server}</dd>${(catalogue.facts ?? [])
+    .filter((f) => state.facts[f.id] != null)
+    .map((f) => {
+      const v = state.facts[f.id];
+      return html`<dt>${f.title}</dt><dd>${typeof v === "number" ? text(v, f.unit) : v}</dd>`;
+    })}</dl>`;
+
 /** States that are neither well nor wrong. */
 const CALM = new Set(["loading", "sleeping", "unloaded", "starting"]);
 
@@ -63,7 +80,8 @@ export const stateClass = (state) => (state === "ok" || state === "up" ? "ok" : 
  * @param {boolean} only the table of servers is shown, not one of them
  */
 export function headerView(catalogue, state, bar, act, only) {
-  const facts = only ? [] : (catalogue.facts ?? []).filter((f) => f.id !== "state" && state.facts[f.id] != null);
+  const known = only ? [] : (catalogue.facts ?? []).filter((f) => f.id !== "state" && state.facts[f.id] != null);
+  const facts = known.filter((f) => FACTS.has(f.id));
   const health = only ? "" : String(state.facts.state ?? "");
   const { view } = bar;
   return html`
@@ -82,9 +100,14 @@ export function headerView(catalogue, state, bar, act, only) {
         const v = state.facts[f.id];
         const said = typeof v === "number" ? text(v, f.unit) : v;
         return html`<span class="fact fact-${f.id}" title=${f.title}>${
-          typeof v === "number" ? html`<i>${f.title.toLowerCase()}</i> ` : nothing
+          typeof v === "number" ? html`<i>${f.id === "uptime" ? "up" : f.title.toLowerCase()}</i> ` : nothing
         }${said}</span>`;
       })}
+      ${
+        known.length > facts.length
+          ? html`<button class="icon" @click=${act.about} title="All that is known of the server" aria-label="About the server">…</button>`
+          : nothing
+      }
       ${health ? html`<span class="health ${stateClass(health)}">${health}</span>` : nothing}
     </div>
     <div class="controls">

@@ -6,7 +6,7 @@
 import { Compare } from "#page/compare.js";
 import { dialogIsOpen, openDialog, redrawDialog } from "#page/dialog.js";
 import { inFrame } from "#page/frame.js";
-import { gpusView, headerView, WINDOWS } from "#page/header.js";
+import { aboutView, gpusView, headerView, WINDOWS } from "#page/header.js";
 import { keyOf, keysView } from "#page/keys.js";
 import { Lanes } from "#page/lanes.js";
 import { Load } from "#page/load.js";
@@ -32,7 +32,7 @@ const UNSEEN = 10_000;
 const host = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
 /** The steps that the collector rounds to, in seconds. */
-const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800];
 
 /** @param {number} window @param {number} points */
 const stepOf = (window, points) => STEPS.find((s) => window / s <= points) ?? STEPS[STEPS.length - 1];
@@ -485,6 +485,7 @@ class Page {
       compare: () => this.showCompare(),
       load: () => this.showLoad(),
       keys: () => this.showKeys(),
+      about: () => openDialog("Server", () => (this.live ? aboutView(this.catalogue, this.live) : nothing)),
       gpus: (g) => this.setGPUs(g),
     };
     const state = live ?? EMPTY;

@@ -5,6 +5,7 @@
 
 import { stateClass } from "#page/header.js";
 import { sparkline } from "#page/spark.js";
+import { rulesOf, SPARK } from "#page/store.js";
 import { text } from "#page/units.js";
 import { html, nothing } from "#page/vendor/lit-html.js";
 
@@ -44,6 +45,16 @@ export function nameOf(id, servers) {
   return servers.some((s) => s.id === parent) ? { name: id.slice(slash + 1), child: true } : { name: id, child: false };
 }
 
+/** @param {Values} spark @returns {Values} */
+const padded = (spark) => [...Array(Math.max(0, SPARK - spark.length)).fill(null), ...spark];
+
+/** What limits a server, in a word. @param {import("#page/store.js").State} state @param {string} server */
+function limitOf(state, server) {
+  const [first] = rulesOf(state.rules, "bottleneck", server).filter((r) => r.instance === server);
+  if (!first) return html`<td>–</td>`;
+  return html`<td class=${first.id === "nothing" ? "muted" : ""} title=${`${first.summary} ${first.cure}`}>${first.id}</td>`;
+}
+
 /**
  * @param {Column[]} columns
  * @param {import("#page/store.js").State} state
@@ -56,22 +67,23 @@ export function overviewView(columns, state, order, sort, address, open) {
   const head = (/** @type {string} */ id, /** @type {string} */ title, /** @type {string} */ kind) => html`<th
     scope="col" class=${kind} aria-sort=${order.column === id ? (order.down ? "descending" : "ascending") : nothing}>
     <button @click=${() => sort(id)}>${title}${order.column === id ? (order.down ? " ▾" : " ▴") : ""}</button></th>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Servers">
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of servers">
     <table class="servers">
       <caption class="unseen">Servers</caption>
-      <thead><tr>${head("id", "server", "")}${columns.map((c) => head(c.id, c.title.toLowerCase(), c.label ? "" : "number"))}</tr></thead>
+      <thead><tr>${head("id", "server", "")}<th scope="col">limited by</th>${columns.map((c) => head(c.id, c.title.toLowerCase(), c.label ? "" : "number"))}</tr></thead>
       <tbody>${sorted(state.servers, order).map((s) => {
         const { name, child } = order.column ? { name: s.id, child: false } : nameOf(s.id, state.servers);
         return html`<tr class=${child ? "child" : ""}>
           <th scope="row"><a href=${address(s.id)} @click=${(/** @type {Event} */ e) => open(e, s.id)}>${name}</a></th>
+          ${limitOf(state, s.id)}
           ${columns.map((c) => {
             const v = s.values[c.id] ?? null;
             if (c.id === "state" && v !== null) {
               return html`<td><span class="health ${stateClass(String(v))}">${v}</span></td>`;
             }
             const said = typeof v === "number" ? text(v, c.unit) : (v ?? "–");
-            const spark = c.sparkline ? (state.sparks.get(`${s.id} ${c.id}`) ?? []) : [];
-            return html`<td class=${c.label ? "" : "number"}>${c.sparkline ? sparkline(spark, 60, 16) : nothing}<span>${said}</span></td>`;
+            const spark = c.sparkline ? padded(state.sparks.get(`${s.id} ${c.id}`) ?? []) : [];
+            return html`<td class=${c.label ? "" : "number"}>${c.sparkline ? sparkline(spark, 60, 16) : nothing}<span class=${c.sparkline ? "beside" : ""}>${said}</span></td>`;
           })}
         </tr>`;
       })}</tbody>

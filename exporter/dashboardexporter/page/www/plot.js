@@ -114,9 +114,10 @@ export function rowScale(names) {
   return {
     scale: { dir: -1, range: () => [-0.5, names.length - 0.5] },
     axis: {
-      size: 58,
+      // Short names leave the rows below those of other charts.
+      size: Math.min(130, Math.max(58, 14 + 6 * Math.max(0, ...names.map((n) => n.length)))),
       splits: () => names.map((_, i) => i),
-      values: () => names.map((n) => (n.length > 9 ? `${n.slice(0, 8)}…` : n)),
+      values: () => names.map((n) => (n.length > 19 ? `${n.slice(0, 18)}…` : n)),
       grid: { show: false },
     },
   };

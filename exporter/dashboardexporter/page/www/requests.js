@@ -35,7 +35,7 @@ export function requestsView(state, all, more, open, csv) {
   if (list.length === 0) return nothing;
   const drafted = list.some((r) => r.drafted !== null);
   return html`<h2>Recent requests ${csv ? html`<a class="quiet" href=${csv} download="requests.csv">CSV</a>` : nothing}</h2>
-    <div class="scroll" tabindex="0" role="region" aria-label="Recent requests">
+    <div class="scroll" tabindex="0" role="region" aria-label="Table of recent requests">
       <table>
         <caption class="unseen">Recent requests, the newest first</caption>
         <thead><tr>

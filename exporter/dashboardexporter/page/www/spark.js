@@ -4,7 +4,8 @@
 import { svg } from "#page/vendor/lit-html.js";
 
 /**
- * A line without axes, broken where there is nothing.
+ * A line without axes, broken where there is nothing. It ends at the right: what
+ * is younger than the window does not fill it.
  * @param {Values} values
  * @param {number} width
  * @param {number} height

@@ -214,16 +214,22 @@ function setTile(state, id, data, turned) {
 }
 
 /**
- * Servers come with their values of now; what was before is kept here.
+ * Servers come with their values of now; what was before, a snapshot may have, and
+ * it is kept here.
  * @param {State} state
  * @param {boolean} turned
  */
 function noteServers(state, turned) {
   for (const server of state.servers) {
+    for (const [column, spark] of Object.entries(server.sparks ?? {})) {
+      state.sparks.set(`${server.id} ${column}`, spark.slice(-SPARK));
+    }
     for (const [column, value] of Object.entries(server.values)) {
       if (typeof value !== "number") continue;
       const key = `${server.id} ${column}`;
       let spark = state.sparks.get(key);
+      // The snapshot's ends with the value of now.
+      if (server.sparks?.[column]) continue;
       if (!spark) {
         spark = [];
         state.sparks.set(key, spark);

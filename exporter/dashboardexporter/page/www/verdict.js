@@ -28,6 +28,9 @@ function line(r, now, named) {
   </li>`;
 }
 
+/** So many alerts are shown at once; a fleet may have hundreds. */
+const ALERTS = 4;
+
 /** Whether nothing limits the server. @param {Rule} rule */
 const fine = (rule) => rule.id === "nothing";
 
@@ -38,34 +41,26 @@ const fine = (rule) => rule.id === "nothing";
  * @param {boolean} named rules of several servers
  */
 export function verdictView(state, open, toggle, named) {
-  const server = named ? "" : state.server;
-  const bottlenecks = rulesOf(state.rules, "bottleneck", server);
-  const alerts = rulesOf(state.rules, "alert", server);
-  const first = named ? undefined : bottlenecks[0];
-  const more = named ? bottlenecks.filter((b) => !fine(b)) : bottlenecks.slice(1);
+  const bottlenecks = named ? [] : rulesOf(state.rules, "bottleneck", state.server);
+  const alerts = rulesOf(state.rules, "alert", named ? "" : state.server);
+  const [first, ...more] = bottlenecks;
+  const shown = open ? [...alerts, ...more] : alerts.slice(0, ALERTS);
+  const hidden = alerts.length - Math.min(alerts.length, ALERTS) + more.length;
+  const expand = hidden
+    ? html`<button class="quiet" aria-expanded=${String(open)} @click=${toggle}>${open ? "▾ less" : `▸ ${hidden} more`}</button>`
+    : nothing;
   return html`
     ${
       first
         ? html`<p class="verdict ${fine(first) ? "fine" : "limit"}">
             <span class="words"><strong>${first.summary}</strong> ${first.cure ? html`<span>${first.cure}</span>` : nothing}</span>
             <span class="age">${age(first.since, state.now)}</span>
-            ${
-              more.length
-                ? html`<button class="quiet" aria-expanded=${String(open)} @click=${toggle}>
-                    ${open ? "▾" : "▸"} ${more.length} more
-                  </button>`
-                : nothing
-            }
+            ${expand}
           </p>`
         : nothing
     }
-    ${
-      alerts.length || (more.length && (open || named))
-        ? html`<ul class="alerts">${alerts.map((r) => line(r, state.now, named))}${
-            open || named ? more.map((r) => line(r, state.now, named)) : nothing
-          }</ul>`
-        : nothing
-    }`;
+    ${shown.length ? html`<ul class="alerts">${shown.map((r) => line(r, state.now, named))}</ul>` : nothing}
+    ${first ? nothing : expand}`;
 }
 
 /**
