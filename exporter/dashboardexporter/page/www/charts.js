@@ -5,6 +5,7 @@
 
 import { colour, faint, SCENE, SHADES } from "#page/colours.js";
 import { inFrame } from "#page/frame.js";
+import { shortName } from "#page/names.js";
 import { key, options, rowScale, touch } from "#page/plot.js";
 import { statistics } from "#page/store.js";
 import { axisLabels, brief, clock, text } from "#page/units.js";
@@ -43,7 +44,8 @@ const DASHES = [[], [3, 3], [8, 3, 2, 3], [1, 3]];
  * @returns {Line[]}
  */
 export function lines(panel, data, theme, gpus) {
-  const list = [...data.values()].sort((a, b) => a.query - b.query || byName(a.name, b.name));
+  const gpu = (/** @type {Series} */ s) => gpus.indexOf(s.labels.hw_id ?? "");
+  const list = [...data.values()].sort((a, b) => a.query - b.query || gpu(a) - gpu(b) || byName(a.name, b.name));
   const dashed = (/** @type {Series} */ s) => panel.queries[s.query]?.style === "dashed";
   const solid = list.filter((s) => !dashed(s));
   const several = gpus.length > 1 && solid.some((s) => s.labels.hw_id);
@@ -115,25 +117,6 @@ function copied(data) {
     copies.set(key, { ...s, values: s.values.slice(), low: s.low?.slice() ?? null, high: s.high?.slice() ?? null });
   }
   return copies;
-}
-
-/**
- * The name of a series without what all of the panel have in common, or what the
- * page calls by another name: a GPU has its number, and the only one has none.
- * @param {Series} series
- * @param {string[]} gpus
- */
-export function shortName(series, gpus) {
-  const { hw_id: id, hw_name: model } = series.labels;
-  let name = series.name;
-  if (model) name = name.replace(model, "");
-  if (id) name = name.replace(id, gpus.length > 1 ? `GPU ${Math.max(0, gpus.indexOf(id))}` : model ? "" : "GPU");
-  name = name
-    .replaceAll("_", " ")
-    .replace(/\s+/g, " ")
-    .replace(/ (?:of|on)$/, "")
-    .trim();
-  return name || model || series.name;
 }
 
 const collator = new Intl.Collator("en", { numeric: true });

@@ -4,6 +4,7 @@
 // Two windows, or two load runs, side by side.
 
 import { SCENE, SIX } from "#page/colours.js";
+import { shortName } from "#page/names.js";
 import { differenceView, figures } from "#page/report.js";
 import { createState, hasData, statistics } from "#page/store.js";
 import { axisLabels, duration, moment } from "#page/units.js";
@@ -97,6 +98,12 @@ export function pairs(catalogue, a, b) {
     }
   }
   return list;
+}
+
+/** @param {Panel} panel @param {Series} series @param {string[]} gpus */
+function titleOf(panel, series, gpus) {
+  const name = shortName(series, gpus);
+  return name ? `${panel.title}: ${name}` : panel.title;
 }
 
 export class Compare {
@@ -220,7 +227,7 @@ export class Compare {
     const list = pairs(this.catalogue, a, b);
     const rows = list.flatMap(({ panel, series, a: left, b: right }) => {
       const [x, y] = [left ? statistics(left) : null, right ? statistics(right) : null];
-      const name = series.name && series.name !== panel.title ? `${panel.title}: ${series.name}` : panel.title;
+      const name = titleOf(panel, series, a.gpus);
       const up = UP[panel.unit] ?? null;
       const row = { name: `${name}, mean`, unit: panel.unit, a: x?.mean ?? null, b: y?.mean ?? null, up };
       if (panel.draw === "percentiles" || panel.draw === "states") return [row];
@@ -236,10 +243,7 @@ export class Compare {
         : nothing
     }
     <div class="grid small">${overlays(list).map(
-      ({
-        panel,
-        series,
-      }) => html`<figure><figcaption>${panel.title}${series.name ? `: ${series.name}` : ""}</figcaption>
+      ({ panel, series }) => html`<figure><figcaption>${titleOf(panel, series, a.gpus)}</figcaption>
         <div class="plot" data-compare=${panel.id} role="img" aria-label="Both windows of ${panel.title}; the numbers are in the table below"></div></figure>`,
     )}</div>
     <h3>Differences</h3>${differenceView(rows, "Differences of the windows")}`;

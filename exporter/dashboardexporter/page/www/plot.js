@@ -74,7 +74,12 @@ export function options(board, own) {
         space: 64,
         grid: { stroke: scene.grid, width: 1 },
         ticks: { stroke: scene.grid, width: 1, size: 4 },
-        values: (_, splits, __, ___, incr) => splits.map((t) => timeLabel(t, incr)),
+        values: (u, splits, _, __, incr) => {
+          const [from, to] = board.range();
+          // The last label would reach beyond the canvas.
+          const end = to - ((to - from) * (incr < 60_000 ? 22 : 14)) / Math.max(1, u.width - 70);
+          return splits.map((t) => (t > end ? "" : timeLabel(t, incr)));
+        },
       },
       {
         stroke: scene.muted,

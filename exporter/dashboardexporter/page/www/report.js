@@ -127,17 +127,18 @@ export function reportPage(data) {
   const reports = data.reports ?? (data.report ? [data.report] : []);
   const main = /** @type {HTMLElement} */ (document.getElementById("requests"));
   document.title = "Load report";
+  for (const id of ["header", "tiles"]) /** @type {HTMLElement} */ (document.getElementById(id)).hidden = true;
   render(
     html`<h2>Load report</h2>
-      ${reports.map((r, i) => html`<div class="run"><h3>${reports.length > 1 ? `Run ${i + 1}` : "Run"}</h3>${reportView(r)}</div>`)}
       ${
         reports.length === 2
-          ? differenceView(
+          ? html`<div class="run"><h3>Run 1 (A) and run 2 (B)</h3>${differenceView(
               figures(reports[0]).map((f, i) => ({ ...f, a: f.value, b: figures(reports[1])[i]?.value ?? null })),
               "Differences",
-            )
+            )}</div>`
           : nothing
-      }`,
+      }
+      ${reports.map((r, i) => html`<div class="run"><h3>${reports.length > 1 ? `Run ${i + 1}` : "Run"}</h3>${reportView(r)}</div>`)}`,
     main,
   );
 }

@@ -3,6 +3,7 @@
 
 // The statistics of all series, and all values as CSV.
 
+import { shortName } from "#page/names.js";
 import { hasData, statistics } from "#page/store.js";
 import { text } from "#page/units.js";
 import { html } from "#page/vendor/lit-html.js";
@@ -91,7 +92,7 @@ export function statisticsView(catalogue, state, range) {
       <tbody>${list.map(
         (r, i) => html`<tr>
           <th scope="row">${list[i - 1]?.panel === r.panel ? html`<span class="unseen">${r.panel.title}</span>` : r.panel.title}</th>
-          <td>${r.series.name}</td>
+          <td title=${r.series.name}>${shortName(r.series, state.gpus)}</td>
           ${[r.mean, r.p50, r.p95, r.max].map((v) => html`<td class="number">${text(v, r.panel.unit)}</td>`)}
         </tr>`,
       )}</tbody>
