@@ -319,7 +319,7 @@ func (d document) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if plain, err := d.plain(); err == nil {
-		_, _ = w.Write(plain) // the client has gone
+		_, _ = bytes.NewReader(plain).WriteTo(w) // the client has gone
 	}
 }
 
