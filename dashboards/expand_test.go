@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var promql = parser.NewParser(parser.Options{})
+var promqlParser = parser.NewParser(parser.Options{})
 
 func TestExpand_PutsValuesInAsGrafanaDoes(t *testing.T) {
 	const expr = `rate(a{instance=~"$server"}[$__rate_interval]) + b{hw_id=~"$gpu"} + c{instance=~"$run"}`
@@ -32,7 +32,7 @@ func FuzzExpand_ValuesAreTakenLiterally(f *testing.F) {
 	f.Add("x", "y", int64(1<<63-1))
 	f.Fuzz(func(t *testing.T, value, other string, interval int64) {
 		text := Expand(`rate(a{instance=~"$server"}[$__rate_interval])`, Variables{Server: []string{value, "second"}, Interval: time.Duration(interval)})
-		expr, err := promql.ParseExpr(text)
+		expr, err := promqlParser.ParseExpr(text)
 		require.NoError(t, err, text)
 		matchers := expr.(*parser.Call).Args[0].(*parser.MatrixSelector).VectorSelector.(*parser.VectorSelector).LabelMatchers
 		require.Len(t, matchers, 2, text)

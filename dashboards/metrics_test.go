@@ -179,7 +179,7 @@ func literal(n ast.Node) (string, bool) {
 // ruleExpressions are those of rules.yaml, and the names that they record.
 func ruleExpressions(t *testing.T) (all []expression, recorded map[string]bool) {
 	t.Helper()
-	file, errs := rulefmt.Parse(Rules(), false, model.UTF8Validation, promql, slog.New(slog.DiscardHandler))
+	file, errs := rulefmt.Parse(Rules(), false, model.UTF8Validation, promqlParser, slog.New(slog.DiscardHandler))
 	require.Empty(t, errs)
 	recorded = map[string]bool{}
 	query := regexp.MustCompile(`query \(printf "((?:[^"\\]|\\.)*)"`)
@@ -218,7 +218,7 @@ func TestMetrics_AreAllShownAndNoOthersAreAskedFor(t *testing.T) {
 	}
 	shown := map[string]bool{}
 	for _, x := range slices.Concat(c.expressions(), rules) {
-		tree, err := promql.ParseExpr(Expand(x.text, Variables{Interval: time.Minute}))
+		tree, err := promqlParser.ParseExpr(Expand(x.text, Variables{Interval: time.Minute}))
 		require.NoError(t, err, "%s: %s", x.of, x.text)
 		parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
 			selector, ok := node.(*parser.VectorSelector)

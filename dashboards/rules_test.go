@@ -36,7 +36,7 @@ func TestRules_PromtoolAgrees(t *testing.T) {
 
 func alertingRules(t *testing.T) []rulefmt.Rule {
 	t.Helper()
-	file, errs := rulefmt.Parse(Rules(), false, model.UTF8Validation, promql, slog.New(slog.DiscardHandler))
+	file, errs := rulefmt.Parse(Rules(), false, model.UTF8Validation, promqlParser, slog.New(slog.DiscardHandler))
 	require.Empty(t, errs)
 	var all []rulefmt.Rule
 	for _, group := range file.Groups {

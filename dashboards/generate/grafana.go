@@ -265,8 +265,8 @@ func (b *board) group(g dashboards.Group) {
 	}
 }
 
-// units of Grafana.
-var units = map[string]string{
+// units are Grafana's names of the catalogue's units.
+var units = map[string]string{ //nolint:gosec // tokens of text, no secrets
 	"tokens/s": "suffix: tok/s", "requests/s": "reqps", "bytes/s": "Bps", "requests": "short", "tokens": "short", "bytes": "bytes",
 	"s": "s", "s/token": "s", "ratio": "percentunit", "celsius": "celsius", "watts": "watt", "joules/token": "joule", "hertz": "hertz", "count": "short",
 }

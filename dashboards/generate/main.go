@@ -46,7 +46,7 @@ func writeJSON(file string, value any) error {
 	if err := encoder.Encode(value); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
 		return err
 	}
 	return os.WriteFile(file, text.Bytes(), 0o644) //nolint:gosec // to be read by all
