@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/rules"
+	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
@@ -209,6 +210,12 @@ func (h *History) Range(ctx context.Context, expr string, start, end time.Time, 
 	}
 	return kept, nil
 }
+
+// Engine and Storage are for those who prepare what the engine reads.
+func (h *History) Engine() *promql.Engine { return h.engine }
+
+// Storage is described at Engine.
+func (h *History) Storage() storage.Queryable { return h.db }
 
 // Series is the number of series held in memory.
 func (h *History) Series() uint64 { return h.db.Head().NumSeries() }

@@ -87,7 +87,7 @@ type frameJSON struct {
 	Sources     map[string]bool        `json:"sources,omitempty"`
 	Tiles       map[string]tileJSON    `json:"tiles"`
 	Servers     []serverJSON           `json:"servers"`
-	Panels      map[string][]pointJSON `json:"panels"`
+	Panels      map[string][]pointJSON `json:"panels,omitempty"`
 	Rules       *[]ruleJSON            `json:"rules,omitempty"`
 	Annotations *[]annotationJSON      `json:"annotations,omitempty"`
 	Requests    []recent.Request       `json:"requests"`

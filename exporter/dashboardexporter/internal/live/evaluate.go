@@ -75,7 +75,7 @@ func (h *Hub) evaluations(q queryPlan, closed, open *summaries) []evaluation {
 		return []evaluation{
 			h.summarizer(closed, open, q.expr, mean), h.summarizer(closed, open, q.expr, low), h.summarizer(closed, open, q.expr, high),
 		}
-	case h.settings.Engine != nil && closed.step >= thinAbove.Milliseconds():
+	case h.engine != nil && closed.step >= thinAbove.Milliseconds():
 		return []evaluation{h.summarizer(closed, nil, q.expr, mean)}
 	default:
 		return []evaluation{h.overTime(q.expr)}
@@ -98,9 +98,9 @@ func (h *Hub) overTime(expr string) evaluation {
 func (h *Hub) panels(ctx context.Context, p *plan, b buckets) [][]*series {
 	// What several panels ask for is read once.
 	step := b.step.Milliseconds()
-	closed := &summaries{storage: h.settings.Storage, step: step, covers: step}
-	open := &summaries{storage: h.settings.Storage, covers: b.covers().Milliseconds()}
-	states := &summaries{storage: h.settings.Storage, step: step}
+	closed := &summaries{storage: h.storage, step: step, covers: step}
+	open := &summaries{storage: h.storage, covers: b.covers().Milliseconds()}
+	states := &summaries{storage: h.storage, step: step}
 	all := make([][]*series, len(p.panels))
 	next := make(chan int, len(p.panels))
 	for i := range p.panels {

@@ -28,6 +28,10 @@ const (
 	// catchUp is how many buckets at most are sent together after ticks that were
 	// skipped. After more, everybody gets a new snapshot.
 	catchUp = 16
+	// refreshAbove and refreshEvery: an open bucket that long is a small part of the
+	// chart, and is evaluated only so often.
+	refreshAbove = 5 * time.Second
+	refreshEvery = 5 * time.Second
 	// resolveEvery is how often a feed looks for a server and GPUs that nobody named.
 	resolveEvery = 10 * time.Second
 	// maxRequests is how many requests a snapshot has.
@@ -36,7 +40,7 @@ const (
 
 var (
 	errClosed = errors.New("the collector is stopping: try again in a few seconds")
-	errBusy   = errors.New("too many views are watched at once: close pages that show other servers or windows, or raise max_views")
+	errBusy   = errors.New("too many views are watched at once: close pages that show other servers or windows, or let all show the same")
 )
 
 // feed evaluates one view for all who watch it.
@@ -52,7 +56,9 @@ type feed struct {
 
 	// Only the feed's own goroutine uses these.
 	resolved    time.Time
-	closed      int64 // end of the last bucket that was sent as closed
+	refreshed   time.Time // when panels were evaluated
+	shown       int64     // bucket of the frame before
+	closed      int64     // end of the last bucket that was sent as closed
 	sent        map[int64]map[string]bounds
 	present     map[string]bool // series in the frame before
 	slots       slots
@@ -225,6 +231,7 @@ func (f *feed) resolve(ctx context.Context, now time.Time) bool {
 // resync makes all clients fetch a new snapshot.
 func (f *feed) resync() {
 	f.sent, f.present, f.rules, f.annotations, f.sources = nil, nil, nil, nil, nil
+	f.refreshed = time.Time{}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.seq++ // a frame that nobody gets
@@ -265,11 +272,20 @@ func (f *feed) tick(ctx context.Context, at time.Time) {
 		}
 		b = buckets{start: f.closed - int64(again)*step.Milliseconds(), step: step, closed: again + news}
 	}
-	panels := h.panels(ctx, f.plan, b)
+	var panels [][]*series // nil: the panels stay as they are
+	if news > 0 || step <= refreshAbove || at.Sub(f.refreshed) >= refreshEvery-f.hub.settings.Tick/2 || b.start != f.shown {
+		panels = h.panels(ctx, f.plan, b)
+	}
 	base := f.base(ctx, now)
 	if ctx.Err() != nil {
 		return // the buckets come with the next tick
 	}
+	if panels == nil {
+		base.Bucket = f.shown
+		f.publish(base)
+		return
+	}
+	f.refreshed, f.shown = at, b.start+int64(b.len()-1)*step.Milliseconds()
 	last := base
 	base.Requests, base.Rules, base.Sources, base.Annotations = []recent.Request{}, nil, nil, nil
 	for i := range b.len() {
@@ -409,7 +425,7 @@ func (f *feed) publish(frame frameJSON) {
 		f.frames = append(f.frames[:0:0], f.frames[1:]...)
 	}
 	f.frames = append(f.frames, event)
-	clear(f.snapshots)
+	maps.DeleteFunc(f.snapshots, func(_ time.Duration, s *snapshot) bool { return !s.pending && s.until < f.seq })
 	close(f.changed)
 	f.changed = make(chan struct{})
 }

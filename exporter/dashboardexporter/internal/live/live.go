@@ -27,6 +27,14 @@ type Querier interface {
 	Range(ctx context.Context, expr string, start, end time.Time, step time.Duration) (promql.Matrix, error)
 }
 
+// Source is a Querier that says what it asks. With it, long buckets are summarized
+// while their points are read, many times as fast as by functions of PromQL.
+type Source interface {
+	Querier
+	Engine() *promql.Engine
+	Storage() storage.Queryable
+}
+
 // Requests are those that have ended, of one server or, with an empty name, of all.
 // recent.Store is one.
 type Requests interface {
@@ -55,14 +63,9 @@ type Rule struct {
 type Settings struct {
 	Catalogue *dashboards.Catalogue
 	Querier   Querier
-	// Engine and Storage are what the Querier asks. With them, long buckets are
-	// summarized while their points are read, many times as fast as by functions of
-	// PromQL. They may be nil.
-	Engine   *promql.Engine
-	Storage  storage.Queryable
-	Requests Requests
-	Rules    Rules
-	Logger   *zap.Logger
+	Requests  Requests
+	Rules     Rules
+	Logger    *zap.Logger
 	// Version is that of the build: a page of another version reloads itself.
 	Version string
 	// Loadgen says that the load generator's API is there.
@@ -76,7 +79,9 @@ type Settings struct {
 const (
 	// evaluations is how many expressions are evaluated at once.
 	evaluations = 2
-	// histories is how many snapshots of the past are evaluated at once.
+	// snapshots and histories are how many snapshots, of now and of the past, are
+	// evaluated at once.
+	snapshots = 4
 	histories = 2
 	// tickWithin and snapshotWithin limit how long an evaluation may take.
 	tickWithin     = 10 * time.Second
@@ -96,11 +101,15 @@ type Hub struct {
 	mux       *http.ServeMux
 	catalogue document
 
+	engine  *promql.Engine // nil if the Querier is no Source
+	storage storage.Queryable
+
 	ctx     context.Context //nolint:containedctx // ends the feeds, which outlive the request that began them
 	cancel  context.CancelFunc
 	running sync.WaitGroup // feeds and streams
 
 	evaluating chan struct{}
+	snapshots  chan struct{}
 	history    chan struct{}
 	streams    chan struct{}
 
@@ -117,9 +126,6 @@ type Hub struct {
 func New(s Settings) (*Hub, error) {
 	if s.Catalogue == nil || s.Querier == nil {
 		return nil, errors.New("live: a catalogue and a querier are needed")
-	}
-	if s.Engine == nil || s.Storage == nil {
-		s.Engine, s.Storage = nil, nil
 	}
 	if s.Tick <= 0 {
 		s.Tick = time.Second
@@ -143,9 +149,13 @@ func New(s Settings) (*Hub, error) {
 		settings:   s,
 		log:        s.Logger,
 		evaluating: make(chan struct{}, evaluations),
+		snapshots:  make(chan struct{}, snapshots),
 		history:    make(chan struct{}, histories),
 		streams:    make(chan struct{}, s.Streams),
 		feeds:      map[viewKey]*feed{},
+	}
+	if source, ok := s.Querier.(Source); ok {
+		h.engine, h.storage = source.Engine(), source.Storage()
 	}
 	if _, err := h.compile(view{step: time.Minute}); err != nil {
 		return nil, err

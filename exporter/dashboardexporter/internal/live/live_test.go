@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/teststorage"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -23,8 +24,12 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/history"
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
 )
+
+// What the exporter has is as fast as it can be.
+var _ Source = (*history.History)(nil)
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -46,6 +51,9 @@ func newPrometheus(tb testing.TB, options ...teststorage.Option) *prometheus {
 	tb.Cleanup(func() { assert.NoError(tb, engine.Close()) })
 	return &prometheus{TestStorage: teststorage.New(tb, options...), engine: engine}
 }
+
+func (p *prometheus) Engine() *promql.Engine     { return p.engine }
+func (p *prometheus) Storage() storage.Queryable { return p }
 
 func (p *prometheus) Instant(ctx context.Context, expr string, at time.Time) (promql.Vector, error) {
 	p.instants.Add(1)
@@ -140,9 +148,6 @@ func catalogue() *dashboards.Catalogue {
 func newHub(tb testing.TB, p Querier, change func(*Settings)) *Hub {
 	tb.Helper()
 	s := Settings{Catalogue: catalogue(), Querier: p, Version: "v1", Logger: zaptest.NewLogger(tb)}
-	if p, ok := p.(*prometheus); ok {
-		s.Engine, s.Storage = p.engine, p
-	}
 	if change != nil {
 		change(&s)
 	}
@@ -363,7 +368,7 @@ func TestSnapshot_SummariesAreWhatFunctionsOverTimeSay(t *testing.T) {
 	for _, query := range []string{"window=3000&points=300", "window=3000&points=60"} {
 		now := after(3 * time.Second)
 		one := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue = c }), query, now)
-		two := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue, s.Engine = c, nil }), query, now)
+		two := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue, s.Querier = c, struct{ Querier }{p} }), query, now)
 		require.Equal(t, bySelector, one.plan.panels[0].queries[0].summary)
 		require.Equal(t, byFunction, two.plan.panels[0].queries[0].summary)
 		a, b := one.snapshotAt(t, now, 50*time.Minute), two.snapshotAt(t, now, 50*time.Minute)
@@ -396,7 +401,7 @@ func TestSnapshot_ThinnedCountersHaveTheSameRate(t *testing.T) {
 	}
 	p.ranges.Store(0)
 	one := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue = c }), "window=7200&points=120", noon)
-	two := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue, s.Engine = c, nil }), "window=7200&points=120", noon)
+	two := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue, s.Querier = c, struct{ Querier }{p} }), "window=7200&points=120", noon)
 	a, b := one.snapshotAt(t, noon, 2*time.Hour), two.snapshotAt(t, noon, 2*time.Hour)
 	require.Equal(t, int64(60_000), a.Step)
 	require.Len(t, a.Panels["rate"].Series, 5)
@@ -525,6 +530,24 @@ func TestFeed_AnOpenBucketIsReplaced(t *testing.T) {
 	assert.Equal(t, new(5.5), three.Panels["queue"][0].Value)
 	four := f.framesAt(t, after(11050*time.Millisecond))[0]
 	assert.Equal(t, after(10*time.Second).UnixMilli(), four.Bucket)
+}
+
+func TestFeed_ALongOpenBucketIsEvaluatedNowAndThen(t *testing.T) {
+	p := newPrometheus(t)
+	p.add(t, queue, noon, time.Second, ramp(20)...)
+	f := startFeed(t, newHub(t, p, nil), "window=600&points=60", noon)
+	var evaluated []int
+	for i := 1; i <= 12; i++ {
+		one := f.framesAt(t, after(time.Duration(i)*time.Second+50*time.Millisecond))
+		require.NotEmpty(t, one)
+		last := one[len(one)-1]
+		assert.InDelta(t, i, last.Tiles["queue"]["value"], 0, "tiles are of now")
+		if last.Panels != nil {
+			evaluated = append(evaluated, i)
+			assert.Equal(t, floor(after(time.Duration(i)*time.Second-time.Millisecond).UnixMilli(), 10*time.Second), last.Bucket)
+		}
+	}
+	assert.Equal(t, []int{1, 6, 10, 11}, evaluated)
 }
 
 func TestFeed_ASeriesIsDescribedWhenItComes(t *testing.T) {

@@ -100,7 +100,7 @@ func (h *Hub) compile(v view) (*plan, error) {
 			qp := queryPlan{legend: q.Legend, expr: text}
 			if pp.summarized {
 				qp.summary, qp.parts = summarize(text)
-				if qp.summary == bySelector && h.settings.Engine == nil {
+				if qp.summary == bySelector && h.engine == nil {
 					qp.summary = byFunction
 				}
 			}

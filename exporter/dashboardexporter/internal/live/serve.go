@@ -94,11 +94,20 @@ func (h *Hub) snapshotOf(ctx context.Context, rawQuery string) (document, error)
 	return h.pastSnapshot(ctx, wish)
 }
 
-// snapshot is evaluated once for all who ask for it between two frames.
+// worth is how many times as long as its evaluation took a snapshot is good. Who
+// gets it gets the frames since then as well, from the feed's ring.
+const worth = 20
+
+// snapshot is evaluated once for all who ask for it between two frames, or longer
+// if it was costly.
 type snapshot struct {
 	done     chan struct{}
 	document document
 	err      error
+	// until is the last frame at which it is good, unless it is pending. The feed's mu
+	// guards both.
+	until   uint64
+	pending bool
 }
 
 func (h *Hub) liveSnapshot(ctx context.Context, w wish) (document, error) {
@@ -112,8 +121,11 @@ func (h *Hub) liveSnapshot(ctx context.Context, w wish) (document, error) {
 	}
 	f.mu.Lock()
 	s, shared := f.snapshots[w.window]
+	if shared && !s.pending && f.seq > s.until {
+		shared = false
+	}
 	if !shared {
-		s = &snapshot{done: make(chan struct{})}
+		s = &snapshot{done: make(chan struct{}), until: f.seq, pending: true}
 		f.snapshots[w.window] = s
 	}
 	f.mu.Unlock()
@@ -129,19 +141,26 @@ func (h *Hub) liveSnapshot(ctx context.Context, w wish) (document, error) {
 	// Others may wait for it: it does not end with this request.
 	ctx, done := context.WithTimeout(h.ctx, snapshotWithin)
 	defer done()
-	s.document, s.err = newDocument(f.snapshot(ctx, time.Now().UnixMilli(), w.window))
+	select {
+	case h.snapshots <- struct{}{}:
+		defer func() { <-h.snapshots }()
+	case <-ctx.Done(): // as is seen below
+	}
+	began := time.Now()
+	s.document, s.err = newDocument(f.snapshot(ctx, began.UnixMilli(), w.window))
+	took := time.Since(began)
 	switch {
 	case h.ctx.Err() != nil:
 		s.err = errClosed
 	case ctx.Err() != nil:
 		s.err = ctx.Err()
 	}
-	if s.err != nil { // the next one tries again
-		f.mu.Lock()
-		if f.snapshots[w.window] == s {
-			delete(f.snapshots, w.window)
-		}
-		f.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.pending = false
+	s.until += min(uint64(worth*took/h.settings.Tick), ringSize/2)
+	if s.err != nil && f.snapshots[w.window] == s {
+		delete(f.snapshots, w.window) // the next one tries again
 	}
 	return s.document, s.err
 }

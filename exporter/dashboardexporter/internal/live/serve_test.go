@@ -325,6 +325,27 @@ func TestSnapshot_IsEvaluatedOnceBetweenTwoFrames(t *testing.T) {
 	assert.Len(t, h.feeds, 1)
 }
 
+func TestSnapshot_ACostlyOneIsGoodForSomeFrames(t *testing.T) {
+	p, _, url := watched(t, func(s *Settings) { s.Tick = 50 * time.Millisecond })
+	live := open(t, url+"/live/stream?window=60", nil)
+	live.next()
+	live.frame()
+	p.delay.Store(int64(4 * time.Millisecond))
+	_, _, body := get(t, url+"/live/snapshot?window=60")
+	p.delay.Store(0)
+	one := decodeWindow(t, body)
+	for seq := uint64(0); seq <= one.Seq; {
+		seq = live.frame().Seq
+	}
+	live.frame()
+	_, _, body = get(t, url+"/live/snapshot?window=60")
+	assert.Equal(t, one.Seq, decodeWindow(t, body).Seq)
+
+	again := open(t, fmt.Sprintf("%s/live/stream?window=60&seq=%d", url, one.Seq), nil)
+	again.next()
+	assert.Equal(t, one.Seq+1, again.frame().Seq)
+}
+
 func TestSnapshot_OfThePast(t *testing.T) {
 	p := newPrometheus(t)
 	p.add(t, status, noon, time.Second, repeat(1, 600)...)

@@ -281,7 +281,7 @@ func (*summarySet) Warnings() annotations.Annotations { return nil }
 func (h *Hub) summarizer(closed, open *summaries, expr string, which part) evaluation {
 	e := h.overTime(expr)
 	e.span = func(ctx context.Context, first, last int64, step time.Duration) (promql.Matrix, error) {
-		r, err := h.settings.Engine.NewRangeQuery(ctx, closed.of(which), nil, expr, time.UnixMilli(first), time.UnixMilli(last), step)
+		r, err := h.engine.NewRangeQuery(ctx, closed.of(which), nil, expr, time.UnixMilli(first), time.UnixMilli(last), step)
 		if err != nil {
 			return nil, err
 		}
@@ -295,7 +295,7 @@ func (h *Hub) summarizer(closed, open *summaries, expr string, which part) evalu
 		return e
 	}
 	e.instant = func(ctx context.Context, at int64, _ time.Duration) (promql.Vector, error) {
-		r, err := h.settings.Engine.NewInstantQuery(ctx, open.of(which), nil, expr, time.UnixMilli(at))
+		r, err := h.engine.NewInstantQuery(ctx, open.of(which), nil, expr, time.UnixMilli(at))
 		if err != nil {
 			return nil, err
 		}
