@@ -23,6 +23,9 @@ import (
 )
 
 func TestRules_PromtoolAgrees(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs promtool")
+	}
 	folder, err := promtest.Find(t.Context())
 	require.NoError(t, err)
 	for _, args := range [][]string{
