@@ -24,6 +24,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 )
 
 const root = "../.."
@@ -34,10 +35,13 @@ func environment(tb testing.TB) []string {
 	dir := tb.TempDir()
 	key := filepath.Join(dir, "key")
 	require.NoError(tb, os.WriteFile(key, []byte("secret"), 0o600))
-	ca := filepath.Join(dir, "ca.pem")
-	require.NoError(tb, os.WriteFile(ca, certificate(tb), 0o600))
+	cert, private := certificate(tb)
+	ca, tlsKey := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "key.pem")
+	require.NoError(tb, os.WriteFile(ca, cert, 0o600))
+	require.NoError(tb, os.WriteFile(tlsKey, private, 0o600))
 	return []string{
 		"LLAMACPP_API_KEY=secret", "LLAMACPP_API_KEY_FILE=" + key, "LLAMACPP_CA_FILE=" + ca,
+		"PAGE_PASSWORD=secret", "PAGE_CERTIFICATE=" + ca, "PAGE_KEY=" + tlsKey, fmt.Sprintf("OTLP_PORT=%d", freeport.For(tb)),
 		"STATE_DIRECTORY=" + filepath.Join(dir, "state"),
 		"LLAMACPP_LOG=" + filepath.Join(dir, "llama-server.log"),
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -34,15 +35,17 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 )
 
-// certificate is a valid certificate in PEM.
-func certificate(tb testing.TB) []byte {
+// certificate is a valid certificate of localhost and its key, in PEM.
+func certificate(tb testing.TB) (cert, key []byte) {
 	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(tb, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	require.NoError(tb, err)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(tb, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
 }
 
 // start runs the collector with the files, on ports of its own, until the test
@@ -209,4 +212,47 @@ func TestDiscoverHost_FindsAServerBehindItsPrefix(t *testing.T) {
 	server := llamatest.Start(t, llamatest.Options{Args: []string{"--api-prefix", "/llama"}, WithoutWait: true})
 	metrics := start(t, []string{"DISCOVERY_INTERVAL=1s"}, "examples/discover-host.yaml")
 	eventuallyServes(t, metrics, "llamacpp_server_status{", `llamacpp_server_state="ok"`, fmt.Sprintf(`:%d/llama"`, server.Port), "} 1")
+}
+
+// examples/dashboard.yaml is for other machines: without the password nothing can be read.
+func TestDashboardExample_AsksForThePasswordOverTLS(t *testing.T) {
+	port := freeport.For(t)
+	env := append(environment(t), "LLAMACPP_ENDPOINT="+simulator(t), fmt.Sprintf("DASHBOARD_PORT=%d", port))
+	c := collectortest.Start(t, env, "--config", filepath.Join(root, "examples/dashboard.yaml"))
+	c.AwaitLog("Everything is ready")
+	pem, err := os.ReadFile(variable(t, env, "PAGE_CERTIFICATE"))
+	require.NoError(t, err)
+	pool := x509.NewCertPool()
+	require.True(t, pool.AppendCertsFromPEM(pem))
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
+	defer client.CloseIdleConnections()
+	for _, path := range []string{"/", "/api/v1/query?query=up", "/live/snapshot", "/loadgen/api/v1/runs"} {
+		for password, want := range map[string]int{"": http.StatusUnauthorized, "wrong": http.StatusUnauthorized, variable(t, env, "PAGE_PASSWORD"): http.StatusOK} {
+			if path == "/loadgen/api/v1/runs" && want == http.StatusOK {
+				want = http.StatusNotFound // there is no load generator
+			}
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("https://localhost:%d%s", port, path), http.NoBody)
+			require.NoError(t, err)
+			r.Host = "gpu-server.example" // with a password any name will do
+			if password != "" {
+				r.SetBasicAuth("admin", password)
+			}
+			response, err := client.Do(r)
+			require.NoError(t, err)
+			require.NoError(t, response.Body.Close())
+			assert.Equal(t, want, response.StatusCode, "%s with %q", path, password)
+		}
+	}
+}
+
+// variable is the value of a variable in an environment.
+func variable(t *testing.T, env []string, name string) string {
+	t.Helper()
+	for _, v := range env {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	t.Fatalf("%s is not set", name)
+	return ""
 }
