@@ -193,5 +193,6 @@ func (n *notes) forget(before int64) {
 			n.all[subject] = all
 		}
 	}
-	n.from = max(n.from, before)
+	// A snapshot whose time was read before that of the tick still finds what it wants.
+	n.from = max(n.from, floor(before, n.step)-2*n.step.Milliseconds())
 }

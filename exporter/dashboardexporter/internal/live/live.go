@@ -236,31 +236,34 @@ func (h *Hub) enter(ctx context.Context) error {
 
 func (h *Hub) leave() { <-h.evaluating }
 
-// failures remembers which expressions fail, so that each is logged once.
+// failures remembers which expressions fail, so that each is logged now and then.
 type failures struct {
-	mu    sync.Mutex
-	exprs map[string]bool
+	mu     sync.Mutex
+	logged map[string]time.Time
 }
 
-// maxFailures bounds what is remembered; expressions of many views differ.
-const maxFailures = 1000
+const (
+	// failAgain is how long an expression that fails is not logged again.
+	failAgain = 10 * time.Minute
+	// maxFailures bounds what is remembered; expressions of many views differ.
+	maxFailures = 1000
+)
 
 func (f *failures) note(ctx context.Context, log *zap.Logger, expr string, err error) {
-	if ctx.Err() != nil { // nobody waits for it any more, or too much was asked at once
+	if err == nil || ctx.Err() != nil { // nobody waits for it any more, or too much was asked at once
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch {
-	case err == nil:
-		delete(f.exprs, expr)
-	case !f.exprs[expr] && len(f.exprs) < maxFailures:
-		if f.exprs == nil {
-			f.exprs = map[string]bool{}
-		}
-		f.exprs[expr] = true
-		log.Warn("An expression of the dashboard cannot be evaluated: its panel stays empty", zap.String("expr", expr), zap.Error(err))
+	now := time.Now()
+	if last, ok := f.logged[expr]; ok && now.Sub(last) < failAgain {
+		return
 	}
+	if f.logged == nil || len(f.logged) >= maxFailures {
+		f.logged = map[string]time.Time{}
+	}
+	f.logged[expr] = now
+	log.Warn("An expression of the dashboard cannot be evaluated: what it shows stays empty", zap.String("expr", expr), zap.Error(err))
 }
 
 // nothing stands for sources that are not there.

@@ -17,11 +17,14 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 	"github.com/prometheus/prometheus/util/teststorage"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/history"
@@ -422,6 +425,42 @@ func TestSnapshot_ThinnedCountersHaveTheSameRate(t *testing.T) {
 	}
 }
 
+func TestSnapshot_NativeHistogramsAreReadWhole(t *testing.T) {
+	p := newPrometheus(t)
+	a := p.Appender(t.Context())
+	l := labels.FromStrings("__name__", "wait_seconds", "instance", "a:1")
+	for i := range int64(300) {
+		_, err := a.AppendHistogram(0, l, after(time.Duration(i-300)*time.Second).UnixMilli(), tsdbutil.GenerateTestHistogram(i), nil)
+		require.NoError(t, err)
+	}
+	require.NoError(t, a.Commit())
+	c := catalogue()
+	c.Panels[0].Queries[0].Expr = `histogram_quantile(0.5, sum by (instance) (rate(wait_seconds{instance=~"$server"}[$__rate_interval])))`
+	one := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue = c }), "window=3600&points=60", noon)
+	two := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue, s.Querier = c, struct{ Querier }{p} }), "window=3600&points=60", noon)
+	s := one.snapshotAt(t, noon, time.Hour).Panels["queue"].Series
+	require.Len(t, s, 1)
+	assert.NotNil(t, s[0].Values[57])
+	assert.Equal(t, two.snapshotAt(t, noon, time.Hour).Panels["queue"].Series, s)
+}
+
+func TestFeed_WhatFailsIsLoggedOnceAndHoldsNothingUp(t *testing.T) {
+	p := newPrometheus(t)
+	p.add(t, queue, noon, time.Second, ramp(10)...)
+	p.add(t, `llamacpp_requests_deferred{instance="b:1"}`, noon, time.Second, ramp(10)...)
+	c := catalogue()
+	c.Panels[1].Queries[0].Expr = `llamacpp_requests_deferred * on () llamacpp_requests_deferred`
+	core, logs := observer.New(zap.WarnLevel)
+	f := startFeed(t, newHub(t, p, func(s *Settings) { s.Catalogue, s.Logger = c, zap.New(core) }), "window=60", noon)
+	for i := range 3 {
+		one := f.framesAt(t, after(time.Duration(i+1)*time.Second+50*time.Millisecond))
+		assert.NotEmpty(t, one[0].Panels["queue"])
+		assert.Empty(t, one[0].Panels["rate"])
+	}
+	require.Equal(t, 1, logs.Len())
+	assert.Contains(t, logs.All()[0].ContextMap()["error"], "duplicate series")
+}
+
 func TestFeed_AClosedBucketIsWhatALaterSnapshotSays(t *testing.T) {
 	for _, test := range []struct {
 		query string
@@ -677,6 +716,19 @@ func TestFeed_Annotations(t *testing.T) {
 	require.NotNil(t, first)
 	assert.Equal(t, notes, *first)
 	assert.Nil(t, f.framesAt(t, after(4050*time.Millisecond))[0].Notes, "nothing has changed")
+}
+
+func TestFeed_AnnotationsAreLookedForOnce(t *testing.T) {
+	p := newPrometheus(t)
+	p.add(t, status, noon, time.Second, repeat(1, 30)...)
+	f := startFeed(t, newHub(t, p, nil), "window=60", noon)
+	f.framesAt(t, after(50*time.Millisecond))
+	f.notes.risen["mark"] = 1
+	for i := range 20 {
+		f.framesAt(t, after(time.Duration(i+1)*time.Second+50*time.Millisecond))
+		f.snapshotAt(t, after(time.Duration(i+1)*time.Second+40*time.Millisecond), time.Minute)
+	}
+	assert.Contains(t, f.notes.risen, "mark", "nothing was forgotten and looked for again")
 }
 
 func TestSnapshot_StaleMarkerEndsASeries(t *testing.T) {
