@@ -22,7 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func get(t *testing.T, method, path string, header map[string]string) *http.Response {
+func get(t *testing.T, method, path string, header map[string]string) *httptest.ResponseRecorder {
 	t.Helper()
 	handler, err := Handler()
 	require.NoError(t, err)
@@ -32,26 +32,18 @@ func get(t *testing.T, method, path string, header map[string]string) *http.Resp
 	}
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, r)
-	return w.Result()
-}
-
-func body(t *testing.T, r *http.Response) string {
-	t.Helper()
-	defer r.Body.Close()
-	b, err := io.ReadAll(r.Body)
-	require.NoError(t, err)
-	return string(b)
+	return w
 }
 
 func TestHandler_PageHasOnlyItsOwnFilesAndAllOfThem(t *testing.T) {
 	r := get(t, http.MethodGet, "/", nil)
-	assert.Equal(t, http.StatusOK, r.StatusCode)
-	assert.Equal(t, "text/html; charset=utf-8", r.Header.Get("Content-Type"))
-	html := body(t, r)
+	assert.Equal(t, http.StatusOK, r.Code)
+	assert.Equal(t, "text/html; charset=utf-8", r.Header().Get("Content-Type"))
+	html := r.Body.String()
 	assert.NotContains(t, html, importMapMark)
 
 	for _, m := range regexp.MustCompile(`(?:src|href)="(assets/[^"]+)"`).FindAllStringSubmatch(html, -1) {
-		assert.Equal(t, http.StatusOK, get(t, http.MethodGet, "/"+m[1], nil).StatusCode, m[1])
+		assert.Equal(t, http.StatusOK, get(t, http.MethodGet, "/"+m[1], nil).Code, m[1])
 	}
 	var imports struct{ Imports map[string]string }
 	script := regexp.MustCompile(`<script type="importmap">(.*)</script>`).FindStringSubmatch(html)
@@ -61,22 +53,22 @@ func TestHandler_PageHasOnlyItsOwnFilesAndAllOfThem(t *testing.T) {
 	assert.Contains(t, imports.Imports, "#page/vendor/lit-html.js")
 	for name, url := range imports.Imports {
 		r := get(t, http.MethodGet, strings.TrimPrefix(url, "."), nil)
-		assert.Equal(t, http.StatusOK, r.StatusCode, name)
-		assert.Equal(t, "text/javascript; charset=utf-8", r.Header.Get("Content-Type"), name)
+		assert.Equal(t, http.StatusOK, r.Code, name)
+		assert.Equal(t, "text/javascript; charset=utf-8", r.Header().Get("Content-Type"), name)
 	}
 }
 
 func TestHandler_PolicyNamesTheImportMapAndAllowsNothingElseInline(t *testing.T) {
 	r := get(t, http.MethodGet, "/", nil)
-	policy := r.Header.Get("Content-Security-Policy")
-	script := regexp.MustCompile(`<script type="importmap">(.*)</script>`).FindStringSubmatch(body(t, r))
+	policy := r.Header().Get("Content-Security-Policy")
+	script := regexp.MustCompile(`<script type="importmap">(.*)</script>`).FindStringSubmatch(r.Body.String())
 	require.Len(t, script, 2)
 	assert.Contains(t, policy, "script-src 'self' "+hash([]byte(script[1]))+";")
 	assert.Contains(t, policy, "default-src 'none'")
 	assert.Contains(t, policy, "require-trusted-types-for 'script'")
 	assert.NotContains(t, policy, "unsafe")
-	assert.Equal(t, "nosniff", r.Header.Get("X-Content-Type-Options"))
-	assert.Equal(t, "no-referrer", r.Header.Get("Referrer-Policy"))
+	assert.Equal(t, "nosniff", r.Header().Get("X-Content-Type-Options"))
+	assert.Equal(t, "no-referrer", r.Header().Get("Referrer-Policy"))
 }
 
 // A style attribute, or a script in the page, would be refused by the policy, and
@@ -98,40 +90,40 @@ func TestFiles_HaveNothingInline(t *testing.T) {
 
 func TestHandler_AnswersFromTheBrowsersCache(t *testing.T) {
 	first := get(t, http.MethodGet, "/assets/main.js", nil)
-	etag := first.Header.Get("ETag")
+	etag := first.Header().Get("ETag")
 	require.NotEmpty(t, etag)
 	for _, tag := range []string{etag, "W/" + etag, `"other", ` + etag} {
 		again := get(t, http.MethodGet, "/assets/main.js", map[string]string{"If-None-Match": tag})
-		assert.Equal(t, http.StatusNotModified, again.StatusCode, tag)
-		assert.Empty(t, body(t, again))
+		assert.Equal(t, http.StatusNotModified, again.Code, tag)
+		assert.Empty(t, again.Body.String())
 	}
-	assert.Equal(t, http.StatusOK, get(t, http.MethodGet, "/assets/main.js", map[string]string{"If-None-Match": `"other"`}).StatusCode)
+	assert.Equal(t, http.StatusOK, get(t, http.MethodGet, "/assets/main.js", map[string]string{"If-None-Match": `"other"`}).Code)
 }
 
 func TestHandler_CompressesForThoseWhoTakeIt(t *testing.T) {
-	plain := body(t, get(t, http.MethodGet, "/assets/page.css", nil))
+	plain := get(t, http.MethodGet, "/assets/page.css", nil).Body.String()
 	r := get(t, http.MethodGet, "/assets/page.css", map[string]string{"Accept-Encoding": "br, gzip;q=0.8"})
-	require.Equal(t, "gzip", r.Header.Get("Content-Encoding"))
+	require.Equal(t, "gzip", r.Header().Get("Content-Encoding"))
 	z, err := gzip.NewReader(r.Body)
 	require.NoError(t, err)
 	unpacked, err := io.ReadAll(z)
 	require.NoError(t, err)
 	assert.Equal(t, plain, string(unpacked))
 	for _, header := range []string{"", "br", "gzip;q=0", "gzip; q=0.0"} {
-		assert.Empty(t, get(t, http.MethodGet, "/assets/page.css", map[string]string{"Accept-Encoding": header}).Header.Get("Content-Encoding"), header)
+		assert.Empty(t, get(t, http.MethodGet, "/assets/page.css", map[string]string{"Accept-Encoding": header}).Header().Get("Content-Encoding"), header)
 	}
 }
 
 func TestHandler_RefusesWhatItDoesNotHave(t *testing.T) {
 	for _, path := range []string{"/nothing", "/assets/", "/assets/nothing.js", "/assets/index.html", "/assets/../page.go"} {
-		assert.Equal(t, http.StatusNotFound, get(t, http.MethodGet, path, nil).StatusCode, path)
+		assert.Equal(t, http.StatusNotFound, get(t, http.MethodGet, path, nil).Code, path)
 	}
 	r := get(t, http.MethodPost, "/", nil)
-	assert.Equal(t, http.StatusMethodNotAllowed, r.StatusCode)
-	assert.Equal(t, "GET, HEAD", r.Header.Get("Allow"))
+	assert.Equal(t, http.StatusMethodNotAllowed, r.Code)
+	assert.Equal(t, "GET, HEAD", r.Header().Get("Allow"))
 	head := get(t, http.MethodHead, "/", nil)
-	assert.Equal(t, http.StatusOK, head.StatusCode)
-	assert.Empty(t, body(t, head))
+	assert.Equal(t, http.StatusOK, head.Code)
+	assert.Empty(t, head.Body.String())
 }
 
 func TestPage_WeighsLessThan100KilobytesCompressed(t *testing.T) {

@@ -359,6 +359,68 @@ export const CATALOGUE = {
   ],
 };
 
+/** Values of a unit that could be. */
+const SIZES = {
+  "tokens/s": 200,
+  "requests/s": 1.5,
+  requests: 6,
+  s: 3,
+  "s/token": 0.03,
+  tokens: 1500,
+  ratio: 0.9,
+  bytes: 20e9,
+  celsius: 75,
+  watts: 250,
+  "joules/token": 1.5,
+  hertz: 1.9e9,
+  "bytes/s": 3e8,
+  count: 4,
+};
+
+/** Values for each {{label}} of a legend. */
+const LABELS = {
+  llamacpp_request_outcome: ["completed", "cancelled", "failed"],
+  llamacpp_server_state: ["ok", "loading", "sleeping", "unreachable"],
+  nvidia_gpu_throttle_reason: ["power_cap", "sw_thermal", "hw_thermal", "power_brake", "hw_slowdown", "sync_boost"],
+  nvidia_gpu_clock: ["sm", "memory"],
+  hw_sensor_location: ["gpu", "memory"],
+  hw_limit_type: ["slowdown", "shutdown"],
+  hw_state: ["ok", "degraded", "predicted_failure", "failed"],
+  url_path: ["/metrics", "/slots", "/props", "/health"],
+};
+
+/**
+ * Takes the real list of panels, as GET /live/catalogue has it, so that what is
+ * added to it can be looked at without a collector.
+ */
+export function useCatalogue(catalogue) {
+  Object.assign(CATALOGUE, catalogue);
+  PANELS.length = 0;
+  for (const [at, p] of catalogue.panels.entries()) {
+    const queries = p.queries.flatMap((q, query) => {
+      const label = Object.keys(LABELS).find((l) => q.legend.includes(`{{${l}}}`));
+      const size = (SIZES[p.unit] ?? 10) * (p.draw === "percentiles" ? [0.4, 0.8, 1][query] : 1);
+      return (label ? LABELS[label] : [""]).map((value, i) => ({
+        query,
+        gpu: q.legend.includes("{{hw_"),
+        style: q.style,
+        legend: q.legend
+          .replace("{{hw_name}} {{hw_id}}", "{{gpu}}")
+          .replace("{{hw_id}}", "{{gpu}}")
+          .replace("{{hw_name}}", MODEL)
+          .replace(`{{${label}}}`, value)
+          .replace(/\{\{\w+\}\}/g, (name) => (name === "{{gpu}}" ? name : name.slice(2, -2))),
+        of: (t, s, g) => {
+          if (q.style === "dashed") return size * (1.1 + i / 8);
+          if (p.draw === "states") return wave(t, at + i * 3 + g) > (i === 0 ? 0.3 : 0.8) ? 1 : 0;
+          return size * (0.3 + 0.7 * wave(t, s + at + query + i * 1.7 + g * 0.4)) * (i === 0 ? 1 : 0.4);
+        },
+      }));
+    });
+    PANELS.push({ ...p, queries });
+  }
+}
+
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 
 const MODES = {
@@ -476,12 +538,13 @@ export class Mock {
           for (const id of ids) {
             const g = id === null ? 0 : view.all.indexOf(id);
             const v = q.of(t, view.seed, g);
+            const index = q.query ?? query;
             if (v === null) continue;
             const spread = v * (q.spread ?? 0) * noise(Math.floor(t / view.step), query + g * 7);
             list.push({
-              key: `${query}{${id ?? ""}}`,
+              key: `${index}{${id ?? ""}${q.legend}}`,
               name: q.legend.replace("{{gpu}}", `${MODEL} ${id}`),
-              query,
+              query: index,
               labels: id === null ? {} : { hw_id: id, hw_name: MODEL },
               value: v,
               ...(spread > 0 ? { low: v - spread, high: v + spread } : {}),
@@ -564,6 +627,11 @@ export class Mock {
   }
 
   tile(id, view, t) {
+    if (!PANELS.some((p) => p.id === "ttft")) {
+      const tile = CATALOGUE.tiles.find((other) => other.id === id);
+      const v = SIZES[tile.unit] * (0.3 + 0.5 * wave(t, view.seed + id.length));
+      return { value: v, second: tile.second ? SIZES[tile.second.unit] * 0.7 : null };
+    }
     const of = (panelID, q, g = 0) => PANELS.find((p) => p.id === panelID).queries[q].of(t, view.seed, g);
     switch (id) {
       case "rate":

@@ -3,7 +3,7 @@
 
 // Serves the page with invented data, to look at while working on it:
 //
-//   node test/serve.js [port]
+//   node test/serve.js [port] [catalogue.json]
 //
 // /         one server            /fleet/   50 servers      /empty/  nothing
 // /gpus/    a server with 8 GPUs  /router/  12 models
@@ -15,7 +15,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { fileURLToPath } from "node:url";
 import { LoadMock } from "./loadmock.js";
-import { CATALOGUE, Mock, modes, seqOf } from "./mock.js";
+import { CATALOGUE, Mock, modes, seqOf, useCatalogue } from "./mock.js";
 
 const www = fileURLToPath(new URL("../www/", import.meta.url));
 const TYPES = {
@@ -109,5 +109,6 @@ export function server() {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const port = Number(process.argv[2] ?? 9466);
+  if (process.argv[3]) useCatalogue(JSON.parse(readFileSync(process.argv[3], "utf8")));
   server().listen(port, "127.0.0.1", () => console.log(`http://localhost:${port}/`));
 }

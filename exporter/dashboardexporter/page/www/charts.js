@@ -32,6 +32,7 @@ import { html, nothing, render, svg } from "#page/vendor/lit-html.js";
 const RANGES = 4;
 const HEIGHT = 168;
 const ROW = 26;
+const DENSE = 15;
 /** More states than this are shown only if they were the case. */
 const ROWS = 8;
 const DASHES = [[], [3, 3], [8, 3, 2, 3], [1, 3]];
@@ -218,6 +219,7 @@ export class Chart {
     if (width === 0) return;
     const shape = [theme, this.#log, ...this.#lines.map((l) => `${l.series.key}${l.stroke}${!l.series.low}`)].join();
     const data = this.#data(state);
+    this.#canvas.style.minHeight = `${this.#height()}px`;
     if (shape !== this.#shape || !this.#plot) {
       this.#plot?.destroy();
       this.#shape = shape;
@@ -225,7 +227,8 @@ export class Chart {
       touch(this.#plot, this.board);
     } else {
       this.#plot.setData(data);
-      if (this.#plot.width !== width) this.#plot.setSize({ width, height: this.#height() });
+      const height = this.#height();
+      if (this.#plot.width !== width || this.#plot.height !== height) this.#plot.setSize({ width, height });
     }
     this.#renderLegend();
   }
@@ -242,7 +245,9 @@ export class Chart {
   }
 
   #height() {
-    return this.panel.draw === "states" ? Math.max(64, this.#lines.length * ROW + 36) : HEIGHT;
+    return this.panel.draw === "states"
+      ? Math.max(64, this.#lines.length * (this.#lines.length > ROWS ? DENSE : ROW) + 36)
+      : HEIGHT;
   }
 
   /** Lines whose buckets have a least and a greatest value that is shown. */

@@ -68,7 +68,7 @@ export class Lanes {
   /**
    * @param {HTMLElement} host
    * @param {Board} board
-   * @param {(request: RequestData) => void} open
+   * @param {(bar: Bar) => void} open
    */
   constructor(host, board, open) {
     this.board = board;
@@ -179,7 +179,8 @@ export class Lanes {
       if (right > middle) ctx.fillRect(middle, y, Math.max(ratio, right - middle - ratio), height);
       if (b.request && b.request.outcome !== "completed" && b.request.outcome !== "unknown") {
         ctx.fillStyle = b.request.outcome === "cancelled" ? scene.warning : scene.critical;
-        ctx.fillRect(right - 3 * ratio, y, 3 * ratio, height);
+        const mark = Math.min(3 * ratio, (right - left) / 2);
+        ctx.fillRect(right - mark, y, mark, height);
       }
       if (b.running && b.running.remaining != null && b.running.generated + b.running.remaining > 0) {
         const share = b.running.generated / (b.running.generated + b.running.remaining);
@@ -208,14 +209,14 @@ export class Lanes {
   /** @param {MouseEvent} e */
   #click(e) {
     const bar = this.#at(e);
-    if (bar?.request) this.open(bar.request);
+    if (bar) this.open(bar);
   }
 
   /** @param {MouseEvent} e */
   #hover(e) {
     const bar = this.#at(e);
     this.#tip.hidden = !bar;
-    this.#plot?.over.classList.toggle("clickable", Boolean(bar?.request));
+    this.#plot?.over.classList.toggle("clickable", Boolean(bar));
     if (!bar) return;
     this.#tip.textContent = describe(bar, this.#now);
     const box = this.host.getBoundingClientRect();

@@ -13,7 +13,7 @@ import { Load } from "#page/load.js";
 import { overviewView } from "#page/overview.js";
 import { Panels } from "#page/panels.js";
 import { reportPage } from "#page/report.js";
-import { requestsView, requestView } from "#page/requests.js";
+import { requestsView, requestView, runningView } from "#page/requests.js";
 import { applyFrame, createState, missingSources } from "#page/store.js";
 import { Stream } from "#page/stream.js";
 import { statisticsView } from "#page/table.js";
@@ -57,6 +57,7 @@ class Page {
   gpus = [];
   theme = chosenTheme();
   #asked = 0;
+  #arrived = false;
 
   /**
    * @param {Catalogue} catalogue
@@ -74,10 +75,18 @@ class Page {
       annotations: () => this.shown()?.annotations ?? [],
       zoom: (/** @type {number} */ from, /** @type {number} */ to) => this.zoom(from, to),
       reset: () => this.reset(),
-      point: () => {},
     };
     this.panels = new Panels(host("panels"), catalogue, this.board);
-    this.lanes = new Lanes(host("lanes"), this.board, (r) => this.openRequest(r));
+    this.panels.complete = () => {
+      // The panel that the address names was not there when the browser looked for it.
+      if (!this.#arrived && location.hash.startsWith("#panel-")) {
+        document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
+      }
+      this.#arrived = true;
+    };
+    this.lanes = new Lanes(host("lanes"), this.board, (bar) =>
+      bar.request ? this.openRequest(bar.request) : this.openRunning(bar),
+    );
     this.compare = new Compare(catalogue, () => this.theme);
     this.load = new Load();
     this.stream = new Stream({
@@ -399,6 +408,23 @@ class Page {
       () => this.load.close(),
     );
     this.load.open(redrawDialog);
+  }
+
+  /** What runs, for as long as it does, and then what became of it. @param {import("#page/lanes.js").Bar} bar */
+  openRunning(bar) {
+    const { running } = bar;
+    if (!running) return;
+    openDialog(`Request of task ${running.task}`, () => {
+      const same = (/** @type {{slot: number | null, task: number, server: string}} */ r) =>
+        r.slot === running.slot && r.task === running.task && r.server === running.server;
+      const now = this.live?.now ?? 0;
+      const going = this.live?.running.find(same);
+      if (going) return runningView(going, now);
+      const ended = this.live?.requests.find(same);
+      return ended
+        ? requestView(ended, now, (text) => navigator.clipboard?.writeText(text))
+        : html`<p>It has ended. Its log line has not come yet, or there is no log.</p>`;
+    });
   }
 
   /** @param {RequestData} r */

@@ -5,6 +5,7 @@
 // sight are drawn.
 
 import { Chart } from "#page/charts.js";
+import { inFrame } from "#page/frame.js";
 import { hasData } from "#page/store.js";
 import { unitName } from "#page/units.js";
 import { html, nothing, render } from "#page/vendor/lit-html.js";
@@ -17,10 +18,16 @@ import { html, nothing, render } from "#page/vendor/lit-html.js";
  * @property {HTMLElement} head
  * @property {Chart} chart
  * @property {boolean} visible
+ * @property {boolean} drawn ever
  * @property {boolean} help
  */
 
+/** Charts that are drawn in one frame although nobody sees them. */
+const AT_ONCE = 4;
+
 export class Panels {
+  /** Called when all panels have been drawn once. */
+  complete = () => {};
   /** @type {Map<string, Entry>} */
   #entries = new Map();
   /** @type {Map<string, {root: HTMLElement, grid: HTMLElement, extra: HTMLElement}>} */
@@ -61,7 +68,7 @@ export class Panels {
           const entry = this.#entries.get(/** @type {HTMLElement} */ (c.target).dataset.panel ?? "");
           if (!entry) continue;
           entry.visible = c.isIntersecting;
-          if (entry.visible && this.#state) entry.chart.update(this.#state);
+          if (entry.visible && this.#state) this.#draw(entry, this.#state);
         }
       },
       { rootMargin: "100px" },
@@ -109,8 +116,28 @@ export class Panels {
       filled.add(panel.group);
     }
     for (const [id, g] of this.#groups) g.root.hidden = !filled.has(id);
-    for (const e of this.#entries.values()) if (e.visible && !e.root.hidden) e.chart.update(state);
+    for (const e of this.#entries.values()) if (e.visible && !e.root.hidden) this.#draw(e, state);
+    inFrame(this.#drawNew);
   }
+
+  /** @param {Entry} entry @param {State} state */
+  #draw(entry, state) {
+    entry.chart.update(state);
+    entry.drawn = true;
+  }
+
+  /**
+   * Draws what was never in sight, a little in each frame, so that all have their
+   * height: the page does not move under somebody who scrolls.
+   */
+  #drawNew = () => {
+    const state = this.#state;
+    if (!state) return;
+    const due = [...this.#entries.values()].filter((e) => !e.drawn && !e.root.hidden);
+    for (const e of due.slice(0, AT_ONCE)) this.#draw(e, state);
+    if (due.length > AT_ONCE) inFrame(this.#drawNew);
+    else this.complete();
+  };
 
   resize() {
     for (const e of this.#entries.values()) if (!e.root.hidden) e.chart.resize();
@@ -126,7 +153,7 @@ export class Panels {
     const head = document.createElement("div");
     head.className = "head";
     root.append(head);
-    const entry = { root, head, chart: new Chart(panel, root, this.board), visible: false, help: false };
+    const entry = { root, head, chart: new Chart(panel, root, this.board), visible: false, drawn: false, help: false };
     this.#entries.set(panel.id, entry);
     this.#head(panel, entry);
     this.#seen.observe(root);

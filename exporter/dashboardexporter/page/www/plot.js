@@ -19,7 +19,6 @@ import { uPlot } from "#page/uplot.js";
  * @property {() => Annotation[]} annotations
  * @property {(from: number, to: number) => void} zoom
  * @property {() => void} reset undoes a zoom
- * @property {(time: number | null) => void} point where the cursor is
  */
 
 /** Milliseconds; a zoom goes no deeper. */
@@ -71,7 +70,8 @@ export function options(board, own) {
         font: FONT,
         size: 24,
         gap: 4,
-        space: 64,
+        // Labels with seconds are longer.
+        space: (_, __, min, max, dim) => (((max - min) / dim) * 64 >= 45_000 ? 44 : 64),
         grid: { stroke: scene.grid, width: 1 },
         ticks: { stroke: scene.grid, width: 1, size: 4 },
         values: (u, splits, _, __, incr) => {
@@ -102,7 +102,9 @@ export function options(board, own) {
         },
       ],
       setCursor: [
-        (u) => board.point(u.cursor.left != null && u.cursor.left >= 0 ? u.posToVal(u.cursor.left, "x") : null),
+        (u) => {
+          u.over.title = annotationsAt(u, board).join("\n");
+        },
         ...(own.hooks?.setCursor ?? []),
       ],
       drawAxes: [(u) => drawAnnotations(u, board), ...(own.hooks?.drawAxes ?? [])],
@@ -140,27 +142,51 @@ function zoom(board, from, to) {
   board.zoom(Math.round(from - missing), Math.round(to + missing));
 }
 
+/**
+ * What the annotations under the cursor say.
+ * @param {Plot} u
+ * @param {Board} board
+ */
+function annotationsAt(u, board) {
+  const { left } = u.cursor;
+  if (left == null || left < 0) return [];
+  return board
+    .annotations()
+    .filter((a) => Math.abs(u.valToPos(a.time, "x") - left) < 5)
+    .map((a) => `${a.kind}: ${a.text}`);
+}
+
+/** Pixels; where annotations are closer, they would hide the chart. */
+const APART = 20;
+
 /** @param {Plot} u @param {Board} board */
 function drawAnnotations(u, board) {
   const scene = SCENE[board.theme()];
   const { ctx, bbox } = u;
   const [from, to] = board.range();
+  const list = board.annotations().filter((a) => a.time <= to && (a.end ?? to) >= from);
+  if (list.length === 0) return;
+  const ratio = uPlot.pxRatio;
+  const crowded = list.length * APART * ratio > bbox.width;
   ctx.save();
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   ctx.clip();
-  const ratio = uPlot.pxRatio;
-  for (const a of board.annotations()) {
-    if (a.time > to || (a.end ?? a.time) < from) continue;
+  ctx.lineWidth = ratio;
+  for (const a of list) {
     const stroke = scene.mark[a.kind] ?? scene.muted;
     const x = Math.round(u.valToPos(a.time, "x", true));
-    const end = a.end === null ? u.valToPos(to, "x", true) : u.valToPos(a.end, "x", true);
+    const end = u.valToPos(a.end ?? to, "x", true);
+    if (crowded) {
+      ctx.fillStyle = stroke;
+      ctx.fillRect(x, bbox.top, Math.max(ratio, end - x), 4 * ratio);
+      continue;
+    }
     if (end - x > ratio) {
       ctx.fillStyle = faint(stroke, 0.07);
       ctx.fillRect(x, bbox.top, end - x, bbox.height);
     }
     ctx.strokeStyle = faint(stroke, 0.75);
-    ctx.lineWidth = ratio;
     ctx.setLineDash([3 * ratio, 3 * ratio]);
     ctx.beginPath();
     ctx.moveTo(x + 0.5, bbox.top);

@@ -108,3 +108,21 @@ export function requestView(r, now, copy) {
           : nothing
       }</dl>`;
 }
+
+/** @param {Running} r @param {number} now */
+export function runningView(r, now) {
+  const total = r.remaining === null ? null : r.generated + r.remaining;
+  /** @type {[string, string][]} */
+  const facts = [
+    ["state", r.state === "prompt" ? "the prompt is processed" : "generates"],
+    ["server", r.server],
+    ["slot and task", `${r.slot}, ${r.task}`],
+    ["began", moment(r.since, now)],
+    ["runs for", text((now - r.since) / 1000, "s")],
+    ["prompt", `${r.prompt} tokens`],
+    ["generated", total === null ? `${r.generated} tokens` : `${r.generated} of at most ${total} tokens`],
+    ["context", r.context === null ? "" : r.context <= 1 ? text(r.context, "ratio") : `${r.context} tokens`],
+  ];
+  return html`${total ? html`<progress aria-label="Generated" max=${total} .value=${r.generated}></progress>` : nothing}
+    <dl>${facts.filter(([, v]) => v !== "").map(([k, v]) => html`<dt>${k}</dt><dd>${v}</dd>`)}</dl>`;
+}

@@ -29,14 +29,11 @@ export function tilesView(tiles, state) {
     const f = format(data.value, t.unit);
     // The title says that it is of a token.
     const unit = f.unit.replace("s/tok", "s");
+    const second = t.second && data.second !== null ? `${t.second.label} ${brief(data.second, t.second.unit)}` : "";
     return html`<a class="tile ${level(t.thresholds, data.value)}" href="#panel-${t.panel}" title=${t.help}>
       <span class="name">${t.title}</span>
-      <span class="number"><b>${f.value}</b>${unit ? html` <i>${unit}</i>` : ""}${
-        t.second && data.second !== null
-          ? html`<small>${t.second.label ? `${t.second.label} ` : ""}${brief(data.second, t.second.unit)}</small>`
-          : ""
-      }</span>
-      ${sparkline(data.spark, 120, 24)}
+      <span class="number"><b>${f.value}</b>${unit ? html` <i>${unit}</i>` : ""}</span>
+      <span class="past">${sparkline(data.spark, 120, 24)}${second ? html`<small>${second.trim()}</small>` : ""}</span>
     </a>`;
   });
 }

@@ -116,7 +116,7 @@ export function brief(value, unit) {
 }
 
 /** Units of which a title says enough. @type {Record<string, string>} */
-const COUNTED = { tok: "", "tok/s": "", "req/s": "", "s/tok": "s", "J/tok": "J" };
+const COUNTED = { tok: "", "tok/s": "", "req/s": "", "s/tok": "s", "J/tok": "J", Hz: "", "B/s": "" };
 
 /** @param {string} unit @param {string} plain @returns {[string, string]} prefix and rest */
 const split = (unit, plain) =>
