@@ -100,6 +100,9 @@ export function pairs(catalogue, a, b) {
   return list;
 }
 
+/** As a field for a date and time has it. @param {number} ms */
+const local = (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+
 /** @param {Panel} panel @param {Series} series @param {string[]} gpus */
 function titleOf(panel, series, gpus) {
   const name = shortName(series, gpus);
@@ -211,7 +214,12 @@ export class Compare {
       }}>
         <option value="-1">${moment(span.end - span.window * 1000, live.now)}, ${duration(span.window)}</option>
         ${list.map((c, i) => html`<option value=${i}>${c.text}</option>`)}
-      </select></label>`;
+      </select></label>
+      <label>${name} ends at
+        <input type="datetime-local" step="1" .value=${local(span.end)} @change=${(/** @type {Event} */ e) => {
+          const end = Date.parse(/** @type {HTMLInputElement} */ (e.target).value);
+          if (Number.isFinite(end)) set({ end, window: span.window, run: "" });
+        }}></label>`;
     return html`<div class="form">
         ${select("A", a, (s) => this.#load(s, b, view))}
         ${select("B", b, (s) => this.#load(a, s, view))}
