@@ -597,7 +597,7 @@ export class Mock {
       step: view.step,
       start,
       points: view.points,
-      servers: this.servers(now),
+      servers: this.serversWithSparks(now, view.window),
       facts: this.facts(now),
       sources: this.sources(),
       tiles: this.mode.servers.length ? tiles : {},
@@ -672,6 +672,11 @@ export class Mock {
         },
       };
     });
+  }
+
+  serversWithSparks(now, window) {
+    const past = range(60).map((k) => this.servers(now - (window / 60) * (59 - k)));
+    return past[59].map((s, i) => ({ ...s, sparks: { rate: past.map((p) => p[i].values.rate ?? null) } }));
   }
 
   facts(now) {
