@@ -15,6 +15,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
 )
 
@@ -22,8 +23,6 @@ const (
 	defaultEndpoint    = "http://localhost:8080"
 	defaultServiceName = "llama-server"
 	defaultOperation   = "text_completion"
-	// minMaxSize and maxMaxSize are those of the SDKs' exponential histograms.
-	minMaxSize, maxMaxSize, defaultMaxSize = 2, 16384, 160
 )
 
 // Config of the connector.
@@ -112,7 +111,7 @@ func newDefaultConfig() *Config {
 		Endpoint:    defaultEndpoint,
 		ServiceName: defaultServiceName,
 		Operation:   defaultOperation,
-		Histogram:   HistogramConfig{Exponential: configoptional.Default(ExponentialConfig{MaxSize: defaultMaxSize})},
+		Histogram:   HistogramConfig{Exponential: configoptional.Default(ExponentialConfig{MaxSize: histogram.DefaultSize})},
 		Exemplars:   ExemplarsConfig{Enabled: true},
 		Metrics: MetricsConfig{
 			MetricsConfig:          metadata.DefaultMetricsConfig(),
@@ -164,8 +163,10 @@ func (cfg *Config) Validate() error {
 	if cfg.MetricsExpiration < 0 {
 		errs = append(errs, errors.New("metrics_expiration: must not be negative; 0 is for ever"))
 	}
-	if e := cfg.Histogram.Exponential.Get(); e != nil && (e.MaxSize < minMaxSize || e.MaxSize > maxMaxSize) {
-		errs = append(errs, fmt.Errorf("histogram::exponential::max_size: %d: want %d to %d", e.MaxSize, minMaxSize, maxMaxSize))
+	if e := cfg.Histogram.Exponential.Get(); e != nil {
+		if err := histogram.CheckSize(e.MaxSize); err != nil {
+			errs = append(errs, fmt.Errorf("histogram::exponential::max_size: %w", err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -34,6 +34,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/goldenfile"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
@@ -165,7 +166,7 @@ func TestConnector_RecordedLogsGiveMetrics(t *testing.T) {
 	}
 	t.Run("exponential", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			equalMetrics(t, "exponential", metricsOf(t, exponentialConfig(defaultMaxSize), logs(recorded(t, "draft"), nil)))
+			equalMetrics(t, "exponential", metricsOf(t, exponentialConfig(histogram.DefaultSize), logs(recorded(t, "draft"), nil)))
 		})
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
@@ -127,7 +128,7 @@ func TestStorage_CountsAndRequestsGoOnAfterAKill(t *testing.T) {
 	for name, cfg := range map[string]*Config{"fixed": storedConfig(), "exponential": storedConfig()} {
 		t.Run(name, func(t *testing.T) {
 			if name == "exponential" {
-				cfg.Histogram = exponentialConfig(defaultMaxSize).Histogram
+				cfg.Histogram = exponentialConfig(histogram.DefaultSize).Histogram
 			}
 			h := fileStorage(t)
 			other := strings.Split(otherRequest, "\n")
@@ -318,7 +319,7 @@ func TestStorage_WhatEarlierVersionsStoredIsReadable(t *testing.T) {
 	for name, cfg := range map[string]*Config{"fixed": storedConfig(), "exponential": storedConfig()} {
 		t.Run(name, func(t *testing.T) {
 			if name == "exponential" {
-				cfg.Histogram = exponentialConfig(defaultMaxSize).Histogram
+				cfg.Histogram = exponentialConfig(histogram.DefaultSize).Histogram
 			}
 			b, err := os.ReadFile(filepath.Join("testdata", "storage", name+".json"))
 			require.NoError(t, err)
