@@ -20,16 +20,16 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/apikey"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/interval"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/energy"
+	"github.com/llamatelemetry/otelcol-llamacpp/loadgenextension/internal/telemetry"
 )
 
 const (
 	defaultEndpoint = "localhost:9466"
 	defaultTarget   = "http://localhost:8080"
 	defaultProvider = "llamacpp"
-	// minMaxSize and maxMaxSize are the limits of the SDK's exponential histograms.
-	minMaxSize, maxMaxSize, defaultMaxSize = 2, 16384, 160
 )
 
 // Config is the configuration of the extension.
@@ -93,10 +93,18 @@ type LimitsConfig struct {
 	Duration time.Duration `mapstructure:"duration"`
 }
 
-// HistogramConfig is the section histogram.
+// HistogramConfig is the section histogram. A receiver may ask for exponential
+// histograms of its own.
 type HistogramConfig struct {
 	// Exponential switches from fixed buckets to exponential histograms.
 	Exponential configoptional.Optional[ExponentialConfig] `mapstructure:"exponential"`
+}
+
+func (c *HistogramConfig) buckets() telemetry.Buckets {
+	if e := c.Exponential.Get(); e != nil {
+		return telemetry.Buckets(e.MaxSize)
+	}
+	return telemetry.Explicit
 }
 
 // ExponentialConfig is the section histogram::exponential.
@@ -126,7 +134,7 @@ func newDefaultConfig() *Config {
 		Limits:               LimitsConfig{Rate: 1000, Users: 1000, Duration: time.Hour},
 		History:              20,
 		MetricsFlushInterval: time.Second,
-		Histogram:            HistogramConfig{Exponential: configoptional.Default(ExponentialConfig{MaxSize: defaultMaxSize})},
+		Histogram:            HistogramConfig{Exponential: configoptional.Default(ExponentialConfig{MaxSize: histogram.DefaultSize})},
 	}
 }
 
@@ -183,8 +191,10 @@ func (cfg *Config) Validate() error {
 	if err := interval.Check(cfg.MetricsFlushInterval); err != nil {
 		wrong("metrics_flush_interval: %w", err)
 	}
-	if e := cfg.Histogram.Exponential.Get(); e != nil && (e.MaxSize < minMaxSize || e.MaxSize > maxMaxSize) {
-		wrong("histogram::exponential::max_size: %d: want %d to %d", e.MaxSize, minMaxSize, maxMaxSize)
+	if e := cfg.Histogram.Exponential.Get(); e != nil {
+		if err := histogram.CheckSize(e.MaxSize); err != nil {
+			wrong("histogram::exponential::max_size: %w", err)
+		}
 	}
 	if l := cfg.Limits; !(l.Rate > 0) || l.Users < 1 || l.Duration <= 0 {
 		wrong("limits: rate of %g, %d users, duration of %s: want more than 0 of each", l.Rate, l.Users, l.Duration)

@@ -200,8 +200,18 @@ func (e *Extension) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// AttachMetrics sends the metrics of all runs to c until detach is called.
-func (e *Extension) AttachMetrics(c consumer.Metrics) (detach func()) { return e.pipe.AttachMetrics(c) }
+// AttachMetrics sends the metrics of all runs to c until detach is called, with
+// histograms as the extension is configured.
+func (e *Extension) AttachMetrics(c consumer.Metrics) (detach func()) {
+	return e.pipe.AttachMetrics(c, e.cfg.Histogram.buckets())
+}
+
+// AttachExponential is AttachMetrics with exponential histograms of at most maxSize
+// buckets, 2 to 16384, however the extension is configured. A run that has begun
+// before has none.
+func (e *Extension) AttachExponential(c consumer.Metrics, maxSize int32) (detach func()) {
+	return e.pipe.AttachMetrics(c, telemetry.Buckets(maxSize))
+}
 
 // AttachTraces sends the traces of all runs to c until detach is called.
 func (e *Extension) AttachTraces(c consumer.Traces) (detach func()) { return e.pipe.AttachTraces(c) }

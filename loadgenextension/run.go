@@ -222,20 +222,17 @@ func (e *Extension) reconcile(ctx context.Context, report *loadgen.Report, r *ru
 }
 
 func (e *Extension) telemetrySettings(r *run, work *workload.Workload) telemetry.Settings {
-	s := telemetry.Settings{
+	return telemetry.Settings{
 		RunID: r.id, Profile: r.profile, Version: e.set.BuildInfo.Version, Provider: e.cfg.Provider,
 		Endpoint: work.Settings().Endpoint, Model: r.config.Model,
 		Address: e.target.Address, Port: e.target.Port,
 		Objective: r.config.Objective, Interval: e.cfg.MetricsFlushInterval,
+		Buckets:  e.cfg.Histogram.buckets(),
 		InFlight: r.inFlight, Rate: r.rate,
 		Refused: func(err error) {
 			e.set.Logger.Warn("Pipelines refuse metrics of a load run: later ones make up for it", zap.String("run", r.id), zap.Error(err))
 		},
 	}
-	if x := e.cfg.Histogram.Exponential.Get(); x != nil {
-		s.ExponentialSize = x.MaxSize
-	}
-	return s
 }
 
 // logEnd logs a summary of the run, since its report is lost when the collector

@@ -16,7 +16,7 @@ import (
 // UPDATE=1 go test -run WrongSettings ./receiver/loadgenreceiver writes what it
 // says now.
 func TestConfig_WrongSettingsSayWhatToWriteInstead(t *testing.T) {
-	wrongconfig.Test(t, filepath.Join("testdata", "wrong.txt"), func() any { return &Config{} })
+	wrongconfig.Test(t, filepath.Join("testdata", "wrong.txt"), func() any { return newDefaultConfig() })
 }
 
 func TestConfig_TakesTheNameOfAnExtension(t *testing.T) {
@@ -28,4 +28,21 @@ func TestConfig_TakesTheNameOfAnExtension(t *testing.T) {
 	c := &Config{}
 	assert.Empty(t, wrongconfig.Explain(t, "{}", c))
 	assert.Nil(t, c.Extension)
+}
+
+func TestConfig_AsksForExponentialHistogramsWithTheSection(t *testing.T) {
+	for yaml, want := range map[string]int32{
+		"{}":                           0,
+		"histogram:":                   0,
+		"histogram: {exponential: {}}": 160,
+		"histogram: {exponential: {max_size: 9}}": 9,
+	} {
+		c := newDefaultConfig()
+		assert.Empty(t, wrongconfig.Explain(t, yaml, c), yaml)
+		e := c.Histogram.Exponential.Get()
+		assert.Equal(t, want != 0, e != nil, yaml)
+		if e != nil {
+			assert.Equal(t, want, e.MaxSize, yaml)
+		}
+	}
 }

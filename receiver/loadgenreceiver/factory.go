@@ -17,14 +17,15 @@ import (
 func NewFactory() receiver.Factory {
 	return receiver.NewFactory(
 		metadata.Type,
-		func() component.Config { return &Config{} },
+		func() component.Config { return newDefaultConfig() },
 		receiver.WithMetrics(createMetrics, metadata.MetricsStability),
 		receiver.WithTraces(createTraces, metadata.TracesStability),
 	)
 }
 
 func createMetrics(_ context.Context, _ receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
-	return &loadgenReceiver{cfg: cfg.(*Config), attach: func(s source) (detach func()) { return s.AttachMetrics(next) }}, nil
+	c := cfg.(*Config)
+	return &loadgenReceiver{cfg: c, attach: func(s source) (detach func()) { return c.attachMetrics(s, next) }}, nil
 }
 
 func createTraces(_ context.Context, _ receiver.Settings, cfg component.Config, next consumer.Traces) (receiver.Traces, error) {

@@ -11,10 +11,12 @@ import (
 	"strings"
 
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/consumer"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/configcheck"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/loadgenreceiver/internal/metadata"
 )
 
@@ -23,9 +25,32 @@ type Config struct {
 	// Extension is the extension whose measurements are received; by default the
 	// only one of type loadgen.
 	Extension *component.ID `mapstructure:"extension"`
+
+	// Histogram says how distributions are received; by default as the extension
+	// is configured.
+	Histogram HistogramConfig `mapstructure:"histogram"`
 }
 
-var _ confmap.Unmarshaler = (*Config)(nil)
+// HistogramConfig is the section histogram.
+type HistogramConfig struct {
+	// Exponential asks for exponential histograms, whatever others receive.
+	Exponential configoptional.Optional[ExponentialConfig] `mapstructure:"exponential"`
+}
+
+// ExponentialConfig is the section histogram::exponential.
+type ExponentialConfig struct {
+	// MaxSize is the maximum number of buckets of one histogram; 160 by default.
+	MaxSize int32 `mapstructure:"max_size"`
+}
+
+func newDefaultConfig() *Config {
+	return &Config{Histogram: HistogramConfig{Exponential: configoptional.Default(ExponentialConfig{MaxSize: histogram.DefaultSize})}}
+}
+
+var (
+	_ confmap.Unmarshaler = (*Config)(nil)
+	_ confmap.Validator   = (*Config)(nil)
+)
 
 // Unmarshal implements confmap.Unmarshaler. It says what is wrong in the terms of
 // the YAML file.
@@ -36,9 +61,20 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	return conf.Unmarshal(c)
 }
 
+// Validate implements confmap.Validator.
+func (c *Config) Validate() error {
+	if e := c.Histogram.Exponential.Get(); e != nil {
+		if err := histogram.CheckSize(e.MaxSize); err != nil {
+			return fmt.Errorf("histogram::exponential::max_size: %w", err)
+		}
+	}
+	return nil
+}
+
 // A source provides measurements to consumers, as the loadgen extension does.
 type source interface {
 	AttachMetrics(c consumer.Metrics) (detach func())
+	AttachExponential(c consumer.Metrics, maxSize int32) (detach func())
 	AttachTraces(c consumer.Traces) (detach func())
 }
 
@@ -65,6 +101,14 @@ func (r *loadgenReceiver) Shutdown(context.Context) error {
 		r.detach()
 	}
 	return nil
+}
+
+// attachMetrics sends metrics of a source to next.
+func (c *Config) attachMetrics(s source, next consumer.Metrics) (detach func()) {
+	if e := c.Histogram.Exponential.Get(); e != nil {
+		return s.AttachExponential(next, e.MaxSize)
+	}
+	return s.AttachMetrics(next)
 }
 
 // find returns the extension that the configuration selects.

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/receiver/receivertest"
@@ -21,11 +22,17 @@ import (
 type generator struct {
 	component.Component
 	metrics, traces int
+	sizes           []int32 // those asked for
 }
 
 func (g *generator) AttachMetrics(consumer.Metrics) func() {
 	g.metrics++
 	return func() { g.metrics-- }
+}
+
+func (g *generator) AttachExponential(c consumer.Metrics, maxSize int32) func() {
+	g.sizes = append(g.sizes, maxSize)
+	return g.AttachMetrics(c)
 }
 
 func (g *generator) AttachTraces(consumer.Traces) func() {
@@ -58,6 +65,19 @@ func TestReceiver_IsAttachedFromStartToShutdown(t *testing.T) {
 	require.NoError(t, m.Shutdown(t.Context()))
 	require.NoError(t, tr.Shutdown(t.Context()))
 	assert.Equal(t, []int{0, 0}, []int{g.metrics, g.traces})
+}
+
+func TestReceiver_AsksForItsOwnKindOfHistograms(t *testing.T) {
+	g := &generator{}
+	f := NewFactory()
+	cfg := newDefaultConfig()
+	cfg.Histogram.Exponential = configoptional.Some(ExponentialConfig{MaxSize: 80})
+	m, err := f.CreateMetrics(t.Context(), receivertest.NewNopSettings(metadata.Type), cfg, consumertest.NewNop())
+	require.NoError(t, err)
+	require.NoError(t, m.Start(t.Context(), host{only: g}))
+	assert.Equal(t, []int32{80}, g.sizes)
+	require.NoError(t, m.Shutdown(t.Context()))
+	assert.Zero(t, g.metrics)
 }
 
 func TestReceiver_FindsTheExtensionThatIsMeantOrSaysHow(t *testing.T) {

@@ -25,14 +25,26 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 )
 
-// Pipe connects the SDK's OTLP exporters to consumers. It is an
-// http.RoundTripper that uses no network. Data for which no consumer is attached
-// is dropped.
+// Pipe connects the SDK's OTLP exporters to consumers, without a network. Data for
+// which no consumer is attached is dropped.
 type Pipe struct {
 	mu      sync.Mutex
-	metrics []*consumer.Metrics
+	metrics []*metricsConsumer
 	traces  []*consumer.Traces
 }
+
+// metricsConsumer is a consumer with the kind of histograms that it gets.
+type metricsConsumer struct {
+	consumer.Metrics
+	buckets Buckets
+}
+
+// Buckets is a kind of histogram: the maximum number of buckets of an exponential
+// one, or Explicit.
+type Buckets int32
+
+// Explicit is a histogram with the fixed bounds of its instrument.
+const Explicit Buckets = 0
 
 const (
 	metricsPath = "/v1/metrics"
@@ -40,9 +52,11 @@ const (
 	base        = "http://in-process.invalid"
 )
 
-// AttachMetrics sends metrics to c until detach is called.
-func (p *Pipe) AttachMetrics(c consumer.Metrics) (detach func()) {
-	return attach(&p.mu, &p.metrics, c)
+// AttachMetrics sends metrics to c, with histograms of the given kind, until detach
+// is called. A run makes the kinds that are wanted when it begins: a consumer of
+// another kind gets nothing of it.
+func (p *Pipe) AttachMetrics(c consumer.Metrics, b Buckets) (detach func()) {
+	return attach(&p.mu, &p.metrics, metricsConsumer{c, b})
 }
 
 // AttachTraces sends traces to c until detach is called.
@@ -62,6 +76,23 @@ func attach[C any](mu *sync.Mutex, list *[]*C, c C) (detach func()) {
 	}
 }
 
+// kinds returns the kinds of histograms that consumers want, each once; other if
+// there is no consumer yet.
+func (p *Pipe) kinds(other Buckets) []Buckets {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var kinds []Buckets
+	for _, c := range p.metrics {
+		if !slices.Contains(kinds, c.buckets) {
+			kinds = append(kinds, c.buckets)
+		}
+	}
+	if len(kinds) == 0 {
+		kinds = []Buckets{other}
+	}
+	return kinds
+}
+
 // wantsTraces reports whether a consumer of traces is attached.
 func (p *Pipe) wantsTraces() bool {
 	p.mu.Lock()
@@ -69,8 +100,15 @@ func (p *Pipe) wantsTraces() bool {
 	return len(p.traces) > 0
 }
 
+// end is where an exporter puts its data in: metrics with histograms of one kind, or
+// traces.
+type end struct {
+	pipe    *Pipe
+	buckets Buckets
+}
+
 // RoundTrip implements http.RoundTripper.
-func (p *Pipe) RoundTrip(r *http.Request) (*http.Response, error) {
+func (e end) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := read(r)
 	if err != nil {
 		return nil, err
@@ -80,13 +118,13 @@ func (p *Pipe) RoundTrip(r *http.Request) (*http.Response, error) {
 	case metricsPath:
 		request := pmetricotlp.NewExportRequest()
 		if err = request.UnmarshalProto(body); err == nil {
-			err = p.consumeMetrics(r.Context(), request.Metrics())
+			err = e.pipe.consumeMetrics(r.Context(), request.Metrics(), e.buckets)
 		}
 		answer, _ = pmetricotlp.NewExportResponse().MarshalProto() // an empty one cannot fail
 	case tracesPath:
 		request := ptraceotlp.NewExportRequest()
 		if err = request.UnmarshalProto(body); err == nil {
-			err = p.consumeTraces(r.Context(), request.Traces())
+			err = e.pipe.consumeTraces(r.Context(), request.Traces())
 		}
 		answer, _ = ptraceotlp.NewExportResponse().MarshalProto()
 	default:
@@ -126,9 +164,9 @@ func response(r *http.Request, answer []byte, err error) *http.Response {
 	}
 }
 
-func (p *Pipe) consumeMetrics(ctx context.Context, md pmetric.Metrics) error {
+func (p *Pipe) consumeMetrics(ctx context.Context, md pmetric.Metrics, b Buckets) error {
 	p.mu.Lock()
-	to := p.metrics
+	to := slices.DeleteFunc(slices.Clone(p.metrics), func(c *metricsConsumer) bool { return c.buckets != b })
 	p.mu.Unlock()
 	var errs []error
 	for i, c := range to {
@@ -137,7 +175,7 @@ func (p *Pipe) consumeMetrics(ctx context.Context, md pmetric.Metrics) error {
 			given = pmetric.NewMetrics()
 			md.CopyTo(given)
 		}
-		errs = append(errs, (*c).ConsumeMetrics(ctx, given))
+		errs = append(errs, c.ConsumeMetrics(ctx, given))
 	}
 	return errors.Join(errs...)
 }

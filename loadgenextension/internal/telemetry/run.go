@@ -51,9 +51,9 @@ type Settings struct {
 	Objective string
 	// Interval is the time between two points of a series.
 	Interval time.Duration
-	// ExponentialSize is the maximum number of buckets of an exponential histogram;
-	// 0 selects explicit buckets.
-	ExponentialSize int32
+	// Buckets is the kind of histograms of a run that begins before there are
+	// consumers, which otherwise decide.
+	Buckets Buckets
 	// InFlight and Rate are called at each collection. Rate returns false if the
 	// run has no rate.
 	InFlight func() int
@@ -78,30 +78,36 @@ type Run struct {
 }
 
 // NewRun prepares to measure a run. Its exporters send through the pipe until
-// Close is called.
+// Close is called. Each kind of histograms that a consumer wants has a reader, and
+// each reader makes measuring dearer.
 func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
-	client := &http.Client{Transport: p}
-	metrics, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithHTTPClient(client), otlpmetrichttp.WithEndpointURL(base+metricsPath),
-		otlpmetrichttp.WithCompression(otlpmetrichttp.NoCompression), otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig(retries)))
-	if err != nil {
-		return nil, err
+	var exporters []*otlpmetrichttp.Exporter
+	abandon := func(err error) error {
+		for _, e := range exporters {
+			err = errors.Join(err, e.Shutdown(ctx))
+		}
+		return err
 	}
-	spans, err := otlptracehttp.New(ctx, otlptracehttp.WithHTTPClient(client), otlptracehttp.WithEndpointURL(base+tracesPath),
+	for _, b := range p.kinds(s.Buckets) {
+		metrics, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithHTTPClient(&http.Client{Transport: end{p, b}}), otlpmetrichttp.WithEndpointURL(base+metricsPath),
+			otlpmetrichttp.WithCompression(otlpmetrichttp.NoCompression), otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig(retries)),
+			otlpmetrichttp.WithAggregationSelector(b.aggregation))
+		if err != nil {
+			return nil, abandon(err)
+		}
+		exporters = append(exporters, metrics)
+	}
+	spans, err := otlptracehttp.New(ctx, otlptracehttp.WithHTTPClient(&http.Client{Transport: end{pipe: p}}), otlptracehttp.WithEndpointURL(base+tracesPath),
 		otlptracehttp.WithCompression(otlptracehttp.NoCompression), otlptracehttp.WithRetry(otlptracehttp.RetryConfig(retries)))
 	if err != nil {
-		return nil, errors.Join(err, metrics.Shutdown(ctx))
+		return nil, abandon(err)
 	}
 	res := resource.NewWithAttributes(conventions.SchemaURL,
 		conventions.ServiceName(ServiceName), conventions.ServiceInstanceID(s.RunID), conventions.ServiceVersion(s.Version))
-	options := []sdkmetric.Option{
-		sdkmetric.WithResource(res),
-		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(metrics, sdkmetric.WithInterval(never), sdkmetric.WithTimeout(exportWithin))),
-	}
-	if s.ExponentialSize > 0 {
-		options = append(options, sdkmetric.WithView(sdkmetric.NewView(
-			sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
-			sdkmetric.Stream{Aggregation: sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: s.ExponentialSize, MaxScale: 20}},
-		)))
+	options := []sdkmetric.Option{sdkmetric.WithResource(res)}
+	for _, e := range exporters {
+		options = append(options, sdkmetric.WithReader(
+			sdkmetric.NewPeriodicReader(e, sdkmetric.WithInterval(never), sdkmetric.WithTimeout(exportWithin))))
 	}
 	r := &Run{
 		settings: s,
@@ -119,6 +125,15 @@ func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
 	}
 	go r.flush() //nolint:gosec // It ends with Close, not with ctx.
 	return r, nil
+}
+
+// aggregation is an sdkmetric.AggregationSelector. Instruments bring the bounds of
+// explicit buckets.
+func (b Buckets) aggregation(kind sdkmetric.InstrumentKind) sdkmetric.Aggregation {
+	if b != Explicit && kind == sdkmetric.InstrumentKindHistogram {
+		return sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: int32(b), MaxScale: 20}
+	}
+	return sdkmetric.DefaultAggregationSelector(kind)
 }
 
 // never is the interval of the SDK's reader, whose shutdown would cancel an export

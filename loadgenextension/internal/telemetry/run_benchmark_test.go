@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
@@ -30,11 +31,18 @@ func (a *answered) Do(ctx context.Context, _ *completion.Request, _ time.Time) c
 // series is that of the extension's default.
 func BenchmarkRun_Request(b *testing.B) {
 	for _, tokens := range []int{8, 100} {
-		for _, spans := range []bool{false, true} {
-			b.Run(fmt.Sprintf("tokens=%d/spans=%t", tokens, spans), func(b *testing.B) {
+		for _, with := range []struct{ spans, both bool }{{false, false}, {true, false}, {true, true}} {
+			name := fmt.Sprintf("tokens=%d/spans=%t", tokens, with.spans)
+			if with.both {
+				name += "/kinds=2"
+			}
+			b.Run(name, func(b *testing.B) {
 				var p Pipe
-				p.AttachMetrics(consumertest.NewNop())
-				if spans {
+				p.AttachMetrics(consumertest.NewNop(), Explicit)
+				if with.both {
+					p.AttachMetrics(consumertest.NewNop(), histogram.DefaultSize)
+				}
+				if with.spans {
 					p.AttachTraces(consumertest.NewNop())
 				}
 				s := settings()

@@ -6,7 +6,10 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"math"
+	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,6 +26,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.uber.org/goleak"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 )
@@ -62,7 +66,7 @@ func measure(t *testing.T, s Settings) (md pmetric.Metrics, td ptrace.Traces, sr
 	var p Pipe
 	var metrics consumertest.MetricsSink
 	var traces consumertest.TracesSink
-	p.AttachMetrics(&metrics)
+	p.AttachMetrics(&metrics, s.Buckets)
 	p.AttachTraces(&traces)
 	r, err := NewRun(t.Context(), &p, s)
 	require.NoError(t, err)
@@ -208,7 +212,7 @@ func TestRun_TracesARequest(t *testing.T) {
 
 func TestRun_MakesExponentialHistogramsWhereAsked(t *testing.T) {
 	s := settings()
-	s.ExponentialSize = 80
+	s.Buckets = 80
 	md, _, _ := measure(t, s)
 	n := 0
 	for _, m := range md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
@@ -218,6 +222,119 @@ func TestRun_MakesExponentialHistogramsWhereAsked(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 12, n)
+}
+
+func TestRun_GivesEachConsumerTheHistogramsThatItWants(t *testing.T) {
+	var p Pipe
+	var explicit, exponential, same, coarse, late consumertest.MetricsSink
+	p.AttachMetrics(&explicit, Explicit)
+	p.AttachMetrics(&exponential, 160)
+	p.AttachMetrics(&same, 160)
+	p.AttachMetrics(&coarse, 2)
+	r, err := NewRun(t.Context(), &p, settings())
+	require.NoError(t, err)
+	p.AttachMetrics(&late, 40)
+	send := r.Sender(&server{})
+	for range 100 {
+		send.Do(t.Context(), &completion.Request{}, time.Now())
+	}
+	require.NoError(t, r.Close(t.Context()))
+	assert.Empty(t, late.AllMetrics(), "the run has no such histograms")
+
+	for name, test := range map[string]struct {
+		sink *consumertest.MetricsSink
+		kind pmetric.MetricType
+	}{
+		"explicit": {&explicit, pmetric.MetricTypeHistogram}, "exponential": {&exponential, pmetric.MetricTypeExponentialHistogram},
+		"the same once more": {&same, pmetric.MetricTypeExponentialHistogram}, "coarse": {&coarse, pmetric.MetricTypeExponentialHistogram},
+	} {
+		require.Len(t, test.sink.AllMetrics(), 1, name)
+		histograms := 0
+		metrics := test.sink.AllMetrics()[0].ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
+		assert.Equal(t, 15, metrics.Len(), name)
+		for _, m := range metrics.All() {
+			var count uint64
+			switch m.Type() {
+			case pmetric.MetricTypeHistogram:
+				p := m.Histogram().DataPoints().At(0)
+				count = p.Count()
+				assert.Greater(t, p.ExplicitBounds().Len(), 5, "%s: %s: the instrument's own", name, m.Name())
+			case pmetric.MetricTypeExponentialHistogram:
+				p := m.ExponentialHistogram().DataPoints().At(0)
+				count = p.Count()
+				if name == "coarse" {
+					assert.LessOrEqual(t, p.Positive().BucketCounts().Len(), 2, m.Name())
+				}
+			default:
+				continue
+			}
+			histograms++
+			assert.Equal(t, test.kind, m.Type(), "%s: %s", name, m.Name())
+			want := uint64(100)
+			if m.Name() == "gen_ai.client.operation.time_per_output_chunk" {
+				want = 200
+			}
+			assert.Equal(t, want, count, "%s: %s", name, m.Name())
+		}
+		assert.Equal(t, 12, histograms, name)
+	}
+}
+
+// What the page shows of an exponential histogram is within 5 % of the truth, at
+// times from a millisecond to minutes.
+func TestRun_ExponentialPercentilesAreWithin5Percent(t *testing.T) {
+	var p Pipe
+	var sink consumertest.MetricsSink
+	p.AttachMetrics(&sink, histogram.DefaultSize)
+	r, err := NewRun(t.Context(), &p, settings())
+	require.NoError(t, err)
+	var truth []float64
+	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // For a repeatable test.
+	for range 5000 {
+		took := time.Duration(math.Exp(random.Float64()*12)) * ms // 1 ms to 160 s
+		truth = append(truth, took.Seconds())
+		now := time.Now()
+		r.Sender((*answered)(&completion.Result{Due: now, Sent: now, End: now.Add(took)})).Do(t.Context(), &completion.Request{}, now)
+	}
+	require.NoError(t, r.Close(t.Context()))
+	slices.Sort(truth)
+	for _, m := range sink.AllMetrics()[0].ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
+		if m.Name() != "gen_ai.client.operation.duration" {
+			continue
+		}
+		for _, q := range []float64{0.5, 0.95, 0.99} {
+			want := truth[int(q*float64(len(truth)))]
+			assert.InEpsilon(t, want, quantile(m.ExponentialHistogram().DataPoints().At(0), q), 0.05, "P%g", 100*q)
+		}
+		return
+	}
+	t.Fatal("no durations")
+}
+
+// quantile is as Prometheus takes it: within a bucket, values are spread
+// exponentially.
+func quantile(p pmetric.ExponentialHistogramDataPoint, q float64) float64 {
+	rank := q*float64(p.Count()) - float64(p.ZeroCount())
+	growth := math.Exp2(math.Exp2(-float64(p.Scale())))
+	for i, n := range p.Positive().BucketCounts().All() {
+		if rank <= float64(n) {
+			return math.Pow(growth, float64(int(p.Positive().Offset())+i)+rank/float64(n))
+		}
+		rank -= float64(n)
+	}
+	return math.NaN()
+}
+
+func TestRun_BegunBeforeThereAreConsumersMakesTheUsualKind(t *testing.T) {
+	var p Pipe
+	s := settings()
+	s.Buckets = 80
+	r, err := NewRun(t.Context(), &p, s)
+	require.NoError(t, err)
+	var usual consumertest.MetricsSink
+	p.AttachMetrics(&usual, 80)
+	require.NoError(t, r.Close(t.Context()))
+	assert.Len(t, usual.AllMetrics(), 1)
 }
 
 func TestRun_RecordsNoSpanThatNobodyConsumes(t *testing.T) {
@@ -246,14 +363,14 @@ func TestPipe_TriesAgainUnlessTheErrorIsPermanent(t *testing.T) {
 				return nil
 			})
 			require.NoError(t, err)
-			detach := p.AttachMetrics(c)
+			detach := p.AttachMetrics(c, Explicit)
 			r, err := NewRun(t.Context(), &p, settings())
 			require.NoError(t, err)
 			err = r.Close(t.Context())
 			assert.Equal(t, test.want == 1, err != nil)
 			assert.Equal(t, test.want, tries)
 			detach()
-			assert.NoError(t, p.consumeMetrics(t.Context(), pmetric.NewMetrics()))
+			assert.NoError(t, p.consumeMetrics(t.Context(), pmetric.NewMetrics(), Explicit))
 			assert.Equal(t, test.want, tries, "detached")
 		})
 	}
@@ -274,7 +391,7 @@ func TestRun_ClosedDuringAnExportLetsItFinish(t *testing.T) {
 		return sink.ConsumeMetrics(ctx, md)
 	})
 	require.NoError(t, err)
-	p.AttachMetrics(slow)
+	p.AttachMetrics(slow, Explicit)
 	s := settings()
 	s.Interval = 10 * ms
 	r, err := NewRun(t.Context(), &p, s)
@@ -318,7 +435,7 @@ func TestRun_SaysOnceThatPipelinesRefuse(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, err)
-	p.AttachMetrics(c)
+	p.AttachMetrics(c, Explicit)
 	var said atomic.Int32
 	s := settings()
 	s.Interval = ms
@@ -340,8 +457,8 @@ func TestPipe_GivesEachConsumerItsOwn(t *testing.T) {
 	}, consumer.WithCapabilities(consumer.Capabilities{MutatesData: true}))
 	require.NoError(t, err)
 	var sink consumertest.MetricsSink
-	p.AttachMetrics(spoils)
-	p.AttachMetrics(&sink)
+	p.AttachMetrics(spoils, Explicit)
+	p.AttachMetrics(&sink, Explicit)
 	r, err := NewRun(t.Context(), &p, settings())
 	require.NoError(t, err)
 	require.NoError(t, r.Close(t.Context()))
