@@ -17,7 +17,7 @@ const { bars, describe, slotCount } = await import("../www/lanes.js");
 const { path } = await import("../www/spark.js");
 const { level } = await import("../www/tiles.js");
 const { cell, statisticsCSV, rows, valuesCSV } = await import("../www/table.js");
-const { choices, formatSpans, pairs, parseSpans } = await import("../www/compare.js");
+const { choices, formatSpans, overlays, pairs, parseSpans } = await import("../www/compare.js");
 const { nameOf, sorted } = await import("../www/overview.js");
 const { figures } = await import("../www/report.js");
 const { createState } = await import("../www/store.js");
@@ -196,6 +196,9 @@ test("windows are compared by what their series are", () => {
   assert.ok(list.every((p) => p.a || p.b));
   assert.ok(list.some((p) => p.panel.id === "latency" && p.a?.name === "P95" && p.b?.name === "P95"));
   assert.ok(!list.some((p) => p.series.name === "slots"), "a limit is nothing to compare");
+  const drawn = Object.fromEntries(overlays(list).map((p) => [p.panel.id, p.series.name]));
+  assert.equal(drawn.latency, "P95");
+  assert.equal(drawn["request-rate"], "completed");
   assert.ok(choices(a, [a.now - 60_000, a.now]).some((c) => c.text.startsWith("load run")));
 });
 

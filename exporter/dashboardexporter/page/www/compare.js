@@ -323,17 +323,20 @@ export class Compare {
 }
 
 /**
- * One series a panel is drawn: of percentiles the 95th.
+ * One series a panel is drawn: of percentiles the 95th, otherwise the largest.
  * @param {ReturnType<typeof pairs>} list
  */
-function overlays(list) {
-  const byPanel = new Map();
-  for (const p of list) {
-    if (p.panel.draw === "states") continue;
-    const has = byPanel.get(p.panel.id);
-    if (!has || (p.panel.draw === "percentiles" && p.series.name.includes("95"))) byPanel.set(p.panel.id, p);
+export function overlays(list) {
+  /** @type {Map<string, {pair: ReturnType<typeof pairs>[number], weight: number}>} */
+  const best = new Map();
+  for (const pair of list) {
+    const { panel, series, a, b } = pair;
+    if (panel.draw === "states") continue;
+    const mean = (/** @type {Series | null} */ s) => (s ? (statistics(s).mean ?? 0) : 0);
+    const weight = panel.draw === "percentiles" ? Number(series.name.includes("95")) : mean(a) + mean(b);
+    if (weight > (best.get(panel.id)?.weight ?? -Infinity)) best.set(panel.id, { pair, weight });
   }
-  return /** @type {typeof list} */ ([...byPanel.values()]);
+  return [...best.values()].map((e) => e.pair);
 }
 
 /** What a run measured; null: it is not remembered. @param {string} id */

@@ -115,6 +115,8 @@ export class Load {
       const run = JSON.parse(e.data);
       this.#runs = this.#runs.map((r) => (r.id === run.id ? run : r));
       this.#redraw();
+      // One is followed; a browser has few connections to spare.
+      if (this.#runs.filter((r) => r.state !== "ended").length > 1) this.#list().then(this.#redraw, () => {});
     };
     events.addEventListener("progress", take);
     events.addEventListener("end", (e) => {
@@ -201,7 +203,8 @@ export class Load {
     const ended = this.#runs.filter((r) => r.state === "ended");
     return html`
       ${this.#problem ? html`<p class="problem" role="alert">${this.#problem}</p>` : nothing}
-      ${active.length ? active.map((r) => this.#active(r)) : this.#form()}
+      ${active.map((r) => this.#active(r))}
+      ${this.#form()}
       ${ended.length ? this.#ended(ended) : nothing}
       ${this.#report ? html`<div class="run"><h3>Report of ${this.#report.run.profile}, ${clock(Date.parse(this.#report.run.began))}</h3>${reportView(this.#report.report)}</div>` : nothing}
       ${
