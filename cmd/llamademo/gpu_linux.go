@@ -71,8 +71,8 @@ type gpu struct {
 }
 
 const (
-	workCycle = 25 * time.Second // from one peak of the work to the next
-	heatCycle = 4 * time.Minute  // from one weakness of the cooling to the next
+	workCycle = 100 * time.Second // from one peak of the work to the next
+	heatCycle = 4 * time.Minute   // from one weakness of the cooling to the next
 	heatFor   = 45 * time.Second
 	errorsAre = 3 * time.Minute // apart, those that the memory corrects itself
 )

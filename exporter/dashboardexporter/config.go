@@ -52,7 +52,7 @@ type Config struct {
 	// Rules says what alerts and recording rules there are besides the built-in ones.
 	Rules RulesConfig `mapstructure:"rules"`
 
-	// Requests is how many of the last requests are kept for each server; 500 by
+	// Requests is how many of the last requests are kept for each server; 2,000 by
 	// default.
 	Requests int `mapstructure:"requests"`
 
@@ -101,7 +101,7 @@ func newDefaultConfig() *Config {
 		MaxSeries:    20_000,
 		Query:        QueryConfig{Timeout: 30 * time.Second, MaxSamples: 10_000_000, LookbackDelta: 15 * time.Second},
 		Rules:        RulesConfig{Interval: 5 * time.Second},
-		Requests:     500,
+		Requests:     2000,
 		MaxViewers:   200,
 	}
 }

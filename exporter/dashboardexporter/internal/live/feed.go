@@ -35,7 +35,7 @@ const (
 	// resolveEvery is how often a feed looks for a server and GPUs that nobody named.
 	resolveEvery = 10 * time.Second
 	// maxRequests is how many requests a snapshot has.
-	maxRequests = 200
+	maxRequests = 1000
 )
 
 var (

@@ -38,7 +38,7 @@
  */
 
 /** As many requests as a snapshot has. */
-const REQUESTS = 200;
+const REQUESTS = 1000;
 /** As many points as a tile's sparkline has. */
 export const SPARK = 60;
 
