@@ -132,9 +132,9 @@ test("requests that end are first, once, and not without end", () => {
     state.requests.map((r) => r.id),
     ["c", "a", "b"],
   );
-  applyFrame(state, frame(12, 5000, { requests: Array.from({ length: 500 }, (_, i) => request(`x${i}`, 10 + i)) }));
-  assert.equal(state.requests.length, 200);
-  assert.equal(state.requests[0].id, "x499");
+  applyFrame(state, frame(12, 5000, { requests: Array.from({ length: 1500 }, (_, i) => request(`x${i}`, 10 + i)) }));
+  assert.equal(state.requests.length, 1000);
+  assert.equal(state.requests[0].id, "x1499");
 });
 
 test("statistics are of what was there, with the least and greatest within buckets", () => {
