@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,11 @@ import (
 	"os/exec"
 	"time"
 )
+
+// gpuConfig shows all of the simulated GPU.
+//
+//go:embed gpu.yaml
+var gpuConfig string
 
 // collector is the collector under way.
 type collector struct {
@@ -62,6 +68,9 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	}
 	// Not bound to ctx, which would kill it: stop ends it in order.
 	cmd := exec.Command(o.collector, "--config", o.config) //nolint:gosec,noctx // The user names the program.
+	if o.gpu {
+		cmd.Args = append(cmd.Args, "--config", "yaml:"+gpuConfig)
+	}
 	if !o.noLoad {
 		cmd.Args = append(cmd.Args, "--config", "yaml:"+loadConfig, "--feature-gates", "confmap.enableMergeAppendOption")
 	}

@@ -45,6 +45,7 @@ type options struct {
 	concurrency int
 	noLoad      bool
 	simulator   bool
+	gpu         bool // simulate one
 	collector   string
 	config      string
 }
@@ -113,7 +114,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	}
 	defer server.stop()
 	var environment []string
-	if withGPU == "1" {
+	if o.gpu = withGPU == "1"; o.gpu {
 		variable, stop, err := startGPU()
 		if err != nil {
 			return err
@@ -131,7 +132,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	defer collector.stop()
 	fmt.Fprintf(out, "page       %s  <- open this in a browser\n", collector.pageURL)
 	fmt.Fprintf(out, "server     %s, %s\n", server.url, server.what)
-	if withGPU == "1" {
+	if o.gpu {
 		fmt.Fprintln(out, "gpu        simulated, with made-up numbers (DEMO_GPU=1)")
 	}
 	fmt.Fprintf(out, "metrics    %s\n", collector.metricsURL)

@@ -247,8 +247,12 @@ func (r *Run) Count(s loadgen.Sample) {
 	ctx := context.Background()
 	set := r.sets.get(s.Result)
 	r.meter.requests.Add(ctx, 1, set.outcome[s.Result.Outcome]...)
-	if s.Good {
-		r.meter.goodput.Add(ctx, 1, set.slo...)
+	if r.settings.Objective != "" {
+		var good int64 // counted as well: no request that met it is 0 %, not unknown
+		if s.Good {
+			good = 1
+		}
+		r.meter.goodput.Add(ctx, good, set.slo...)
 	}
 }
 

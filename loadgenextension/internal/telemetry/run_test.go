@@ -29,6 +29,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/points"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -422,6 +423,28 @@ func goodRequests(md pmetric.Metrics) (n int64) {
 		}
 	}
 	return n
+}
+
+func TestRun_GoodputIsZeroWhereNothingMetTheObjective(t *testing.T) {
+	for objective, want := range map[string]int{"": 0, "ttft<1s": 1} {
+		var sink consumertest.MetricsSink
+		var p Pipe
+		p.AttachMetrics(&sink, Explicit)
+		s := settings()
+		s.Objective = objective
+		r, err := NewRun(t.Context(), &p, s)
+		require.NoError(t, err)
+		r.Count(loadgen.Sample{Result: &completion.Result{}})
+		require.NoError(t, r.Close(t.Context()))
+		series := 0
+		for _, md := range sink.AllMetrics() {
+			assert.Zero(t, goodRequests(md))
+			if m, ok := points.Metric(md, "loadgen.goodput"); ok {
+				series = m.Sum().DataPoints().Len()
+			}
+		}
+		assert.Equal(t, want, series, objective)
+	}
 }
 
 func TestRun_SaysOnceThatPipelinesRefuse(t *testing.T) {
