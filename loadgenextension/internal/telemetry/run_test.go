@@ -104,6 +104,8 @@ func TestRun_MeasuresARequest(t *testing.T) {
 	}
 	dropped := with("loadgen.outcome", "dropped")
 	delete(dropped, "gen_ai.response.model")
+	missed := with("loadgen.slo", "ttft<1s")
+	delete(missed, "gen_ai.response.model")
 
 	type point struct {
 		unit       string
@@ -148,7 +150,7 @@ func TestRun_MeasuresARequest(t *testing.T) {
 		"loadgen.server.prompt.duration":                {{"s", 0.025, 1, with()}},
 		"loadgen.server.prediction.duration":            {{"s", 0.040, 1, with()}},
 		"loadgen.requests":                              {{"{request}", 1, 0, with("loadgen.outcome", "ok")}, {"{request}", 1, 0, dropped}},
-		"loadgen.goodput":                               {{"{request}", 1, 0, with("loadgen.slo", "ttft<1s")}},
+		"loadgen.goodput":                               {{"{request}", 1, 0, with("loadgen.slo", "ttft<1s")}, {"{request}", 0, 0, missed}},
 		"loadgen.requests.in_flight":                    {{"{request}", 3, 0, common}},
 		"loadgen.rate.target":                           {{"{request}/s", 2.5, 0, common}},
 		"loadgen.tokens": {
