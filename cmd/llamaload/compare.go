@@ -19,8 +19,9 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/repeat"
 )
 
-func compareCommand(stdout io.Writer) *cobra.Command {
-	return &cobra.Command{
+func compareCommand(stdout, stderr io.Writer) *cobra.Command {
+	var html string
+	cmd := &cobra.Command{
 		Use:   "compare A B",
 		Short: "Say what differs between two reports",
 		Long: `Compares the latencies of two reports that llamaload run --json wrote, with 99 %
@@ -45,9 +46,15 @@ reports of different requests or schedules.`,
 			if err != nil {
 				return usageError{err}
 			}
-			return a.compare(b, stdout)
+			people := stdout
+			if html == "-" {
+				people = stderr
+			}
+			return a.compare(b, html, people, stdout)
 		},
 	}
+	cmd.Flags().StringVar(&html, "html", "", "write the comparison and both reports as a page to this `file`, which needs no network to be looked at; - is standard output")
+	return cmd
 }
 
 // compared is a report of one run, or of several.
@@ -56,7 +63,8 @@ type compared struct {
 	runs *repeat.Set // nil for one
 }
 
-func (a *compared) compare(b *compared, stdout io.Writer) error {
+// compare prints the differences, and writes them as a page to the file html.
+func (a *compared) compare(b *compared, html string, people, stdout io.Writer) error {
 	if (a.runs == nil) != (b.runs == nil) {
 		return usageError{errors.New("one report is of several runs, the other of one: want --repeat or --until for both, or for none")}
 	}
@@ -66,7 +74,8 @@ func (a *compared) compare(b *compared, stdout io.Writer) error {
 			return usageError{err}
 		}
 		const over = "The intervals are over the requests of one run each, which are not independent: they are somewhat too narrow. --repeat 5 gives better ones."
-		return printDifferences(stdout, []*loadgen.Report{a.run, b.run}, all, over)
+		return errors.Join(printDifferences(people, []*loadgen.Report{a.run, b.run}, all, over),
+			writeFiles(stdout, file{html, asPage(newComparison(a.run, b.run, all, over))}))
 	}
 	all, err := repeat.Compare(a.runs, b.runs)
 	if err != nil {
@@ -74,7 +83,38 @@ func (a *compared) compare(b *compared, stdout io.Writer) error {
 	}
 	ra, rb := a.runs.Completed(), b.runs.Completed()
 	over := fmt.Sprintf("The figures are means over runs, and the intervals are over runs, which are independent: %d of A, %d of B.", len(ra), len(rb))
-	return printDifferences(stdout, slices.Concat(ra, rb), all, over)
+	return errors.Join(printDifferences(people, slices.Concat(ra, rb), all, over),
+		writeFiles(stdout, file{html, asPage(newComparison(a.runs, b.runs, all, over))}))
+}
+
+// comparison is what compare found out, as the page takes it. Times are in seconds.
+type comparison struct {
+	Kind        string       `json:"llamaload"` // compare
+	A           any          `json:"a"`         // a report, or a set of them
+	B           any          `json:"b"`
+	Differences []difference `json:"differences"`
+	// Over says what the intervals are over.
+	Over string `json:"over"`
+}
+
+type difference struct {
+	Metric    string  `json:"metric"`
+	Statistic string  `json:"statistic"`
+	A         float64 `json:"a"`
+	B         float64 `json:"b"`
+	Low       float64 `json:"low"`
+	High      float64 `json:"high"`
+	Shown     bool    `json:"shown"`
+}
+
+func newComparison(a, b any, all []loadgen.Difference, over string) comparison {
+	c := comparison{Kind: "compare", A: a, B: b, Differences: []difference{}, Over: over}
+	for _, d := range all {
+		c.Differences = append(c.Differences, difference{
+			d.Metric, d.Statistic, d.A.Seconds(), d.B.Seconds(), d.Low.Seconds(), d.High.Seconds(), d.Shown(),
+		})
+	}
+	return c
 }
 
 func loadReport(path string) (*compared, error) {

@@ -11,7 +11,7 @@ import (
 )
 
 // files are the flags whose values shells complete as names of files.
-var files = []string{"prompts", "replay", "ca-file", "cert-file", "key-file", "json", "csv", "markdown", "requests", "resume"}
+var files = []string{"prompts", "replay", "ca-file", "cert-file", "key-file", "json", "csv", "markdown", "html", "requests", "resume"}
 
 // choices are the values of flags that have a few.
 var choices = map[string][]cobra.Completion{

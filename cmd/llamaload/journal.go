@@ -171,7 +171,7 @@ func (j *journal) close() error { return j.file.Close() }
 
 // aside are flags that do not affect what is measured, or say how much of it.
 var aside = []string{
-	"api-key", "ca-file", "cert-file", "key-file", "help", "json", "csv", "markdown", "resume", "repeat", "until", "max-repeats", "seed",
+	"api-key", "ca-file", "cert-file", "key-file", "help", "json", "csv", "markdown", "html", "resume", "repeat", "until", "max-repeats", "seed",
 	"start-timeout", "vary", "restart",
 }
 

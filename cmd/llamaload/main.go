@@ -69,7 +69,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	begun := false // an error of cobra before that is wrong usage
 	for _, c := range []*cobra.Command{
 		runCommand(stdout, stderr), replayCommand(stdout, stderr), saturateCommand(stdout, stderr), sweepCommand(stdout, stderr),
-		matrixCommand(stdout, stderr), compareCommand(stdout),
+		matrixCommand(stdout, stderr), compareCommand(stdout, stderr),
 	} {
 		run := c.RunE
 		c.RunE = func(c *cobra.Command, args []string) error {

@@ -104,10 +104,10 @@ func assertEnded(t *testing.T, started []string) {
 
 func TestMatrix_MeasuresEachCombination(t *testing.T) {
 	dir := t.TempDir()
-	file, markdown, csvFile := filepath.Join(dir, "m.json"), filepath.Join(dir, "m.md"), filepath.Join(dir, "m.csv")
+	file, markdown, csvFile, page := filepath.Join(dir, "m.json"), filepath.Join(dir, "m.md"), filepath.Join(dir, "m.csv"), filepath.Join(dir, "m.html")
 	code, stdout, stderr, started := matrixOf(t, []string{
 		"--vary", "-c=1024,2048", "--vary", "-np=1,2", "--vary", "-speed 200 | -speed 1000 ", "--repeat", "2",
-		"--json", file, "--markdown", markdown, "--csv", csvFile,
+		"--json", file, "--markdown", markdown, "--csv", csvFile, "--html", page,
 	}, []string{"--api-key", "secret"})
 	require.Equal(t, exitDone, code, stderr)
 	require.Len(t, started, 8, "one server for each combination")
@@ -138,11 +138,12 @@ func TestMatrix_MeasuresEachCombination(t *testing.T) {
 	assert.Len(t, first, 1, "all combinations have the same requests")
 	assert.NotEmpty(t, readReport(t, file)["may_be_best"].(map[string]any)["p50(tpot)"])
 	assert.Regexp(t, `(?m)^2048 +2 +-speed 1000 +2 `, stdout)
-	for _, path := range []string{file, markdown, csvFile} {
+	for _, path := range []string{file, markdown, csvFile, page} {
 		b, err := os.ReadFile(path)
 		require.NoError(t, err)
 		assert.NotContains(t, string(b), "secret")
 	}
+	assert.Equal(t, readReport(t, file), readPageFile(t, page))
 	b, err := os.ReadFile(markdown)
 	require.NoError(t, err)
 	assert.Contains(t, string(b), "--api-key [REDACTED]")

@@ -51,7 +51,7 @@ type options struct {
 	noCache                              bool
 	objective                            string
 	failIf                               []string
-	json, csv, markdown, requests        string
+	json, csv, markdown, html, requests  string
 	gpuMetrics                           string
 }
 
@@ -169,7 +169,13 @@ func (o *options) outputs(f *pflag.FlagSet) {
 	f.StringVar(&o.json, "json", "", "write the report as JSON to this `file`; - is standard output, as for the files below")
 	f.StringVar(&o.csv, "csv", "", "write the latencies as CSV to this `file`")
 	f.StringVar(&o.markdown, "markdown", "", "write the report as Markdown to this `file`")
+	o.page(f)
 	f.StringVar(&o.requests, "requests", "", "write one line of JSON for each request to this `file`")
+}
+
+// page defines the flag for the report as a page.
+func (o *options) page(f *pflag.FlagSet) {
+	f.StringVar(&o.html, "html", "", "write the report as a page to this `file`, which needs no network to be looked at")
 }
 
 func (o *options) conditions() ([]loadgen.Condition, error) {

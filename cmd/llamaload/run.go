@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/page"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/llamaserver"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
@@ -209,7 +210,7 @@ type document interface {
 
 // forPeople returns where to print what is for people.
 func (o *options) forPeople(stdout, stderr io.Writer) io.Writer {
-	if slices.Contains([]string{o.json, o.csv, o.markdown, o.requests}, "-") {
+	if slices.Contains([]string{o.json, o.csv, o.markdown, o.html, o.requests}, "-") {
 		return stderr // standard output is for programs then
 	}
 	return stdout
@@ -272,13 +273,21 @@ func succeeded(p *loadgen.Report) error {
 	return nil
 }
 
-// files writes the document's files. If one cannot be written, the others still are.
+// files writes the document's files.
 func (o *options) files(d document, stdout io.Writer) error {
+	return writeFiles(stdout, file{o.json, d.WriteJSON}, file{o.csv, d.WriteCSV}, file{o.markdown, d.WriteMarkdown}, file{o.html, asPage(d)})
+}
+
+// file is where to write something: "-" is standard output, "" nowhere.
+type file struct {
+	path  string
+	write func(io.Writer) error
+}
+
+// writeFiles writes the files. If one cannot be written, the others still are.
+func writeFiles(stdout io.Writer, files ...file) error {
 	var errs []error
-	for _, f := range []struct {
-		path  string
-		write func(io.Writer) error
-	}{{o.json, d.WriteJSON}, {o.csv, d.WriteCSV}, {o.markdown, d.WriteMarkdown}} {
+	for _, f := range files {
 		switch f.path {
 		case "":
 		case "-":
@@ -288,6 +297,14 @@ func (o *options) files(d document, stdout io.Writer) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// asPage returns a function that writes what a command found out, in the form of
+// its JSON, as one HTML file.
+func asPage(found any) func(io.Writer) error {
+	return func(w io.Writer) error {
+		return page.Export(w, page.Data{Kind: page.KindLoad, Reports: []any{found}})
+	}
 }
 
 func writeFile(path string, write func(io.Writer) error) (err error) {

@@ -68,6 +68,7 @@ func saturateCommand(stdout, stderr io.Writer) *cobra.Command {
 	s.limits(f, "poisson")
 	s.content(f)
 	f.StringVar(&s.json, "json", "", "write what was found as JSON to this `file`; - is standard output")
+	s.page(f)
 	exclude(cmd)
 	return cmd
 }
@@ -126,7 +127,7 @@ func (s *search) find(ctx context.Context, stdout, stderr io.Writer) error {
 		return usageError{err}
 	}
 	people := stdout
-	if s.json == "-" {
+	if s.json == "-" || s.html == "-" {
 		people = stderr
 	}
 	out := saturated{URL: s.url, Objective: config.Objective.String(), Share: s.share}
@@ -166,14 +167,7 @@ func (s *search) find(ctx context.Context, stdout, stderr io.Writer) error {
 }
 
 func (s *search) write(out saturated, stdout io.Writer) error {
-	write := func(w io.Writer) error { return loadgen.WriteJSON(w, out) }
-	switch s.json {
-	case "":
-		return nil
-	case "-":
-		return write(stdout)
-	}
-	return writeFile(s.json, write)
+	return writeFiles(stdout, file{s.json, func(w io.Writer) error { return loadgen.WriteJSON(w, out) }}, file{s.html, asPage(out)})
 }
 
 // fewest is the number of requests that a trial has to expect. Fewer would say

@@ -84,6 +84,7 @@ func gridOutputs(f *pflag.FlagSet, o *options, resume *string) {
 	f.StringVar(&o.json, "json", "", "write the table and the reports of all runs as JSON to this `file`; - is standard output, as for the files below")
 	f.StringVar(&o.csv, "csv", "", "write the table as CSV to this `file`")
 	f.StringVar(&o.markdown, "markdown", "", "write the table as Markdown to this `file`")
+	o.page(f)
 }
 
 func (s *sweep) run(ctx context.Context, f *pflag.FlagSet, stdout, stderr io.Writer) (err error) {

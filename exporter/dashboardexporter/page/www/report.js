@@ -3,6 +3,7 @@
 
 // The report of a load run.
 
+import { documentView, kindOf, reasonOf, titleOf } from "#page/documents.js";
 import { text } from "#page/units.js";
 import { html, nothing, render } from "#page/vendor/lit-html.js";
 
@@ -78,7 +79,7 @@ export function reportView(r) {
     ["server's counters", r.reconciliation?.note ?? r.not_reconciled ?? ""],
     ["generator", r.generator?.note],
   ];
-  return html`${r.generator?.limited ? html`<p class="problem">The generator was the bottleneck: ${r.generator.note}</p>` : nothing}
+  return html`${r.generator?.limited ? html`<p class="problem">The generator was the bottleneck: ${reasonOf(r)}</p>` : nothing}
     <dl>${facts.filter(([, v]) => v).map(([k, v]) => html`<dt>${k}</dt><dd>${v}</dd>`)}</dl>
     <div class="scroll" tabindex="0" role="region" aria-label="Times">
     <table>
@@ -121,9 +122,9 @@ export function differenceView(rows, caption) {
       })}</tbody></table></div>`;
 }
 
-/** A file of `llamaload --html`: one or more reports. @param {any} data */
+/** A file of `llamaload --html`: what one or more commands found out. @param {any} data */
 export function reportPage(data) {
-  /** @type {Report[]} */
+  /** @type {any[]} */
   const reports = data.reports ?? (data.report ? [data.report] : []);
   const main = /** @type {HTMLElement} */ (document.getElementById("requests"));
   document.title = "Load report";
@@ -131,14 +132,14 @@ export function reportPage(data) {
   render(
     html`<h2>Load report</h2>
       ${
-        reports.length === 2
+        reports.length === 2 && reports.every((r) => kindOf(r) === "run")
           ? html`<div class="run"><h3>Run 1 (A) and run 2 (B)</h3>${differenceView(
               figures(reports[0]).map((f, i) => ({ ...f, a: f.value, b: figures(reports[1])[i]?.value ?? null })),
               "Differences",
             )}</div>`
           : nothing
       }
-      ${reports.map((r, i) => html`<div class="run"><h3>${reports.length > 1 ? `Run ${i + 1}` : "Run"}</h3>${reportView(r)}</div>`)}`,
+      ${reports.map((r, i) => html`<div class="run"><h3>${reports.length > 1 ? `${titleOf(r)} ${i + 1}` : titleOf(r)}</h3>${documentView(r, reportView)}</div>`)}`,
     main,
   );
 }
