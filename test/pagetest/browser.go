@@ -45,12 +45,22 @@ type Browser struct {
 	profile string
 }
 
-// Launch starts a Chromium without a window.
+// Launch starts a Chromium without a window. On a machine that is very busy it may
+// crash while it starts.
 func Launch(ctx context.Context) (*Browser, error) {
 	path, err := pagetools.Find("chromium")
 	if err != nil {
 		return nil, err
 	}
+	for attempt := 1; ; attempt++ {
+		b, err := launch(ctx, path)
+		if err == nil || attempt == 3 || ctx.Err() != nil {
+			return b, err
+		}
+	}
+}
+
+func launch(ctx context.Context, path string) (*Browser, error) {
 	profile, err := os.MkdirTemp("", "pagetest-chromium-")
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ package pagetest
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -296,4 +297,13 @@ func requests(list ...request) ptrace.Traces {
 		g.SetEndTimestamp(pcommon.NewTimestampFromTime(r.end))
 	}
 	return td
+}
+
+func portOf(t *testing.T, url string) int {
+	t.Helper()
+	_, port, ok := strings.Cut(strings.TrimPrefix(url, "http://"), ":")
+	require.True(t, ok)
+	n, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	return n
 }

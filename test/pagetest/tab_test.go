@@ -124,7 +124,7 @@ func (v *view) clickText(selector, text string) {
 	find := script(`[...document.querySelectorAll($)].find((e) => e.innerText.trim() === $)`, selector, text)
 	v.await(find)
 	var place struct{ X, Y float64 }
-	v.eval(&place, `(() => { const e = `+find+`; e.scrollIntoView({ block: "nearest" }); const b = e.getBoundingClientRect();
+	v.eval(&place, `(() => { const e = `+find+`; e.scrollIntoView({ block: "nearest", behavior: "instant" }); const b = e.getBoundingClientRect();
 		return { X: b.x + b.width / 2, Y: b.y + b.height / 2 }; })()`)
 	require.NoError(v.t, v.Drag(place.X, place.Y, place.X, place.Y))
 }

@@ -1,0 +1,309 @@
+// Copyright The otelcol-llamacpp Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package pagetest
+
+import (
+	"encoding/csv"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp/kb"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// ended are requests of the last minute in two slots, with what is between them.
+func ended(now time.Time) []request {
+	ago := func(seconds float64) time.Time { return now.Add(-time.Duration(seconds * float64(time.Second))) }
+	return []request{
+		{server, 0, 11, ago(60), ago(50), ago(30), "completed", 512, 128, 201},
+		{server, 0, 14, ago(20), ago(18), ago(8), "completed", 64, 0, 150},
+		{server, 2, 12, ago(55), ago(45), ago(25), "cancelled", 300, 0, 99},
+		{server, 3, 13, ago(40), time.Time{}, ago(20), "failed", 700, 10, 0},
+	}
+}
+
+// pixel is the colour of a pixel of a chart, at a time and a value.
+func (v *view) pixel(chart string, at time.Time, value float64) string {
+	v.t.Helper()
+	var colour string
+	v.eval(&colour, `(() => { const u = `+chart+`;
+		const [r, g, b, a] = u.ctx.getImageData(Math.round(u.valToPos($, "x", true)), Math.round(u.valToPos($, "y", true)), 1, 1).data;
+		return a < 250 ? "" : "#" + [r, g, b].map((c) => c.toString(16).padStart(2, "0")).join(""); })()`, at.UnixMilli(), value)
+	return colour
+}
+
+func TestLanes_HaveEachRequestInItsSlot(t *testing.T) {
+	t.Parallel()
+	d := startDashboard(t, settings{})
+	startFeed(d, 90*time.Second, basics(server))
+	now := time.Now()
+	list := ended(now)
+	require.NoError(t, d.traces.ConsumeTraces(t.Context(), requests(list...)))
+	v := open(t, d.url, Look{})
+	v.drawn()
+	v.await(`llamaPage.lanes.plot && llamaPage.live.requests.length === 4`)
+	v.press(" ") // so that what is asked for is what is drawn
+	v.await(link + ` === "paused: you"`)
+	var scene map[string]any
+	v.eval(&scene, `import("#page/colours.js").then((m) => m.SCENE.light)`)
+	between := func(a, b time.Time) time.Time { return a.Add(b.Sub(a) / 2) }
+	const lanes = `llamaPage.lanes.plot`
+	for _, r := range list {
+		slot := float64(r.slot)
+		if r.first.IsZero() {
+			assert.Equal(t, scene["prompt"], v.pixel(lanes, between(r.start, r.end), slot), "task %d: it never had a token", r.task)
+		} else {
+			assert.Equal(t, scene["prompt"], v.pixel(lanes, between(r.start, r.first), slot), "task %d: prompt", r.task)
+			assert.Equal(t, scene["generating"], v.pixel(lanes, between(r.first, r.end), slot), "task %d: answer", r.task)
+		}
+		assert.Empty(t, v.pixel(lanes, between(r.start, r.end), 1), "slot 1 did nothing")
+		assert.Empty(t, v.pixel(lanes, r.start.Add(-3*time.Second), slot), "task %d: before it began", r.task)
+	}
+	assert.Equal(t, scene["warning"], v.pixel(lanes, list[2].end.Add(-300*time.Millisecond), 2), "cancelled at its end")
+	assert.Equal(t, scene["critical"], v.pixel(lanes, list[3].end.Add(-300*time.Millisecond), 3), "failed at its end")
+
+	// A click opens the request.
+	var at [2]float64
+	v.eval(&at, `(() => { const u = `+lanes+`; u.over.scrollIntoView({ block: "center", behavior: "instant" }); const b = u.over.getBoundingClientRect();
+		return [b.x + u.valToPos($, "x"), b.y + u.valToPos(0, "y")]; })()`, between(list[0].first, list[0].end).UnixMilli())
+	require.NoError(t, v.Mouse("mouseMoved", at[0], at[1], 0))
+	v.await(`document.querySelector(".tip").innerText.includes("task 11")`)
+	require.NoError(t, v.Drag(at[0], at[1], at[0], at[1]))
+	v.await(`document.querySelector("#dialog").open`)
+	assert.Equal(t, "Request of task 11", v.text("#dialog-title"))
+	detail := v.text("#dialog dl")
+	for _, fact := range []string{"completed", server, "qwen2.5-3b", "after 10.0 s", "30.0 s", "512 tokens, 128 of them cached (25.0 %)", "201 tokens"} {
+		assert.Contains(t, detail, fact)
+	}
+	assert.Contains(t, detail, "02000b00020000000000000000000000")
+	v.press(kb.Escape)
+	v.await(`!document.querySelector("#dialog").open`)
+}
+
+func TestRequests_AreListedNewestFirst(t *testing.T) {
+	t.Parallel()
+	d := startDashboard(t, settings{})
+	startFeed(d, 30*time.Second, basics(server))
+	list := ended(time.Now())
+	require.NoError(t, d.traces.ConsumeTraces(t.Context(), requests(list...)))
+	v := open(t, d.url, Look{})
+	v.drawn()
+	rows := `[...document.querySelectorAll("#requests tbody tr")]`
+	v.await(rows + `.length === 4`)
+	var outcomes []string
+	v.eval(&outcomes, rows+`.map((tr) => tr.querySelector(".outcome").innerText)`)
+	assert.Equal(t, []string{"completed", "failed", "cancelled", "completed"}, outcomes)
+	last := v.text("#requests tbody tr:last-child")
+	for _, part := range []string{"512", "25.0 %", "201", "10.0 s", "100 ms", "30.0 s"} {
+		assert.Contains(t, last, part)
+	}
+	// One that ends now comes by itself.
+	now := time.Now()
+	require.NoError(t, d.traces.ConsumeTraces(t.Context(), requests(
+		request{server, 1, 15, now.Add(-3 * time.Second), now.Add(-2 * time.Second), now, "rejected", 33, 0, 7})))
+	v.await(rows + `[0].innerText.includes("rejected")`)
+	v.eval(nil, `document.querySelector("#requests tbody button").scrollIntoView({ block: "center", behavior: "instant" })`)
+	v.click("#requests tbody tr:first-child button")
+	v.await(`document.querySelector("#dialog").open && document.querySelector("#dialog-title").innerText === "Request of task 15"`)
+	v.click(`#dialog button[aria-label="Close"]`)
+	v.await(`!document.querySelector("#dialog").open`)
+
+	var table string
+	v.eval(&table, `fetch(document.querySelector("#requests h2 a").href).then((r) => r.text())`)
+	records, err := csv.NewReader(strings.NewReader(table)).ReadAll()
+	require.NoError(t, err)
+	assert.Len(t, records, 6)
+}
+
+// file is what the page has put into a folder, once it is complete.
+func file(t *testing.T, folder, pattern string) string {
+	t.Helper()
+	var found string
+	require.Eventually(t, func() bool {
+		names, err := filepath.Glob(filepath.Join(folder, pattern))
+		if err != nil || len(names) != 1 {
+			return false
+		}
+		found = names[0]
+		info, err := os.Stat(found)
+		return err == nil && info.Size() > 0
+	}, patience, pollEvery)
+	return found
+}
+
+func TestStatistics_AreThoseOfWhatWasSent(t *testing.T) {
+	t.Parallel()
+	d := startDashboard(t, settings{})
+	f := startFeed(d, 60*time.Second, basics(server))
+	f.stop()
+	f.set("llamacpp_requests_deferred", 9)
+	v := open(t, d.url+"/?window=60", Look{})
+	v.drawn()
+	v.await(`[...llamaPage.live.panels.get("queue").values()][0].values.includes(9)`)
+	v.press(" ")
+	v.press("s")
+	v.await(`document.querySelector("#dialog").open && document.querySelector("#dialog tbody tr")`)
+	var shown [][]string
+	v.eval(&shown, `[...document.querySelectorAll("#dialog tbody tr")].map((tr) => [...tr.children].map((c) => c.textContent.trim()))`)
+	byName := map[string][]string{}
+	for _, r := range shown {
+		byName[r[0]+": "+r[1]] = r[2:]
+	}
+	waiting := byName["Queue depth: waiting"]
+	require.Len(t, waiting, 4, "%v", shown)
+	assert.Equal(t, []string{"3", "9"}, []string{waiting[1], waiting[3]}, "median and greatest")
+	assert.Equal(t, "41.0 %", byName["Context in use: in use"][0])
+
+	folder := t.TempDir()
+	require.NoError(t, v.DownloadTo(folder))
+	v.clickText("#dialog button", "statistics as CSV")
+	text, err := os.ReadFile(file(t, folder, "statistics.csv"))
+	require.NoError(t, err)
+	records, err := csv.NewReader(strings.NewReader(string(text))).ReadAll()
+	require.NoError(t, err)
+	assert.Equal(t, []string{"panel", "series", "unit", "mean", "p50", "p95", "min", "max", "last"}, records[0])
+	assert.Len(t, records, 1+len(shown))
+	for _, r := range records {
+		if r[0] == "Queue depth" && r[1] == "waiting" {
+			assert.Equal(t, []string{"3", "9"}, []string{r[6], r[7]}, "least and greatest")
+		}
+	}
+	v.clickText("#dialog button", "all values as CSV")
+	text, err = os.ReadFile(file(t, folder, "values.csv"))
+	require.NoError(t, err)
+	records, err = csv.NewReader(strings.NewReader(string(text))).ReadAll()
+	require.NoError(t, err)
+	assert.Len(t, records, 61)
+	assert.Contains(t, records[0], "Queue depth: waiting (requests)")
+}
+
+// Two windows of which the truth is known: the later one has twice the token rate.
+func TestCompare_ShowsBothWindowsAndTheirDifference(t *testing.T) {
+	t.Parallel()
+	d := startDashboard(t, settings{})
+	now := time.Now().Truncate(time.Second)
+	began := now.Add(-time.Hour)
+	rate := func(rate float64) source {
+		s := basics(server)
+		s.metrics = s.metrics[:2:2]
+		s.metrics[1].value = rate
+		s.metrics = append(s.metrics, metric{"llamacpp_context_utilization_ratio", gauge, rate / 1000, nil},
+			metric{"llamacpp_requests_deferred", gauge, 3, nil})
+		return s
+	}
+	tokens := 0.0
+	for i := range 130 {
+		s := rate(200)
+		if i >= 70 {
+			s = rate(400)
+		}
+		tokens += s.metrics[1].value
+		s.metrics[1] = metric{s.metrics[1].name, constant, tokens, nil}
+		require.NoError(t, d.metrics.ConsumeMetrics(t.Context(), at(now.Add(time.Duration(i-130)*time.Second), began, s)))
+	}
+	span := func(end time.Time) string { return fmt.Sprintf("%d,50", end.UnixMilli()) }
+	v := open(t, d.url+"/?window=60&compare="+span(now.Add(-65*time.Second))+"~"+span(now.Add(-2*time.Second)), Look{Height: 1400})
+	v.await(`document.querySelector("#dialog").open && document.querySelector("#dialog table")`)
+	var rows [][]string
+	v.eval(&rows, `[...document.querySelectorAll("#dialog table")].at(-1) ? [...[...document.querySelectorAll("#dialog table")].at(-1).querySelectorAll("tbody tr")].map((tr) => [...tr.children].map((c) => c.textContent.trim())) : []`)
+	found := false
+	for _, r := range rows {
+		if strings.HasPrefix(r[0], "Token generation rate") && strings.HasSuffix(r[0], "mean") {
+			found = true
+			t.Log(r)
+			a, b := firstNumber(t, r[1]), firstNumber(t, r[2])
+			assert.InEpsilon(t, 200, a, 0.03)
+			assert.InEpsilon(t, 400, b, 0.06) // the window has some seconds of before
+		}
+	}
+	assert.True(t, found, "%v", rows)
+	v.await(`document.querySelectorAll("#dialog [data-compare] canvas").length >= 2`)
+	// Both lines are drawn, in the colours of the key.
+	for i, name := range []string{"A", "B"} {
+		var count int
+		v.eval(&count, `import("#page/colours.js").then((m) => { const c = document.querySelector('[data-compare="context"] canvas');
+			const [r, g, b] = m.SIX.light[$].match(/[0-9a-f]{2}/g).map((h) => parseInt(h, 16));
+			const { data } = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+			let n = 0; for (let k = 0; k < data.length; k += 4) if (Math.abs(data[k] - r) + Math.abs(data[k + 1] - g) + Math.abs(data[k + 2] - b) < 40 && data[k + 3] > 200) n++;
+			return n; })`, i)
+		assert.Greater(t, count, 30, "pixels of %s", name)
+	}
+	v.clickText("#dialog button", "swap")
+	v.await(`location.search.includes("compare=" + encodeURIComponent($)) || location.search.includes("compare=" + $)`,
+		span(now.Add(-2*time.Second)), span(now.Add(-2*time.Second)))
+	v.press(kb.Escape)
+	v.await(`!location.search.includes("compare")`)
+}
+
+func firstNumber(t *testing.T, text string) float64 {
+	t.Helper()
+	word, _, _ := strings.Cut(strings.TrimSpace(text), " ")
+	n, err := strconv.ParseFloat(word, 64)
+	require.NoError(t, err, text)
+	return n
+}
+
+func TestSnapshot_WorksFromADiskWithoutANetwork(t *testing.T) {
+	t.Parallel()
+	d := startDashboard(t, settings{})
+	startFeed(d, 90*time.Second, everything()...)
+	require.NoError(t, d.traces.ConsumeTraces(t.Context(), requests(ended(time.Now())...)))
+	v := open(t, d.url, Look{})
+	v.drawn()
+	folder := t.TempDir()
+	require.NoError(t, v.DownloadTo(folder))
+	v.clickText("header a", "snapshot")
+	path := file(t, folder, "llama-server-*.html")
+
+	s := open(t, "file://"+path, Look{Height: 2600})
+	s.await(plots + `.length >= 8 && ` + link + `.startsWith("snapshot of")`)
+	assert.Contains(t, s.text("header"), "qwen2.5-3b-instruct-q4_k_m")
+	assert.NotEmpty(t, s.text("#verdict"))
+	s.await(`document.querySelectorAll("#requests tbody tr").length === 4`)
+	var rows []row
+	s.eval(&rows, legend, "queue")
+	require.Len(t, rows, 2)
+	for i, value := range []float64{3, 4} {
+		assert.Equal(t, strconv.FormatFloat(value, 'f', -1, 64), rows[i].Last)
+		assert.Equal(t, rows[i].Colour, s.near(queueChart, rows[i].Colour, value), "a line at %g", value)
+	}
+	fromX, y := s.spot(queueChart, 0.75, 0.5)
+	toX, _ := s.spot(queueChart, 0.9, 0.5)
+	require.NoError(t, s.Drag(fromX, y, toX, y))
+	s.await(`llamaPage.range && ["queue", "slots"].map((id) => llamaPage.panels.chart(id).plot).every((u) =>
+		u.scales.x.min === llamaPage.range[0] && u.scales.x.max === llamaPage.range[1])`)
+	require.NoError(t, s.Mouse("mouseMoved", 5, 5, 0))
+	s.press(kb.Escape)
+	s.await(`!llamaPage.range`)
+	s.press("t")
+	s.await(`document.documentElement.dataset.theme === "dark"`)
+	for _, url := range s.Requests() {
+		assert.Regexp(t, `^(file://|data:|blob:)`, url[:min(len(url), 80)])
+	}
+	s.wellBehaved()
+}
+
+// near returns the colour if the chart has it within two pixels of a value, some
+// seconds before its end.
+func (v *view) near(chart, colour string, value float64) string {
+	v.t.Helper()
+	var off float64
+	v.eval(&off, `(() => { const u = `+chart+`, rgb = $.match(/[0-9a-f]{2}/gi).map((h) => parseInt(h, 16));
+		const x = Math.round(u.valToPos(u.data[0].at(-20), "x", true)), y = Math.round(u.valToPos($, "y", true));
+		const { data } = u.ctx.getImageData(x - 2, y - 2, 5, 5);
+		let best = 1e9;
+		for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) best = Math.min(best, Math.max(...rgb.map((c, k) => Math.abs(c - data[i + k]))));
+		return best; })()`, colour, value)
+	if off > 48 || math.IsNaN(off) {
+		return fmt.Sprintf("nothing nearer than %g", off)
+	}
+	return colour
+}
