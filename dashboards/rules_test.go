@@ -83,7 +83,7 @@ func TestRules_SayWhatIsWrongAndWhatToDo(t *testing.T) {
 		}
 	}
 	assert.Equal(t, map[string]bool{
-		"heat": true, "queue": true, "memory": true, "context": true, "cache": true, "power": true,
+		"heat": true, "queue": true, "state": true, "memory": true, "context": true, "cache": true, "power": true,
 		"compute": true, "bandwidth": true, "host": true, "nothing": true,
 	}, ids)
 }

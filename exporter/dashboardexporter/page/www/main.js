@@ -641,6 +641,8 @@ class Page {
   #missing(live) {
     const { sources, quiet } = missingSources(this.catalogue, live);
     if (sources.length === 0 && quiet.length === 0) return nothing;
+    if (DUMB.has(String(live.facts.state)))
+      return html`<h2>Not shown</h2><p>What the server offers is not known while it is ${live.facts.state}.</p>`;
     const titles = (/** @type {Panel[]} */ list) => list.map((p) => p.title).join(", ");
     return html`<h2>Not shown</h2><ul>
       ${sources.map(({ source, panels }) => html`<li><b>${source.title}</b>: ${source.cure} <span class="muted">(${titles(panels)})</span></li>`)}
@@ -648,6 +650,9 @@ class Page {
     </ul>`;
   }
 }
+
+/** States of a server in which it says nothing about itself. */
+const DUMB = new Set(["unreachable", "error", "unauthorized", "loading"]);
 
 const EMPTY = createState({
   version: "",
