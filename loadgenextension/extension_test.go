@@ -76,6 +76,7 @@ func configure(t testing.TB, text string) *Config {
 func (g *generator) ask(method, path, body string, edit ...func(*http.Request)) *httptest.ResponseRecorder {
 	g.t.Helper()
 	r := httptest.NewRequestWithContext(g.t.Context(), method, "http://localhost:9466"+path, strings.NewReader(body))
+	r.RemoteAddr = "127.0.0.1:54321"
 	for _, e := range edit {
 		e(r)
 	}
@@ -380,6 +381,7 @@ func TestGuard_PagesElsewhereCannotStartLoad(t *testing.T) {
 		"no Host":                    {"GET", []func(*http.Request){hostIs("")}, 403},
 		"an address of the network":  {"GET", []func(*http.Request){hostIs("192.0.2.7:9466")}, 200},
 		"a change from the network":  {"POST", []func(*http.Request){hostIs("192.0.2.7:9466")}, 403},
+		"a program in the network":   {"POST", []func(*http.Request){func(r *http.Request) { r.RemoteAddr = "192.0.2.1:1234" }}, 403},
 		"loopback":                   {"POST", []func(*http.Request){hostIs("127.0.0.1:9466")}, 404},
 		"loopback of IPv6":           {"POST", []func(*http.Request){hostIs("[::1]:9466")}, 404},
 		"loopback of IPv6, no port":  {"POST", []func(*http.Request){hostIs("[::1]")}, 404},
@@ -393,7 +395,7 @@ func TestGuard_PagesElsewhereCannotStartLoad(t *testing.T) {
 		edit []func(*http.Request)
 		want int
 	}{
-		"from the network":    {[]func(*http.Request){hostIs("collector.example:9466")}, 200},
+		"from the network":    {[]func(*http.Request){hostIs("collector.example:9466")}, 200}, // by the address that httptest gives
 		"another site's page": {[]func(*http.Request){set("Origin", "https://evil.example")}, 403},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), "POST", "http://localhost/", http.NoBody)

@@ -22,7 +22,9 @@ import (
 // be a name or an address that nobody else can have, and changes need localhost or
 // a loopback address.
 //
-// A guard is no protection from programs: they may send any Host.
+// A program may send any Host. Therefore, without authentication, changes also need
+// a connection from this machine. What a proxy on this machine passes on is such a
+// connection, whoever sent it. Reading is not protected from programs.
 type Guard struct {
 	// Authenticated says that the server asks for credentials, which a page
 	// elsewhere does not have. Any Host is answered then.
@@ -62,13 +64,28 @@ func (g Guard) Protect(next http.Handler) http.Handler {
 			case !loopback && (!address || g.LoopbackOnly) && !slices.Contains(allowed, name):
 				g.Refuse(w, unknown)
 				return
-			case !loopback && !g.ReadOnly && r.Method != http.MethodGet && r.Method != http.MethodHead:
+			case g.ReadOnly || r.Method == http.MethodGet || r.Method == http.MethodHead:
+			case !loopback:
 				g.Refuse(w, "only localhost may make changes unless auth is configured")
+				return
+			case !fromHere(r):
+				g.Refuse(w, "only programs on the collector's machine may make changes unless auth is configured, and this request comes from "+
+					r.RemoteAddr+": send it from there, inside the container if there is one, or configure auth")
 				return
 			}
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// fromHere reports whether a request has come over a loopback address, or a Unix
+// socket, whose file says who may use it.
+func fromHere(r *http.Request) bool {
+	if at, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && at.Network() == "unix" {
+		return true
+	}
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && from.Addr().Unmap().IsLoopback()
 }
 
 // canonical returns the host of a Host header in the one form in which it is

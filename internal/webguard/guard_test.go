@@ -4,6 +4,9 @@
 package webguard
 
 import (
+	"cmp"
+	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -15,6 +18,7 @@ import (
 type request struct {
 	method, host string
 	headers      [][2]string
+	from         string // by default a loopback address
 }
 
 func ask(t *testing.T, g Guard, q request) (status int, reason string) {
@@ -24,7 +28,7 @@ func ask(t *testing.T, g Guard, q request) (status int, reason string) {
 		w.WriteHeader(http.StatusForbidden)
 	}
 	r := httptest.NewRequestWithContext(t.Context(), q.method, "http://localhost/", http.NoBody)
-	r.Host = q.host
+	r.Host, r.RemoteAddr = q.host, cmp.Or(q.from, "127.0.0.1:54321")
 	for _, h := range q.headers {
 		r.Header.Set(h[0], h[1])
 	}
@@ -46,30 +50,38 @@ func TestGuard_AnswersOnlyWhoCannotBeAPageElsewhere(t *testing.T) {
 		request
 		want int
 	}{
-		"loopback reads":                      {local, request{"GET", "127.0.0.1:9465", nil}, passed},
-		"localhost changes":                   {local, request{"POST", "LocalHost:9465", nil}, passed},
-		"IPv6 without a port changes":         {local, request{"POST", "[::1]", nil}, passed},
-		"loopback in IPv6's clothes":          {local, request{"POST", "[::ffff:127.0.0.1]:1", nil}, passed},
-		"its own page changes":                {local, request{"POST", "localhost:9465", origin("http://localhost:9465")}, passed},
-		"another port's page changes":         {local, request{"POST", "localhost:9465", origin("http://localhost:3000")}, refused},
-		"another site's page changes":         {local, request{"DELETE", "localhost:9465", origin("https://evil.example")}, refused},
-		"a long query from the network":       {readOnly, request{"POST", "192.0.2.7:9465", nil}, passed},
-		"a long query of another site's page": {readOnly, request{"POST", "192.0.2.7:9465", origin("https://evil.example")}, refused},
-		"an address of the network reads":     {network, request{"GET", "192.0.2.7:9465", nil}, passed},
-		"… where loopback is asked for":       {local, request{"GET", "192.0.2.7:9465", nil}, refused},
-		"an allowed address reads":            {local, request{"GET", "192.0.2.8:9465", nil}, passed},
-		"an allowed address of IPv6 reads":    {local, request{"GET", "[2001:db8:0::7]:9465", nil}, passed},
-		"an allowed name reads":               {local, request{"GET", "dash.example", nil}, passed},
-		"an allowed name, asked with HEAD":    {local, request{"HEAD", "dash.example:80", nil}, passed},
-		"an allowed name changes":             {local, request{"POST", "dash.example", nil}, refused},
-		"an allowed name with a tail":         {local, request{"GET", "dash.example.evil.example", nil}, refused},
-		"rebound DNS reads":                   {local, request{"GET", "evil.example:9465", nil}, refused},
-		"localhost with a tail":               {network, request{"GET", "localhost.evil.example", nil}, refused},
-		"no Host":                             {network, request{"GET", "", nil}, refused},
-		"a zone is no way around":             {local, request{"GET", "[fe80::1%25evil.example]:80", nil}, refused},
-		"with auth, any name":                 {auth, request{"POST", "collector.example", nil}, passed},
-		"with auth, another site's page":      {auth, request{"POST", "collector.example", origin("https://evil.example")}, refused},
-		"with auth, another site's page read": {auth, request{"GET", "collector.example", origin("https://evil.example")}, passed},
+		"loopback reads":                               {local, request{"GET", "127.0.0.1:9465", nil, ""}, passed},
+		"localhost changes":                            {local, request{"POST", "LocalHost:9465", nil, ""}, passed},
+		"IPv6 without a port changes":                  {local, request{"POST", "[::1]", nil, ""}, passed},
+		"loopback in IPv6's clothes":                   {local, request{"POST", "[::ffff:127.0.0.1]:1", nil, ""}, passed},
+		"its own page changes":                         {local, request{"POST", "localhost:9465", origin("http://localhost:9465"), ""}, passed},
+		"another port's page changes":                  {local, request{"POST", "localhost:9465", origin("http://localhost:3000"), ""}, refused},
+		"another site's page changes":                  {local, request{"DELETE", "localhost:9465", origin("https://evil.example"), ""}, refused},
+		"a long query from the network":                {readOnly, request{"POST", "192.0.2.7:9465", nil, ""}, passed},
+		"a long query of another site's page":          {readOnly, request{"POST", "192.0.2.7:9465", origin("https://evil.example"), ""}, refused},
+		"an address of the network reads":              {network, request{"GET", "192.0.2.7:9465", nil, ""}, passed},
+		"… where loopback is asked for":                {local, request{"GET", "192.0.2.7:9465", nil, ""}, refused},
+		"an allowed address reads":                     {local, request{"GET", "192.0.2.8:9465", nil, ""}, passed},
+		"an allowed address of IPv6 reads":             {local, request{"GET", "[2001:db8:0::7]:9465", nil, ""}, passed},
+		"an allowed name reads":                        {local, request{"GET", "dash.example", nil, ""}, passed},
+		"an allowed name, asked with HEAD":             {local, request{"HEAD", "dash.example:80", nil, ""}, passed},
+		"an allowed name changes":                      {local, request{"POST", "dash.example", nil, ""}, refused},
+		"an allowed name with a tail":                  {local, request{"GET", "dash.example.evil.example", nil, ""}, refused},
+		"rebound DNS reads":                            {local, request{"GET", "evil.example:9465", nil, ""}, refused},
+		"localhost with a tail":                        {network, request{"GET", "localhost.evil.example", nil, ""}, refused},
+		"no Host":                                      {network, request{"GET", "", nil, ""}, refused},
+		"a zone is no way around":                      {local, request{"GET", "[fe80::1%25evil.example]:80", nil, ""}, refused},
+		"a program in the network that says localhost": {network, request{"POST", "localhost:9466", nil, "192.0.2.1:1234"}, refused},
+		"… and its IPv6":                               {network, request{"PATCH", "[::1]:9466", nil, "[2001:db8::7]:1234"}, refused},
+		"… and one of no known address":                {network, request{"POST", "localhost", nil, "@"}, refused},
+		"… may read":                                   {network, request{"GET", "localhost:9466", nil, "192.0.2.1:1234"}, passed},
+		"… may query at length":                        {readOnly, request{"POST", "localhost:9465", nil, "192.0.2.1:1234"}, passed},
+		"… may change with auth":                       {auth, request{"POST", "localhost:9466", nil, "192.0.2.1:1234"}, passed},
+		"a program here, by IPv6":                      {network, request{"DELETE", "localhost", nil, "[::1]:1234"}, passed},
+		"a program here, on a socket of both":          {network, request{"POST", "localhost", nil, "[::ffff:127.0.0.2]:1234"}, passed},
+		"with auth, any name":                          {auth, request{"POST", "collector.example", nil, ""}, passed},
+		"with auth, another site's page":               {auth, request{"POST", "collector.example", origin("https://evil.example"), ""}, refused},
+		"with auth, another site's page read":          {auth, request{"GET", "collector.example", origin("https://evil.example"), ""}, passed},
 	} {
 		status, reason := ask(t, test.guard, test.request)
 		assert.Equal(t, test.want, status, "%s: %s", name, reason)
@@ -78,11 +90,27 @@ func TestGuard_AnswersOnlyWhoCannotBeAPageElsewhere(t *testing.T) {
 }
 
 func TestGuard_SaysWhatToDo(t *testing.T) {
-	_, reason := ask(t, Guard{LoopbackOnly: true}, request{"GET", "dash.example", nil})
+	_, reason := ask(t, Guard{LoopbackOnly: true}, request{"GET", "dash.example", nil, ""})
 	assert.Contains(t, reason, "allow this host")
-	_, reason = ask(t, Guard{}, request{"GET", "dash.example", nil})
+	_, reason = ask(t, Guard{}, request{"GET", "dash.example", nil, ""})
 	assert.Contains(t, reason, "configure auth")
 	assert.NotContains(t, reason, "allow")
+}
+
+func TestGuard_SaysWhereAChangeComesFrom(t *testing.T) {
+	_, reason := ask(t, Guard{}, request{"POST", "localhost", nil, "172.17.0.1:54321"})
+	assert.Contains(t, reason, "comes from 172.17.0.1:54321")
+	assert.Contains(t, reason, "inside the container if there is one, or configure auth")
+}
+
+// Who may use a Unix socket is said by its file.
+func TestGuard_AUnixSocketIsHere(t *testing.T) {
+	ctx := context.WithValue(t.Context(), http.LocalAddrContextKey, &net.UnixAddr{Name: "/run/collector", Net: "unix"})
+	r := httptest.NewRequestWithContext(ctx, "POST", "http://localhost/", http.NoBody)
+	r.RemoteAddr = "@"
+	w := httptest.NewRecorder()
+	Guard{}.Protect(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })).ServeHTTP(w, r)
+	assert.Equal(t, http.StatusNoContent, w.Code)
 }
 
 // A Host header is anything that a client likes to send.
@@ -95,7 +123,7 @@ func FuzzGuard_UnknownNamesAreRefused(f *testing.F) {
 		if _, loopback := host(name); loopback {
 			return
 		}
-		status, _ := ask(t, Guard{LoopbackOnly: true}, request{"GET", header, nil})
+		status, _ := ask(t, Guard{LoopbackOnly: true}, request{"GET", header, nil, ""})
 		assert.Equal(t, http.StatusForbidden, status, header)
 	})
 }
