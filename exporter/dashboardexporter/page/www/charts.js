@@ -287,7 +287,8 @@ export class Chart {
     const series = this.#lines.map((l) => ({
       label: l.name,
       show: !this.#hidden.has(l.series.key),
-      stroke: l.stroke,
+      // What adds nothing to a stack would draw over what does.
+      stroke: stacked && l.block ? () => (l.series.values.some(Boolean) ? l.stroke : "transparent") : l.stroke,
       width: l.width,
       dash: l.dash,
       points: { ...points, fill: l.stroke },
