@@ -52,10 +52,14 @@ const maxRequests = 10_000
 
 // getRequests answers with the last requests, newest first, as JSON or CSV.
 func (d *dashboard) getRequests(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
+	query, err := live.Parameters(r.URL.RawQuery, "server", "limit", "format")
+	if err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
 	limit := maxRequests
-	if text := query.Get("limit"); text != "" {
-		var err error
+	if query.Has("limit") {
+		text := query.Get("limit")
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxRequests {
 			fail(w, http.StatusBadRequest, fmt.Sprintf("limit: %q: want 1 to %d", text, maxRequests))
 			return

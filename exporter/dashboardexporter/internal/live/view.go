@@ -59,25 +59,31 @@ func (w wish) key() viewKey {
 	return viewKey{w.server, strings.Join(w.gpus, "\x00"), w.step}
 }
 
-// parseWish reads the parameters of a view. A parameter that allowed does not name
-// is an error.
-func parseWish(query string, allowed ...string) (wish, error) {
+// Parameters reads a query that has no parameters but the allowed ones, each once
+// except gpu.
+func Parameters(query string, allowed ...string) (url.Values, error) {
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return wish{}, fmt.Errorf("the query: %w: encode each value as RFC 3986 says", err)
+		return nil, fmt.Errorf("the query: %w: encode each value as RFC 3986 says", err)
 	}
 	for name, v := range values {
 		if !slices.Contains(allowed, name) {
-			return wish{}, fmt.Errorf("%s: there is no such parameter here: want %s", quote(name), cmp.Or(strings.Join(allowed, ", "), "none"))
+			return nil, fmt.Errorf("%s: there is no such parameter here: want %s", quote(name), cmp.Or(strings.Join(allowed, ", "), "none"))
 		}
 		if name != "gpu" && len(v) > 1 {
-			return wish{}, fmt.Errorf("%s is given %d times: give it once", name, len(v))
+			return nil, fmt.Errorf("%s is given %d times: give it once", name, len(v))
 		}
 	}
-	w := wish{server: values.Get("server"), gpus: values["gpu"]}
-	if err := checkName("server", w.server); err != nil {
+	return values, checkName("server", values.Get("server"))
+}
+
+// parseWish reads the parameters of a view.
+func parseWish(query string, allowed ...string) (wish, error) {
+	values, err := Parameters(query, allowed...)
+	if err != nil {
 		return wish{}, err
 	}
+	w := wish{server: values.Get("server"), gpus: values["gpu"]}
 	if len(w.gpus) > maxGPUs {
 		return wish{}, fmt.Errorf("gpu is given %d times: at most %d can be chosen; without it, all are shown", len(w.gpus), maxGPUs)
 	}
