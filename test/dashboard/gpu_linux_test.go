@@ -113,8 +113,3 @@ receivers:
 	}
 	t.Run("wrong parameters", c.explainsWrongParameters)
 }
-
-// lazily is a text that is made when it is needed.
-type lazily func() string
-
-func (l lazily) String() string { return l() }

@@ -1,8 +1,8 @@
 // Copyright The otelcol-llamacpp Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dashboard holds the dashboard of the built collector against a real
-// Prometheus that gets the same data.
+// Package dashboard holds the dashboard of the built collector against the truth:
+// what simulated servers and GPUs did, and a real Prometheus that gets the same data.
 package dashboard
 
 import (

@@ -141,6 +141,11 @@ func (c *collector) is(want float64, expr string) bool {
 	return ok && got == want
 }
 
+// lazily is a text that is made when it is needed.
+type lazily func() string
+
+func (l lazily) String() string { return l() }
+
 // request is what the list of requests says of one.
 type request struct {
 	ID, Server, Model, Outcome string
@@ -196,18 +201,19 @@ func (s snapshot) last(panel string) map[string]float64 {
 }
 
 // complete has a server answer a prompt with so many tokens.
-func complete(t assert.TestingT, server *llamasim.Server, prompt string, tokens int) bool {
+func complete(t *testing.T, server *llamasim.Server, prompt string, tokens int) {
 	body, err := json.Marshal(map[string]any{"prompt": prompt, "n_predict": tokens, "cache_prompt": false})
 	if !assert.NoError(t, err) {
-		return false
+		return
 	}
 	response, err := http.Post(server.URL()+"/completion", "application/json", bytes.NewReader(body))
 	if !assert.NoError(t, err) {
-		return false
+		return
 	}
 	defer response.Body.Close()
 	_, err = io.Copy(io.Discard, response.Body)
-	return assert.NoError(t, err) && assert.Equal(t, http.StatusOK, response.StatusCode)
+	assert.NoError(t, err)
+	assert.Equal(t, http.StatusOK, response.StatusCode)
 }
 
 // completeAll sends one request for each length, of which so many at once.
