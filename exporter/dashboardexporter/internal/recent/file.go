@@ -86,6 +86,7 @@ func (s *Store) load(r io.Reader) (skipped int, err error) {
 	lines := bufio.NewReaderSize(r, maxLine)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.rejoin()
 	for {
 		line, err := lines.ReadSlice('\n')
 		whole := true

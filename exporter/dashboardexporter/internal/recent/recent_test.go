@@ -150,14 +150,42 @@ func TestAdd_JoinsTheTwoSpansOfARequest(t *testing.T) {
 		require.NotNil(t, r[len(r)-1].Wait, name)
 		assert.InDelta(t, 0.015, *r[len(r)-1].Wait, 1e-9, name)
 		assert.Empty(t, s.unjoined, name)
-		assert.Len(t, r, 2, "%s: the client's is shown with the model that served it", name)
+		assert.Len(t, r, 1, "%s: one request, although two tell of it", name)
+		assert.False(t, r[0].Client, name)
 		assert.Len(t, s.servers, 1, name)
+		all := s.all()
+		require.Len(t, all, 2, "%s: a page that has the one is told of the other", name)
+		assert.True(t, (all[0].Joined == all[1].ID) != (all[1].Joined == all[0].ID), name)
 	}
 
 	s := New(DefaultLimits())
 	s.Add(own(1, time.Hour))
 	s.Add(client(2, timings))
 	assert.Nil(t, s.Last("localhost:8080/tiny", 1)[0].Wait, "the same timings by chance")
+}
+
+func TestOpen_ARequestIsStillOneAfterARestart(t *testing.T) {
+	const timings = "6/25.00ms+5/40.00ms"
+	own := request("localhost:8080", 1, 0)
+	spanOf(own).Attributes().PutStr("llamacpp.request.timings", timings)
+	for name, order := range map[string][]ptrace.Traces{
+		"the server's first": {own, client(2, timings)}, "the client's first": {client(2, timings), own},
+	} {
+		folder := t.TempDir()
+		for restarted := range 2 {
+			s, err := Open(folder, DefaultLimits(), nopLog)
+			require.NoError(t, err)
+			if restarted == 0 {
+				for _, td := range order {
+					s.Add(td)
+				}
+			}
+			r := s.Last("localhost:8080", 10)
+			require.Len(t, r, 1, name)
+			assert.False(t, r[0].Client, name)
+			require.NoError(t, s.Close())
+		}
+	}
 }
 
 func TestAdd_TellsHowARequestEnded(t *testing.T) {

@@ -47,6 +47,9 @@ type Request struct {
 	// Wait is what the client's time has more than the server's: the queue and the
 	// network. A server's request has it if its client was seen as well.
 	Wait *float64 `json:"wait"`
+	// Joined is the id of the other span of the request, the client's or the
+	// server's, if it was there when this one came.
+	Joined string `json:"joined,omitempty"`
 	// Client tells what a client saw of a request from what the server says.
 	Client bool `json:"client"`
 }

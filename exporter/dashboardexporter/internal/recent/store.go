@@ -36,7 +36,7 @@ type Store struct {
 
 	mu       sync.RWMutex
 	servers  map[string]*server
-	ids      map[string]struct{}
+	ids      map[string]*entry
 	unjoined map[joint]*entry
 	sequence Sequence
 	bytes    int
@@ -48,6 +48,9 @@ type server struct{ entries []*entry }
 type entry struct {
 	span
 	sequence Sequence
+	// shown is whether the request is among the last ones: a client's is not once
+	// the server's is there.
+	shown bool
 }
 
 // joint is where the spans of one request meet: by the server's own timings.
@@ -59,7 +62,7 @@ type joint struct {
 // New returns a store in memory. It keeps one request at least.
 func New(l Limits) *Store {
 	l.PerServer, l.Servers, l.Bytes = max(1, l.PerServer), max(1, l.Servers), max(1, l.Bytes)
-	return &Store{limits: l, servers: map[string]*server{}, ids: map[string]struct{}{}, unjoined: map[joint]*entry{}}
+	return &Store{limits: l, servers: map[string]*server{}, ids: map[string]*entry{}, unjoined: map[joint]*entry{}}
 }
 
 // future is how far the clocks of other hosts may be ahead. What claims to end
@@ -77,8 +80,11 @@ func (s *Store) Add(td ptrace.Traces) (added int) {
 	s.mu.Lock()
 	var fresh []Request
 	for _, r := range spans {
-		if r.End <= latest && s.insert(r) {
-			fresh = append(fresh, r.Request)
+		if r.End > latest {
+			continue
+		}
+		if e := s.insert(r); e != nil {
+			fresh = append(fresh, e.Request)
 		}
 	}
 	s.mu.Unlock()
@@ -88,30 +94,44 @@ func (s *Store) Add(td ptrace.Traces) (added int) {
 	return len(fresh)
 }
 
-// insert adds a request unless it is there, or older than all that are kept of a
-// server. The caller holds mu.
-func (s *Store) insert(r span) bool {
+// insert adds a request and returns it, or nil if it is there, or older than all
+// that are kept of its server. The caller holds mu.
+func (s *Store) insert(r span) *entry {
 	if _, again := s.ids[r.ID]; again {
-		return false
+		return nil
 	}
-	e := &entry{span: r}
+	e := &entry{span: r, shown: true}
 	var elsewhere *entry
 	if r.timings != "" {
 		elsewhere = s.join(e)
 	}
 	if !s.place(e) {
 		s.forget(e)
-		return false
+		return nil
 	}
 	if elsewhere == nil {
-		return true
+		return e
 	}
 	if _, kept := s.ids[elsewhere.ID]; kept { // e did not take its place
 		s.drop(elsewhere)
 		elsewhere.Server = e.Server
 		s.place(elsewhere)
 	}
-	return true
+	return e
+}
+
+// rejoin shows requests once that were joined before a restart. The caller holds mu.
+func (s *Store) rejoin() {
+	for _, e := range s.ids {
+		if e.Joined == "" {
+			continue
+		}
+		for _, of := range []*entry{e, s.ids[e.Joined]} {
+			if of != nil && of.Client {
+				of.shown = false
+			}
+		}
+	}
 }
 
 // place puts a request where it belongs, unless it is older than all that are kept
@@ -134,7 +154,7 @@ func (s *Store) place(e *entry) bool {
 	s.sequence++
 	e.sequence = s.sequence
 	in.entries = slices.Insert(in.entries, at, e)
-	s.ids[e.ID] = struct{}{}
+	s.ids[e.ID] = e
 	s.bytes += e.bytes()
 	if len(in.entries) > s.limits.PerServer {
 		s.drop(in.entries[0])
@@ -167,6 +187,8 @@ func (s *Store) join(e *entry) (elsewhere *entry) {
 		return nil
 	}
 	delete(s.unjoined, joint{e.timings, !e.Client})
+	e.Joined = other.ID // the other one is out already
+	client.shown = false
 	if own.Wait == nil {
 		own.Wait = client.Wait
 	}
@@ -243,7 +265,8 @@ func (s *Store) Since(name string, after Sequence) ([]Request, Sequence) {
 }
 
 // Last returns the n requests of a server, or with "" of all, that ended last,
-// newest first.
+// newest first. Of a request that both its client and the server tell of, it is
+// the server's.
 func (s *Store) Last(name string, n int) []Request {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -252,14 +275,18 @@ func (s *Store) Last(name string, n int) []Request {
 		if in == nil || n <= 0 {
 			return nil
 		}
-		entries := in.entries[max(0, len(in.entries)-n):]
-		all := make([]Request, 0, len(entries))
-		for _, e := range slices.Backward(entries) {
-			all = append(all, e.Request)
+		all := make([]Request, 0, min(n, len(in.entries)))
+		for _, e := range slices.Backward(in.entries) {
+			if len(all) == n {
+				break
+			}
+			if e.shown {
+				all = append(all, e.Request)
+			}
 		}
 		return all
 	}
-	all := s.collect("", func(*entry) bool { return true })
+	all := s.collect("", func(e *entry) bool { return e.shown })
 	return all[:max(0, min(n, len(all)))]
 }
 

@@ -137,6 +137,29 @@ test("requests that end are first, once, and not without end", () => {
   assert.equal(state.requests[0].id, "x1499");
 });
 
+test("a request that both its client and the server tell of is one, with the wait", () => {
+  const row = (/** @type {string} */ id, /** @type {Partial<RequestData>} */ more) =>
+    /** @type {RequestData} */ ({ id, end: 1, server: "a:8080", wait: null, ...more });
+  const own = row("own", { client: false });
+  const client = row("client", { client: true, wait: 0.5 });
+  for (const [first, second] of [
+    [own, { ...client, joined: "own" }],
+    [client, { ...own, joined: "client" }],
+  ]) {
+    const state = createState(snapshot({ requests: [] }));
+    applyFrame(state, frame(11, 5000, { requests: [{ ...first }] }));
+    assert.deepEqual(
+      state.requests.map((r) => r.id),
+      [first.id],
+    );
+    applyFrame(state, frame(12, 5000, { requests: [second] }));
+    assert.deepEqual(
+      state.requests.map((r) => [r.id, r.wait]),
+      [["own", 0.5]],
+    );
+  }
+});
+
 test("statistics are of what was there, with the least and greatest within buckets", () => {
   const s = statistics({ values: [1, null, 3, 2], low: [0.5, null, 3, 1], high: [1, null, 9, 2] });
   assert.deepEqual(s, { last: 2, min: 0.5, mean: 2, p50: 2, max: 9, p95: 2.9 });

@@ -124,8 +124,10 @@ interface RequestData {
   accepted: number | null;
   ttft: number | null;
   duration: number;
+  wait?: number | null;
   trace: string;
   client: boolean;
+  joined?: string;
 }
 interface Running {
   server: string;

@@ -177,15 +177,10 @@ function drawAnnotations(u, board) {
     const stroke = scene.mark[a.kind] ?? scene.muted;
     const x = Math.round(u.valToPos(a.time, "x", true));
     const end = u.valToPos(a.end ?? to, "x", true);
-    if (crowded) {
-      ctx.fillStyle = stroke;
-      ctx.fillRect(x, bbox.top, Math.max(ratio, end - x), 4 * ratio);
-      continue;
-    }
-    if (end - x > ratio) {
-      ctx.fillStyle = faint(stroke, 0.07);
-      ctx.fillRect(x, bbox.top, end - x, bbox.height);
-    }
+    // How long it took is a strip at the top: a tint of the whole chart would hide what it shows.
+    ctx.fillStyle = crowded ? stroke : faint(stroke, 0.6);
+    ctx.fillRect(x, bbox.top, Math.max(ratio, end - x), 3 * ratio);
+    if (crowded) continue;
     ctx.strokeStyle = faint(stroke, 0.75);
     ctx.setLineDash([3 * ratio, 3 * ratio]);
     ctx.beginPath();

@@ -34,6 +34,7 @@ export function requestsView(state, all, more, open, csv) {
   const list = state.requests;
   if (list.length === 0) return nothing;
   const drafted = list.some((r) => r.drafted !== null);
+  const waited = list.some((r) => typeof r.wait === "number");
   return html`<h2>Recent requests ${csv ? html`<a class="quiet" href=${csv} download="requests.csv">CSV</a>` : nothing}</h2>
     <div class="scroll" tabindex="0" role="region" aria-label="Table of recent requests">
       <table>
@@ -41,18 +42,19 @@ export function requestsView(state, all, more, open, csv) {
         <thead><tr>
           <th scope="col">ended</th><th scope="col">outcome</th><th scope="col" class="number">slot</th><th scope="col" class="number">prompt</th>
           <th scope="col" class="number">cached</th><th scope="col" class="number">generated</th>${drafted ? html`<th scope="col" class="number">accepted</th>` : nothing}
-          <th scope="col" class="number">first token</th><th scope="col" class="number">a token</th><th scope="col" class="number">duration</th>
+          ${waited ? html`<th scope="col" class="number">wait</th>` : nothing}<th scope="col" class="number">first token</th><th scope="col" class="number">a token</th><th scope="col" class="number">duration</th>
           <th scope="col"><span class="unseen">details</span></th>
         </tr></thead>
         <tbody>${list.slice(0, all ? list.length : 12).map(
           (r) => html`<tr @click=${() => open(r)}>
             <td>${moment(r.end, state.now)}</td>
             <td><span class="outcome ${r.outcome}">${r.outcome}</span></td>
-            <td class="number">${r.slot ?? "–"}</td>
+            <td class="number">${r.slot === null || r.slot < 0 ? (r.client ? "client" : "–") : r.slot}</td>
             <td class="number">${text(r.prompt, "tokens")}</td>
             <td class="number">${text(cacheShare(r), "ratio")}</td>
             <td class="number">${text(r.generated, "tokens")}</td>
             ${drafted ? html`<td class="number">${text(acceptance(r), "ratio")}</td>` : nothing}
+            ${waited ? html`<td class="number">${text(r.wait ?? null, "s")}</td>` : nothing}
             <td class="number">${text(r.ttft, "s")}</td>
             <td class="number">${text(decoding(r), "s")}</td>
             <td class="number">${text(r.duration, "s")}</td>

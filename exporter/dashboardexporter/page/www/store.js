@@ -244,7 +244,19 @@ function noteServers(state, turned) {
 /** @param {State} state @param {RequestData[]} ended */
 function addRequests(state, ended) {
   const known = new Set(ended.map((r) => r.id));
-  state.requests = [...ended, ...state.requests.filter((r) => !known.has(r.id))]
+  const all = [...ended, ...state.requests.filter((r) => !known.has(r.id))];
+  // What the client saw of a request is the wait on the server's row of it.
+  const byId = new Map(all.map((r) => [r.id, r]));
+  const hidden = new Set();
+  for (const r of ended) {
+    const other = r.joined ? byId.get(r.joined) : undefined;
+    if (!other) continue;
+    const [client, own] = r.client ? [r, other] : [other, r];
+    hidden.add(client.id);
+    own.wait ??= client.wait;
+  }
+  state.requests = all
+    .filter((r) => !hidden.has(r.id))
     .sort((a, b) => b.end - a.end)
     .slice(0, REQUESTS);
 }
