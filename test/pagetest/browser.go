@@ -7,6 +7,7 @@ package pagetest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -262,12 +263,9 @@ func (t *Tab) Await(expression string, within time.Duration) error {
 
 // Resize changes the size of the window and what the system prefers.
 func (t *Tab) Resize(look Look) error {
-	if look.Width == 0 {
-		look.Width, look.Height = 1400, 1000
-	}
-	if look.Scale == 0 {
-		look.Scale = 1
-	}
+	look.Width = cmp.Or(look.Width, 1400)
+	look.Height = cmp.Or(look.Height, 1000)
+	look.Scale = cmp.Or(look.Scale, 1)
 	scheme := "light"
 	if look.Dark {
 		scheme = "dark"
@@ -284,11 +282,6 @@ func (t *Tab) Resize(look Look) error {
 		})
 		return err
 	})
-}
-
-// Go opens another address of the same origin.
-func (t *Tab) Go(url string) error {
-	return t.do(func(ctx context.Context) error { return chromedp.Do(ctx, chromedp.Navigate(url)) })
 }
 
 // Click clicks the middle of the first element that a selector finds.
@@ -345,19 +338,11 @@ func (t *Tab) DownloadTo(folder string) error {
 	})
 }
 
-// Picture is what the window shows as PNG, or the whole page.
-func (t *Tab) Picture(whole bool) ([]byte, error) {
+// Picture is what the window shows, as PNG.
+func (t *Tab) Picture() ([]byte, error) {
 	var png []byte
 	err := t.do(func(ctx context.Context) error {
-		params := page.CaptureScreenshotParams{Format: page.CaptureScreenshotFormatPng, CaptureBeyondViewport: &whole}
-		if whole {
-			m, err := chromedp.Call(ctx, page.GetLayoutMetrics, cdp.Empty{})
-			if err != nil {
-				return err
-			}
-			params.Clip = &page.Viewport{Width: m.CSSContentSize.Width, Height: m.CSSContentSize.Height, Scale: 1}
-		}
-		r, err := chromedp.Call(ctx, page.CaptureScreenshot, params)
+		r, err := chromedp.Call(ctx, page.CaptureScreenshot, page.CaptureScreenshotParams{Format: page.CaptureScreenshotFormatPng})
 		png = r.Data
 		return err
 	})

@@ -6,6 +6,8 @@ package pagetest
 import (
 	"context"
 	"fmt"
+	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -115,6 +117,26 @@ type source struct {
 	service, instance string
 	attributes        []string // name=value
 	metrics           []metric
+	// lively: values go up and down, for pictures.
+	lively bool
+}
+
+// still is what has no ups and downs.
+var still = regexp.MustCompile(`limit|status|slots$|state|throttle$|models|deferred|processing`)
+
+// now is the value of a metric some seconds after the counters began.
+func (s source) now(m metric, seconds float64) float64 {
+	const pace = 17 // seconds
+	phase := seconds/pace + float64(len(m.name)) + float64(len(s.instance)) + m.value
+	switch {
+	case m.kind == counter && s.lively: // its rate is as its cosine
+		return 1000 + m.value*(seconds+0.4*pace*math.Sin(phase))
+	case m.kind == counter:
+		return 1000 + m.value*seconds
+	case m.kind == gauge && s.lively && !still.MatchString(m.name):
+		return m.value * (0.85 + 0.15*math.Sin(phase))
+	}
+	return m.value
 }
 
 func put(m pcommon.Map, pairs []string) {
@@ -142,7 +164,7 @@ func at(now, began time.Time, sources ...source) pmetric.Metrics {
 			case gauge:
 				p := m.SetEmptyGauge().DataPoints().AppendEmpty()
 				p.SetTimestamp(stamp)
-				p.SetDoubleValue(one.value)
+				p.SetDoubleValue(s.now(one, seconds))
 				labels = p.Attributes()
 			case counter, constant:
 				sum := m.SetEmptySum()
@@ -150,10 +172,7 @@ func at(now, began time.Time, sources ...source) pmetric.Metrics {
 				sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
 				p := sum.DataPoints().AppendEmpty()
 				p.SetTimestamp(stamp)
-				p.SetDoubleValue(one.value)
-				if one.kind == counter {
-					p.SetDoubleValue(1000 + one.value*seconds)
-				}
+				p.SetDoubleValue(s.now(one, seconds))
 				labels = p.Attributes()
 			case histogram:
 				h := m.SetEmptyExponentialHistogram()

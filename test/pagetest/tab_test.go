@@ -137,7 +137,7 @@ func (v *view) press(keys string) {
 // keep saves a picture among the artefacts.
 func (v *view) keep(name string) {
 	v.t.Helper()
-	png, err := v.Picture(false)
+	png, err := v.Picture()
 	require.NoError(v.t, err, name)
 	folder := cmp.Or(os.Getenv("SCREENSHOTS"), "screenshots")
 	require.NoError(v.t, os.MkdirAll(folder, 0o755))
