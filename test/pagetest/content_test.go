@@ -30,13 +30,15 @@ func ended(now time.Time) []request {
 	}
 }
 
-// pixel is the colour of a pixel of a chart, at a time and a value.
-func (v *view) pixel(chart string, at time.Time, value float64) string {
+const lanes = `llamaPage.lanes.plot`
+
+// pixel is the colour of a pixel of a slot's lane.
+func (v *view) pixel(at time.Time, slot float64) string {
 	v.t.Helper()
 	var colour string
-	v.eval(&colour, `(() => { const u = `+chart+`;
+	v.eval(&colour, `(() => { const u = `+lanes+`;
 		const [r, g, b, a] = u.ctx.getImageData(Math.round(u.valToPos($, "x", true)), Math.round(u.valToPos($, "y", true)), 1, 1).data;
-		return a < 250 ? "" : "#" + [r, g, b].map((c) => c.toString(16).padStart(2, "0")).join(""); })()`, at.UnixMilli(), value)
+		return a < 250 ? "" : "#" + [r, g, b].map((c) => c.toString(16).padStart(2, "0")).join(""); })()`, at.UnixMilli(), slot)
 	return colour
 }
 
@@ -55,20 +57,19 @@ func TestLanes_HaveEachRequestInItsSlot(t *testing.T) {
 	var scene map[string]any
 	v.eval(&scene, `import("#page/colours.js").then((m) => m.SCENE.light)`)
 	between := func(a, b time.Time) time.Time { return a.Add(b.Sub(a) / 2) }
-	const lanes = `llamaPage.lanes.plot`
 	for _, r := range list {
 		slot := float64(r.slot)
 		if r.first.IsZero() {
-			assert.Equal(t, scene["prompt"], v.pixel(lanes, between(r.start, r.end), slot), "task %d: it never had a token", r.task)
+			assert.Equal(t, scene["prompt"], v.pixel(between(r.start, r.end), slot), "task %d: it never had a token", r.task)
 		} else {
-			assert.Equal(t, scene["prompt"], v.pixel(lanes, between(r.start, r.first), slot), "task %d: prompt", r.task)
-			assert.Equal(t, scene["generating"], v.pixel(lanes, between(r.first, r.end), slot), "task %d: answer", r.task)
+			assert.Equal(t, scene["prompt"], v.pixel(between(r.start, r.first), slot), "task %d: prompt", r.task)
+			assert.Equal(t, scene["generating"], v.pixel(between(r.first, r.end), slot), "task %d: answer", r.task)
 		}
-		assert.Empty(t, v.pixel(lanes, between(r.start, r.end), 1), "slot 1 did nothing")
-		assert.Empty(t, v.pixel(lanes, r.start.Add(-3*time.Second), slot), "task %d: before it began", r.task)
+		assert.Empty(t, v.pixel(between(r.start, r.end), 1), "slot 1 did nothing")
+		assert.Empty(t, v.pixel(r.start.Add(-3*time.Second), slot), "task %d: before it began", r.task)
 	}
-	assert.Equal(t, scene["warning"], v.pixel(lanes, list[2].end.Add(-300*time.Millisecond), 2), "cancelled at its end")
-	assert.Equal(t, scene["critical"], v.pixel(lanes, list[3].end.Add(-300*time.Millisecond), 3), "failed at its end")
+	assert.Equal(t, scene["warning"], v.pixel(list[2].end.Add(-300*time.Millisecond), 2), "cancelled at its end")
+	assert.Equal(t, scene["critical"], v.pixel(list[3].end.Add(-300*time.Millisecond), 3), "failed at its end")
 
 	// A click opens the request.
 	var at [2]float64
@@ -144,7 +145,7 @@ func TestStatistics_AreThoseOfWhatWasSent(t *testing.T) {
 	d := startDashboard(t, settings{})
 	f := startFeed(d, 60*time.Second, basics(server))
 	f.stop()
-	f.set("llamacpp_requests_deferred", 9)
+	f.wait(9)
 	v := open(t, d.url+"/?window=60", Look{})
 	v.drawn()
 	v.await(`[...llamaPage.live.panels.get("queue").values()][0].values.includes(9)`)
@@ -273,10 +274,10 @@ func TestSnapshot_WorksFromADiskWithoutANetwork(t *testing.T) {
 	require.Len(t, rows, 2)
 	for i, value := range []float64{3, 4} {
 		assert.Equal(t, strconv.FormatFloat(value, 'f', -1, 64), rows[i].Last)
-		assert.Equal(t, rows[i].Colour, s.near(queueChart, rows[i].Colour, value), "a line at %g", value)
+		assert.Equal(t, rows[i].Colour, s.near(rows[i].Colour, value), "a line at %g", value)
 	}
-	fromX, y := s.spot(queueChart, 0.75, 0.5)
-	toX, _ := s.spot(queueChart, 0.9, 0.5)
+	fromX, y := s.spot(0.75, 0.5)
+	toX, _ := s.spot(0.9, 0.5)
 	require.NoError(t, s.Drag(fromX, y, toX, y))
 	s.await(`llamaPage.range && ["queue", "slots"].map((id) => llamaPage.panels.chart(id).plot).every((u) =>
 		u.scales.x.min === llamaPage.range[0] && u.scales.x.max === llamaPage.range[1])`)
@@ -291,12 +292,12 @@ func TestSnapshot_WorksFromADiskWithoutANetwork(t *testing.T) {
 	s.wellBehaved()
 }
 
-// near returns the colour if the chart has it within two pixels of a value, some
+// near returns the colour if the queue's chart has it within two pixels of a value, some
 // seconds before its end.
-func (v *view) near(chart, colour string, value float64) string {
+func (v *view) near(colour string, value float64) string {
 	v.t.Helper()
 	var off float64
-	v.eval(&off, `(() => { const u = `+chart+`, rgb = $.match(/[0-9a-f]{2}/gi).map((h) => parseInt(h, 16));
+	v.eval(&off, `(() => { const u = `+queueChart+`, rgb = $.match(/[0-9a-f]{2}/gi).map((h) => parseInt(h, 16));
 		const x = Math.round(u.valToPos(u.data[0].at(-20), "x", true)), y = Math.round(u.valToPos($, "y", true));
 		const { data } = u.ctx.getImageData(x - 2, y - 2, 5, 5);
 		let best = 1e9;

@@ -256,13 +256,13 @@ func (f *feed) stop() {
 	f.done.Wait()
 }
 
-// set changes the value of a metric from now on, and reports it at once.
-func (f *feed) set(name string, value float64) {
+// wait lets so many requests wait from now on, and reports it at once.
+func (f *feed) wait(requests float64) {
 	f.mu.Lock()
 	for _, s := range f.sources {
 		for i := range s.metrics {
-			if s.metrics[i].name == name {
-				s.metrics[i].value = value
+			if s.metrics[i].name == "llamacpp_requests_deferred" {
+				s.metrics[i].value = requests
 			}
 		}
 	}

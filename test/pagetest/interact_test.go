@@ -48,11 +48,11 @@ func (v *view) drawn() {
 	v.await(plots + `.length >= 4 && ` + link + ` === "live"`)
 }
 
-// spot is a place in a chart, in the window's pixels: shares of its width and height.
-func (v *view) spot(chart string, x, y float64) (left, top float64) {
+// spot is a place in the queue's chart, in the window's pixels: shares of its width and height.
+func (v *view) spot(x, y float64) (left, top float64) {
 	v.t.Helper()
 	var at [2]float64
-	v.eval(&at, `(() => { const u = `+chart+`; u.over.scrollIntoView({ block: "center", behavior: "instant" }); const b = u.over.getBoundingClientRect();
+	v.eval(&at, `(() => { const u = `+queueChart+`; u.over.scrollIntoView({ block: "center", behavior: "instant" }); const b = u.over.getBoundingClientRect();
 		return [b.x + b.width * $, b.y + b.height * $]; })()`, x, y)
 	return at[0], at[1]
 }
@@ -68,7 +68,7 @@ func TestLive_AValueComesWithoutAReload(t *testing.T) {
 	v.eval(nil, `window.sameDocument = true`)
 	for _, value := range []float64{17, 29} {
 		start := time.Now()
-		f.set("llamacpp_requests_deferred", value)
+		f.wait(value)
 		v.await(`[...document.querySelectorAll("#panel-queue tbody tr")].some((tr) =>
 			tr.querySelector("th").innerText.trim() === "waiting" && tr.querySelector("td").innerText === String($))`, value)
 		took := time.Since(start)
@@ -108,14 +108,14 @@ groups:
 	}
 	says("Nothing holds the server back: 2.0 of 4 slots are busy.")
 	v.await(`document.querySelector("#spoken").textContent.includes("Nothing limits it.")`)
-	f.set("llamacpp_requests_deferred", 12)
+	f.wait(12)
 	says("12 requests wait.")
 	says("Do something about it.")
 	v.await(`document.querySelector("#spoken").textContent.includes("Limited by test.")`)
-	f.set("llamacpp_requests_deferred", 25)
+	f.wait(25)
 	says("The queue is long.")
 	v.await(`document.querySelector("#verdict li.critical a").href === "https://example.com/runbook"`)
-	f.set("llamacpp_requests_deferred", 0)
+	f.wait(0)
 	says("Nothing holds the server back")
 	v.await(`!document.querySelector("#verdict li.critical")`)
 }
@@ -128,8 +128,8 @@ func TestZoom_IsOneForAllCharts(t *testing.T) {
 	v.drawn()
 	ranges := plots + `.map((u) => [u.scales.x.min, u.scales.x.max])`
 	same := ranges + `.every(([a, b], _, all) => a === all[0][0] && b === all[0][1])`
-	fromX, y := v.spot(queueChart, 0.5, 0.5)
-	toX, _ := v.spot(queueChart, 0.8, 0.5)
+	fromX, y := v.spot(0.5, 0.5)
+	toX, _ := v.spot(0.8, 0.5)
 	var want [2]float64
 	// Stands still first: under the cursor nothing moves.
 	require.NoError(t, v.Mouse("mouseMoved", fromX, y, 0))
@@ -153,8 +153,8 @@ func TestZoom_IsOneForAllCharts(t *testing.T) {
 	other.await(`llamaPage?.past && `+plots+`.length && Math.abs(`+plots+`[0].scales.x.max - $) < 1001`, got[0][1])
 
 	// Once more, and all the way back.
-	fromX, y = v.spot(queueChart, 0.3, 0.5)
-	toX, _ = v.spot(queueChart, 0.7, 0.5)
+	fromX, y = v.spot(0.3, 0.5)
+	toX, _ = v.spot(0.7, 0.5)
 	require.NoError(t, v.Drag(fromX, y, toX, y))
 	v.await(`llamaPage.range[1] - llamaPage.range[0] < $ && `+same, math.Floor(got[0][1]-got[0][0]))
 	require.NoError(t, v.Mouse("mouseMoved", 5, 5, 0))
@@ -190,7 +190,7 @@ func TestPause_EachReasonIsUndoneByItsOwn(t *testing.T) {
 	pause := `button[aria-label="Pause"]`
 	hover := func() {
 		t.Helper()
-		x, y := v.spot(queueChart, 0.5, 0.5)
+		x, y := v.spot(0.5, 0.5)
 		require.NoError(t, v.Mouse("mouseMoved", x, y, 0))
 	}
 	moves()
@@ -234,7 +234,7 @@ func TestHover_ShowsTheSameTimeInAllCharts(t *testing.T) {
 	startFeed(d, 200*time.Second, basics(server))
 	v := open(t, d.url, Look{Height: 2500})
 	v.drawn()
-	x, y := v.spot(queueChart, 0.6, 0.5)
+	x, y := v.spot(0.6, 0.5)
 	require.NoError(t, v.Mouse("mouseMoved", x, y, 0))
 	clocks := `[...document.querySelectorAll(".legend th.at")].map((th) => th.innerText)`
 	v.await(clocks + `.length === ` + plots + `.length`)
@@ -282,7 +282,7 @@ func TestRestart_ThePageGoesOn(t *testing.T) {
 	}
 	again("1.0.0")
 	v.await(`window.sameDocument`)
-	f.set("llamacpp_requests_deferred", 23)
+	f.wait(23)
 	v.await(`[...document.querySelectorAll("#panel-queue td")].some((td) => td.innerText === "23")`)
 	v.await(queueChart + `.data[1].filter((y) => y !== null).length > 60`) // what was before is there
 	again("1.0.1")
