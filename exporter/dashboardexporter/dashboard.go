@@ -97,6 +97,7 @@ func (d *dashboard) Start(ctx context.Context, host component.Host) error {
 	d.live, err = live.New(live.Settings{
 		Catalogue: catalogue, Querier: d.history, Requests: d.recent, Rules: firing{d.history}, Logger: d.set.Logger,
 		Version: d.set.BuildInfo.Version, Loadgen: findLoad(host) != nil, Streams: d.cfg.MaxViewers,
+		Lookback: d.cfg.Query.LookbackDelta,
 	})
 	if err != nil {
 		return err
@@ -186,10 +187,12 @@ func (d *dashboard) Shutdown(ctx context.Context) error {
 // pushMetrics keeps metrics. What cannot be kept is counted and logged, and is no
 // error: sending it again would not help.
 func (d *dashboard) pushMetrics(ctx context.Context, md pmetric.Metrics) error {
-	refused, err := d.history.Append(ctx, md)
+	batch, err := d.history.Append(ctx, md)
 	if err != nil {
 		return err
 	}
+	d.live.Arrived(batch.Kept)
+	refused := batch.Refused
 	for _, reason := range slices.Sorted(maps.Keys(refused.Points)) {
 		points := refused.Points[reason]
 		d.telemetry.DashboardRefusedPoints.Add(ctx, int64(points), metric.WithAttributes(attribute.String("reason", string(reason))))
@@ -203,7 +206,9 @@ func (d *dashboard) pushMetrics(ctx context.Context, md pmetric.Metrics) error {
 
 // pushTraces keeps the requests among the spans.
 func (d *dashboard) pushTraces(_ context.Context, td ptrace.Traces) error {
-	d.recent.Add(td)
+	if d.recent.Add(td) > 0 {
+		d.live.Arrived(nil)
+	}
 	return nil
 }
 

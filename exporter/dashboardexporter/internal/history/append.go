@@ -45,12 +45,22 @@ func (r *Refused) add(reason Reason, example string, n int) {
 	}
 }
 
+// Families are metric families, as Prometheus names them, with the time of the
+// oldest point that was kept of each, in milliseconds.
+type Families map[string]int64
+
+// Batch is what became of a batch.
+type Batch struct {
+	Refused
+	Kept Families
+}
+
 // Append keeps a batch, under the names of Prometheus' OTLP ingestion. Points
 // that cannot be kept do not hinder others. An error means that nothing was kept.
-func (h *History) Append(ctx context.Context, md pmetric.Metrics) (Refused, error) {
+func (h *History) Append(ctx context.Context, md pmetric.Metrics) (Batch, error) {
 	var refused Refused
 	inner := h.db.AppenderV2(ctx)
-	a := &appender{AppenderV2: inner, head: h.db.Head(), limit: uint64(h.opts.MaxSeries), refused: &refused}
+	a := &appender{AppenderV2: inner, head: h.db.Head(), limit: uint64(h.opts.MaxSeries), refused: &refused, kept: Families{}}
 	a.refs, _ = inner.(storage.GetRef)
 	settings := prometheusremotewrite.Settings{
 		AddMetricSuffixes: true, LookbackDelta: h.opts.Lookback,
@@ -60,15 +70,15 @@ func (h *History) Append(ctx context.Context, md pmetric.Metrics) (Refused, erro
 	countDeltas(md, &refused)
 	_, err := prometheusremotewrite.NewPrometheusConverter(a).FromMetrics(ctx, md, settings)
 	if ctx.Err() != nil {
-		return Refused{}, errors.Join(ctx.Err(), a.Rollback())
+		return Batch{}, errors.Join(ctx.Err(), a.Rollback())
 	}
 	if err != nil && refused.Points[Delta] == 0 {
 		refused.add(Invalid, err.Error(), 1)
 	}
 	if err := a.Commit(); err != nil {
-		return Refused{}, fmt.Errorf("write to the history: %w", err)
+		return Batch{}, fmt.Errorf("write to the history: %w", err)
 	}
-	return refused, nil
+	return Batch{Refused: refused, Kept: a.kept}, nil
 }
 
 // countDeltas counts what the conversion drops because of its temporality.
@@ -102,6 +112,7 @@ type appender struct {
 	head    *tsdb.Head
 	limit   uint64
 	refused *Refused
+	kept    Families
 }
 
 // Append implements storage.AppenderV2.
@@ -118,6 +129,9 @@ func (a *appender) Append(
 	_, err = partial.Handle(err) // exemplars that were not kept
 	switch {
 	case err == nil:
+		if oldest, ok := a.kept[opts.MetricFamilyName]; !ok || t < oldest {
+			a.kept[opts.MetricFamilyName] = t
+		}
 		return ref, nil
 	case errors.Is(err, storage.ErrDuplicateSampleForTimestamp):
 		a.refused.add(Duplicate, opts.MetricFamilyName, 1)

@@ -75,9 +75,35 @@ func counter(ms pmetric.MetricSlice, name string, temporality pmetric.Aggregatio
 
 func add(t testing.TB, h *History, md pmetric.Metrics) Refused {
 	t.Helper()
-	refused, err := h.Append(t.Context(), md)
+	kept, err := h.Append(t.Context(), md)
 	require.NoError(t, err)
-	return refused
+	return kept.Refused
+}
+
+func TestHistory_SaysWhatItKept(t *testing.T) {
+	h := open(t, nil)
+	now := time.Now()
+	md, ms := batch()
+	gauge(ms, "llamacpp.requests.deferred", now, 1)
+	gauge(ms, "llamacpp.requests.deferred", now.Add(-time.Second), 1)
+	counter(ms, "llamacpp.tokens.predicted", pmetric.AggregationTemporalityCumulative, now, 1)
+	counter(ms, "llamacpp.tokens.dropped", pmetric.AggregationTemporalityDelta, now, 1)
+	m := ms.AppendEmpty()
+	m.SetName("llamacpp.wait")
+	m.SetUnit("s")
+	hist := m.SetEmptyHistogram()
+	hist.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	p := hist.DataPoints().AppendEmpty()
+	p.SetTimestamp(pcommon.NewTimestampFromTime(now))
+	p.ExplicitBounds().FromRaw([]float64{1})
+	p.BucketCounts().FromRaw([]uint64{1, 2})
+	p.SetCount(3)
+	kept, err := h.Append(t.Context(), md)
+	require.NoError(t, err)
+	assert.Equal(t, Families{
+		"llamacpp_requests_deferred": now.Add(-time.Second).UnixMilli(), "llamacpp_tokens_predicted_total": now.UnixMilli(),
+		"llamacpp_wait_seconds": now.UnixMilli(),
+	}, kept.Kept)
 }
 
 func value(t testing.TB, h *History, expr string, at time.Time) float64 {

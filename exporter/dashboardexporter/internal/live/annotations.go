@@ -92,21 +92,25 @@ type notes struct {
 	until int64 // and to here
 	all   map[string][]*note
 	risen map[string]float64
+	needs []needs // of the happenings
 }
 
 // noteStep returns the distance of points for a view.
 func noteStep(step time.Duration) time.Duration { return max(step, resolution) }
 
-// in returns the annotations of a window, after a look at what is new.
-func (n *notes) in(ctx context.Context, h *Hub, v view, servers []serverJSON, now int64, length time.Duration) []annotationJSON {
+// in returns the annotations of a window, after a look at what is new. Where quiet
+// says that nothing has come for long, it does not look.
+func (n *notes) in(
+	ctx context.Context, h *Hub, v view, servers []serverJSON, now int64, length time.Duration, quiet func(needs, int64) bool,
+) []annotationJSON {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.step = noteStep(v.step)
-	n.refresh(ctx, h, v, floor(now-length.Milliseconds(), n.step), floor(now, n.step))
+	n.refresh(ctx, h, v, floor(now-length.Milliseconds(), n.step), floor(now, n.step), quiet)
 	return n.list(v, servers, now-length.Milliseconds())
 }
 
-func (n *notes) refresh(ctx context.Context, h *Hub, v view, from, until int64) {
+func (n *notes) refresh(ctx context.Context, h *Hub, v view, from, until int64, quiet func(needs, int64) bool) {
 	if n.all == nil || from < n.from {
 		n.from, n.until = from, from
 		n.all, n.risen = map[string][]*note{}, map[string]float64{}
@@ -115,8 +119,15 @@ func (n *notes) refresh(ctx context.Context, h *Hub, v view, from, until int64) 
 	if until < n.until+step {
 		return
 	}
-	for _, w := range happenings {
+	recent := until-n.until <= max(step, (hush/2).Milliseconds())
+	for i, w := range happenings {
 		expr := over(substitute(w.expr, v, restartWithin+n.step), max(n.step, defaultInterval))
+		if i == len(n.needs) {
+			n.needs = append(n.needs, needsOf(expr))
+		}
+		if recent && n.step < hush && quiet(n.needs[i], n.until) {
+			continue
+		}
 		m, err := h.span(ctx, expr, n.until+step, until, n.step)
 		if ctx.Err() != nil {
 			n.all = nil // from the beginning at the next tick

@@ -21,7 +21,10 @@ const digits = 6
 type number float64
 
 // none is a number that is not there.
-var none = number(math.NaN())
+var (
+	none64 = math.NaN()
+	none   = number(none64)
+)
 
 func appendNumber(b []byte, v float64) []byte {
 	if !finite(v) {
@@ -77,7 +80,7 @@ type snapshotJSON struct {
 	Running     []runningJSON        `json:"running"`
 }
 
-// frameJSON is what a tick brings. What is nil has not changed since the frame
+// frameJSON is what a tick or new data brings. What is nil has not changed since the frame
 // before.
 type frameJSON struct {
 	Seq         uint64                 `json:"seq"`
@@ -108,8 +111,9 @@ type seriesJSON struct {
 	High   numbers           `json:"high,omitempty"`
 }
 
-// pointJSON is the value of a series in the bucket of a frame. Name, query and
-// labels are there if the series was not in the frame before.
+// pointJSON is the value of a series in the bucket of a frame, null to take back
+// one that was provisional. Name, query and labels are there if the series was not
+// in the frame before that had its panel.
 type pointJSON struct {
 	Key    string            `json:"key"`
 	Name   *string           `json:"name,omitempty"`

@@ -94,21 +94,22 @@ func (h *Hub) overTime(expr string) evaluation {
 	}
 }
 
-// panels evaluates all panels, a few at once.
-func (h *Hub) panels(ctx context.Context, p *plan, b buckets) [][]*series {
+// panels evaluates some panels, a few at once. The result has a place for each panel
+// of the plan.
+func (h *Hub) panels(ctx context.Context, p *plan, which []int, b buckets) [][]*series {
 	// What several panels ask for is read once.
 	step := b.step.Milliseconds()
 	closed := &summaries{storage: h.storage, step: step, covers: step}
 	open := &summaries{storage: h.storage, covers: b.covers().Milliseconds()}
 	states := &summaries{storage: h.storage, step: step}
 	all := make([][]*series, len(p.panels))
-	next := make(chan int, len(p.panels))
-	for i := range p.panels {
+	next := make(chan int, len(which))
+	for _, i := range which {
 		next <- i
 	}
 	close(next)
 	var workers sync.WaitGroup
-	for range evaluations {
+	for range min(evaluations, len(which)) {
 		workers.Go(func() {
 			for i := range next {
 				if p.panels[i].summarized {
@@ -287,24 +288,26 @@ func sparkStep(length time.Duration) time.Duration {
 	return max(time.Second, (length / sparkPoints).Truncate(time.Second))
 }
 
-// tiles evaluates the numbers at the top, with small lines over the window unless
-// that is 0.
+// tiles evaluates the numbers at the top, with small lines over the window.
 func (h *Hub) tiles(ctx context.Context, p *plan, at int64, length time.Duration) map[string]tileJSON {
 	tiles := make(map[string]tileJSON, len(p.tiles))
 	for _, t := range p.tiles {
-		tile := tileJSON{Value: none, Second: none}
-		if s, ok := h.now(ctx, t.value, at); ok {
-			tile.Value = number(s.F)
-		}
-		if s, ok := h.now(ctx, t.second, at); ok {
-			tile.Second = number(s.F)
-		}
-		if length > 0 {
-			tile.Spark = h.spark(ctx, t.value, at, length)
-		}
+		tile := h.tile(ctx, t, at)
+		tile.Spark = h.spark(ctx, t.value, at, length)
 		tiles[t.id] = tile
 	}
 	return tiles
+}
+
+func (h *Hub) tile(ctx context.Context, t tilePlan, at int64) tileJSON {
+	tile := tileJSON{Value: none, Second: none}
+	if s, ok := h.now(ctx, t.value, at); ok {
+		tile.Value = number(s.F)
+	}
+	if s, ok := h.now(ctx, t.second, at); ok {
+		tile.Second = number(s.F)
+	}
+	return tile
 }
 
 // spark returns the values of the small line of an expression, the last of which is
@@ -332,26 +335,33 @@ func (h *Hub) spark(ctx context.Context, expr string, at int64, length time.Dura
 func (h *Hub) facts(ctx context.Context, p *plan, at int64) map[string]any {
 	facts := make(map[string]any, len(p.facts))
 	for _, f := range p.facts {
-		if s, ok := h.now(ctx, f.expr, at); ok {
-			facts[f.id] = labelOrValue(s, f.label)
-		}
+		h.fact(ctx, f, at, facts)
 	}
 	return facts
 }
 
-func labelOrValue(s promql.Sample, label string) any {
-	if label != "" {
-		return s.Metric.Get(label)
+// fact evaluates one of the facts.
+func (h *Hub) fact(ctx context.Context, f exprPlan, at int64, facts map[string]any) {
+	switch s, ok := h.now(ctx, f.expr, at); {
+	case !ok:
+		delete(facts, f.id)
+	case f.label != "":
+		facts[f.id] = s.Metric.Get(f.label)
+	default:
+		facts[f.id] = exact(s.F)
 	}
-	return exact(s.F)
 }
 
 // delivering says which sources have data.
 func (h *Hub) delivering(ctx context.Context, p *plan, at int64) map[string]bool {
 	sources := make(map[string]bool, len(p.sources))
 	for _, s := range p.sources {
-		v, err := h.instant(ctx, s.expr, at)
-		sources[s.id] = err == nil && len(v) > 0
+		sources[s.id] = h.delivers(ctx, s, at)
 	}
 	return sources
+}
+
+func (h *Hub) delivers(ctx context.Context, s exprPlan, at int64) bool {
+	v, err := h.instant(ctx, s.expr, at)
+	return err == nil && len(v) > 0
 }

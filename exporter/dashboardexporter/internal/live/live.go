@@ -11,6 +11,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/promql"
@@ -72,6 +73,9 @@ type Settings struct {
 	Loadgen bool
 	// Tick is the time between two frames; 0: one second.
 	Tick time.Duration
+	// Lookback is how long a series is taken to have the value of its last point; 0:
+	// 15 seconds.
+	Lookback time.Duration
 	// Views and Streams limit what is served at once; 0: 32 and 256.
 	Views, Streams int
 }
@@ -119,6 +123,12 @@ type Hub struct {
 
 	failures failures
 	overview overview
+	columns  []exprPlan // of the table of servers
+	// overviewNeeds is what all columns need.
+	overviewNeeds needs
+
+	// told: somebody says what arrives.
+	told atomic.Bool
 }
 
 // New returns a Hub, which serves until Close. It is an error if an expression of
@@ -129,6 +139,9 @@ func New(s Settings) (*Hub, error) {
 	}
 	if s.Tick <= 0 {
 		s.Tick = time.Second
+	}
+	if s.Lookback <= 0 {
+		s.Lookback = 15 * time.Second
 	}
 	if s.Views <= 0 {
 		s.Views = 32
@@ -160,6 +173,12 @@ func New(s Settings) (*Hub, error) {
 	if _, err := h.compile(view{step: time.Minute}); err != nil {
 		return nil, err
 	}
+	h.columns = overviewPlan(s.Catalogue)
+	var exprs []string
+	for _, column := range h.columns {
+		exprs = append(exprs, column.expr)
+	}
+	h.overviewNeeds = needsOf(exprs...)
 	var err error
 	if h.catalogue, err = h.encodeCatalogue(); err != nil {
 		return nil, err
@@ -184,6 +203,22 @@ func (h *Hub) Close() {
 	h.mu.Unlock()
 	h.cancel()
 	h.running.Wait()
+}
+
+// Arrived says of which metric families points have arrived, by the names that the
+// Querier knows, and the time of the oldest in milliseconds. Without families,
+// something else is new: a request has ended. What depends on it is evaluated soon.
+// As long as no families are told of, the clock alone says when.
+func (h *Hub) Arrived(families map[string]int64) {
+	if len(families) > 0 {
+		h.told.Store(true)
+	}
+	now := time.Now().UnixMilli()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.feeds {
+		f.hear(families, now)
+	}
 }
 
 // Viewers is the number of pages that are being sent frames.

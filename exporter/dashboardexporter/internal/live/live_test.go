@@ -231,11 +231,16 @@ type (
 	}
 )
 
-// frames ticks and returns the frames that come.
+// framesAt ticks and returns the frames that come.
 func (f *feed) framesAt(tb testing.TB, at time.Time) []frame {
 	tb.Helper()
+	return f.framesOf(tb, func() { f.tick(tb.Context(), at) })
+}
+
+func (f *feed) framesOf(tb testing.TB, do func()) []frame {
+	tb.Helper()
 	before := f.last()
-	f.tick(tb.Context(), at)
+	do()
 	var list []frame
 	for {
 		event, _, lost := f.next(before)

@@ -34,6 +34,7 @@ type plan struct {
 type panelPlan struct {
 	id      string
 	queries []queryPlan
+	needs   needs
 	// summarized: a bucket holds several points of a gauge.
 	summarized bool
 }
@@ -65,10 +66,30 @@ const (
 type tilePlan struct {
 	id            string
 	value, second string
+	needs         needs
 }
 
 type exprPlan struct {
 	id, expr, label string
+	needs           needs
+}
+
+// all returns the numbers of all panels.
+func (p *plan) all() []int {
+	which := make([]int, len(p.panels))
+	for i := range which {
+		which[i] = i
+	}
+	return which
+}
+
+// exprs returns the expressions of a panel.
+func (p panelPlan) exprs() []string {
+	exprs := make([]string, len(p.queries))
+	for i, q := range p.queries {
+		exprs[i] = q.expr
+	}
+	return exprs
 }
 
 // compile makes the plan of a view.
@@ -106,6 +127,7 @@ func (h *Hub) compile(v view) (*plan, error) {
 			}
 			pp.queries = append(pp.queries, qp)
 		}
+		pp.needs = needsOf(pp.exprs()...)
 		p.panels = append(p.panels, pp)
 	}
 	for _, t := range c.Tiles {
@@ -113,13 +135,16 @@ func (h *Hub) compile(v view) (*plan, error) {
 		if t.Second != nil {
 			tp.second = expand("tile "+t.ID, t.Second.Expr, t.Interval, 0)
 		}
+		tp.needs = needsOf(tp.value, tp.second)
 		p.tiles = append(p.tiles, tp)
 	}
 	for _, f := range c.Facts {
-		p.facts = append(p.facts, exprPlan{f.ID, expand("fact "+f.ID, f.Expr, "", 0), f.Label})
+		expr := expand("fact "+f.ID, f.Expr, "", 0)
+		p.facts = append(p.facts, exprPlan{f.ID, expr, f.Label, needsOf(expr)})
 	}
 	for _, s := range c.Sources {
-		p.sources = append(p.sources, exprPlan{s.ID, expand("source "+s.ID, s.Probe, "", 0), ""})
+		expr := expand("source "+s.ID, s.Probe, "", 0)
+		p.sources = append(p.sources, exprPlan{s.ID, expr, "", needsOf(expr)})
 	}
 	for _, column := range c.Overview {
 		expand("overview "+column.ID, column.Expr, "", 0)
@@ -131,7 +156,8 @@ func (h *Hub) compile(v view) (*plan, error) {
 func overviewPlan(c *dashboards.Catalogue) []exprPlan {
 	plans := make([]exprPlan, len(c.Overview))
 	for i, column := range c.Overview {
-		plans[i] = exprPlan{column.ID, substitute(column.Expr, view{}, defaultInterval), column.Label}
+		expr := substitute(column.Expr, view{}, defaultInterval)
+		plans[i] = exprPlan{column.ID, expr, column.Label, needsOf(expr)}
 	}
 	return plans
 }

@@ -28,7 +28,9 @@ type runningJSON struct {
 }
 
 const (
-	slotExpr = `{__name__=~"llamacpp_slot_.+",instance=~"$server"}`
+	slotPrefix = "llamacpp_slot_"
+
+	slotExpr = `{__name__=~"` + slotPrefix + `.+",instance=~"$server"}`
 	taskExpr = `llamacpp_slot_task{instance=~"$server"}`
 	// seedWindow and seedStep are how far back, and how exactly, a new feed looks for
 	// the beginning of the requests that run.
@@ -75,7 +77,7 @@ func (s *slots) running(ctx context.Context, h *Hub, v view, now int64) []runnin
 			r = &runningJSON{Server: id.server, Slot: slot, Task: -1}
 			at[id] = r
 		}
-		name := strings.TrimPrefix(sample.Metric.Get(model.MetricNameLabel), "llamacpp_slot_")
+		name := strings.TrimPrefix(sample.Metric.Get(model.MetricNameLabel), slotPrefix)
 		switch strings.TrimSuffix(name, "_ratio") {
 		case "status":
 			if sample.F == 1 {

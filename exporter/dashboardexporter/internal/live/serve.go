@@ -104,10 +104,16 @@ type snapshot struct {
 	done     chan struct{}
 	document document
 	err      error
-	// until is the last frame at which it is good, unless it is pending. The feed's mu
-	// guards both.
-	until   uint64
+	// It is good until the next frame, and longer until a moment if not too many
+	// frames have followed, unless it is pending. The feed's mu guards this.
+	seq     uint64
+	until   time.Time
 	pending bool
+}
+
+// good says whether a snapshot can still be served. The caller holds the feed's mu.
+func (s *snapshot) good(seq uint64, now time.Time) bool {
+	return s.pending || seq == s.seq || now.Before(s.until) && seq-s.seq <= ringSize/2
 }
 
 func (h *Hub) liveSnapshot(ctx context.Context, w wish) (document, error) {
@@ -121,11 +127,9 @@ func (h *Hub) liveSnapshot(ctx context.Context, w wish) (document, error) {
 	}
 	f.mu.Lock()
 	s, shared := f.snapshots[w.window]
-	if shared && !s.pending && f.seq > s.until {
-		shared = false
-	}
+	shared = shared && s.good(f.seq, time.Now())
 	if !shared {
-		s = &snapshot{done: make(chan struct{}), until: f.seq, pending: true}
+		s = &snapshot{done: make(chan struct{}), seq: f.seq, pending: true}
 		f.snapshots[w.window] = s
 	}
 	f.mu.Unlock()
@@ -158,7 +162,7 @@ func (h *Hub) liveSnapshot(ctx context.Context, w wish) (document, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.pending = false
-	s.until += min(uint64(worth*took/h.settings.Tick), ringSize/2)
+	s.until = began.Add(worth * took)
 	if s.err != nil && f.snapshots[w.window] == s {
 		delete(f.snapshots, w.window) // the next one tries again
 	}
@@ -186,10 +190,11 @@ func (f *feed) snapshot(ctx context.Context, now int64, length time.Duration) sn
 	h := f.hub
 	b := window(now, length, plan.step)
 	s := h.window(ctx, plan, b, now, length)
+	f.showSnapshot(plan, &s)
 	s.Seq, s.Running = seq, running
 	s.Servers = h.servers(ctx, now, true)
 	s.Rules = h.rules(plan.view, s.Servers)
-	s.Annotations = notes.in(ctx, h, plan.view, s.Servers, now, max(longest, length))
+	s.Annotations = notes.in(ctx, h, plan.view, s.Servers, now, max(longest, length), f.quiet)
 	s.Requests = h.settings.Requests.Last(plan.server, maxRequests)
 	if s.Requests == nil {
 		s.Requests = []recent.Request{}
@@ -224,7 +229,7 @@ func (h *Hub) pastSnapshot(ctx context.Context, w wish) (document, error) {
 	s := h.window(ctx, plan, b, end, w.window)
 	s.Servers = h.table(ctx, end)
 	s.Rules, s.Running = []ruleJSON{}, []runningJSON{}
-	s.Annotations = new(notes).in(ctx, h, v, s.Servers, end, w.window)
+	s.Annotations = new(notes).in(ctx, h, v, s.Servers, end, w.window, func(needs, int64) bool { return false })
 	s.Requests = []recent.Request{}
 	for _, request := range h.settings.Requests.Last(v.server, 10*maxRequests) {
 		if request.End >= b.start && request.Start <= end && len(s.Requests) < maxRequests {
@@ -250,7 +255,7 @@ func (h *Hub) window(ctx context.Context, p *plan, b buckets, now int64, length 
 	if s.GPUs == nil {
 		s.GPUs = []string{}
 	}
-	for i, all := range h.panels(ctx, p, b) {
+	for i, all := range h.panels(ctx, p, p.all(), b) {
 		panel := panelJSON{Series: []seriesJSON{}}
 		for _, one := range all {
 			panel.Series = append(panel.Series, one.json())

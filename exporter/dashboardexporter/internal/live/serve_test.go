@@ -11,14 +11,18 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/exporter/dashboardexporter/internal/recent"
 )
@@ -448,4 +452,85 @@ func TestFeed_SlowEvaluationSkipsTicks(t *testing.T) {
 	assert.Less(t, p.instants.Load()-from, int64(200), "ticks do not pile up")
 	assert.Greater(t, next.Now-before.Now, int64(30), "ticks are skipped")
 	assert.LessOrEqual(t, len(h.evaluating), evaluations)
+}
+
+func TestStream_APointIsShownWithoutWaitingForTheClock(t *testing.T) {
+	p, h, url := watched(t, func(s *Settings) { s.Tick = time.Hour })
+	live := open(t, url+"/live/stream?window=60", nil)
+	live.next()
+	var waited []time.Duration
+	for i := range 10 {
+		now := time.Now()
+		p.add(t, `hw_temperature_celsius{hw_id="GPU-1"}`, now, 0, float64(i))
+		h.Arrived(map[string]int64{"hw_temperature_celsius": now.UnixMilli()})
+		one := live.frame()
+		waited = append(waited, time.Since(now))
+		require.Len(t, one.Panels["gpu"], 1)
+		assert.Equal(t, new(float64(i)), one.Panels["gpu"][0].Value)
+		assert.NotContains(t, one.Panels, "queue", "it does not depend on what arrived")
+	}
+	slices.Sort(waited)
+	t.Log(waited)
+	assert.Less(t, waited[5], 250*time.Millisecond)
+}
+
+func TestStream_ARequestThatEndsIsShownAtOnce(t *testing.T) {
+	store := recent.New(recent.DefaultLimits())
+	_, h, url := watched(t, func(s *Settings) { s.Tick, s.Requests = time.Hour, store })
+	live := open(t, url+"/live/stream?window=60&server=a:1", nil)
+	live.next()
+	td := ptrace.NewTraces()
+	rs := td.ResourceSpans().AppendEmpty()
+	rs.Resource().Attributes().PutStr("service.name", "llama-server")
+	rs.Resource().Attributes().PutStr("service.instance.id", "a:1")
+	span := rs.ScopeSpans().AppendEmpty().Spans().AppendEmpty()
+	span.SetSpanID([8]byte{1})
+	span.SetName("chat")
+	span.Attributes().PutStr("gen_ai.operation.name", "chat")
+	span.SetKind(ptrace.SpanKindServer)
+	span.SetStartTimestamp(pcommon.NewTimestampFromTime(time.Now().Add(-time.Second)))
+	span.SetEndTimestamp(pcommon.NewTimestampFromTime(time.Now()))
+	require.Equal(t, 1, store.Add(td))
+	h.Arrived(nil)
+	one := live.frame()
+	require.Len(t, one.Requests, 1)
+	assert.Empty(t, one.Panels)
+}
+
+func TestStream_TwoHundredViewersCostWhatOneCosts(t *testing.T) {
+	p, h, url := watched(t, func(s *Settings) { s.Tick = time.Hour })
+	first := open(t, url+"/live/stream", nil)
+	first.next()
+	count := func() int64 {
+		before := p.instants.Load() + p.ranges.Load()
+		h.Arrived(map[string]int64{"llamacpp_requests_deferred": time.Now().UnixMilli()})
+		assert.Equal(t, new(3.), first.frame().Panels["queue"][0].Value)
+		return p.instants.Load() + p.ranges.Load() - before
+	}
+	count() // what is evaluated once
+	one := count()
+	assert.Positive(t, one)
+	var all sync.WaitGroup
+	ctx, leave := context.WithCancel(t.Context())
+	defer all.Wait()
+	defer leave()
+	var got atomic.Int64
+	for range 199 {
+		all.Go(func() {
+			q, _ := http.NewRequestWithContext(ctx, http.MethodGet, url+"/live/stream", http.NoBody)
+			r, err := http.DefaultClient.Do(q)
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer r.Body.Close()
+			for lines := bufio.NewScanner(r.Body); lines.Scan(); {
+				if lines.Text() == "event: frame" {
+					got.Add(1)
+				}
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return h.Viewers() == 200 }, 10*time.Second, 5*time.Millisecond)
+	assert.Equal(t, one, count())
+	require.Eventually(t, func() bool { return got.Load() == 199 }, 10*time.Second, 5*time.Millisecond)
 }

@@ -66,7 +66,7 @@ func (h *Hub) table(ctx context.Context, at int64) []serverJSON {
 	for _, s := range found {
 		byID[s.Metric.Get("instance")] = map[string]any{}
 	}
-	for _, column := range overviewPlan(h.settings.Catalogue) {
+	for _, column := range h.columns {
 		v, err := h.instant(ctx, column.expr, at)
 		if err != nil {
 			continue
@@ -95,7 +95,7 @@ func (h *Hub) sparkLines(ctx context.Context, at int64) map[string]map[string]nu
 	lines := map[string]map[string]numbers{}
 	step := sparkStep(sparkWindow)
 	begin := at - (sparkPoints-1)*step.Milliseconds()
-	for i, column := range overviewPlan(h.settings.Catalogue) {
+	for i, column := range h.columns {
 		if !h.settings.Catalogue.Overview[i].Sparkline {
 			continue
 		}

@@ -176,6 +176,8 @@ function setPanel(state, id, list, index) {
   }
   for (const f of list) {
     let s = panel.get(f.key);
+    // What is taken back, and was not known here.
+    if (!s && f.value == null) continue;
     if (!s) {
       s = {
         key: f.key,
