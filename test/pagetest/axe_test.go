@@ -106,7 +106,7 @@ func TestAxe_FindsNothing(t *testing.T) {
 				}
 				v.accessible(title, "#dialog")
 				v.press(kb.Escape)
-				v.await(`!document.querySelector("#dialog").open`)
+				v.await(`!document.querySelector("#dialog-title")`)
 			}
 			v.eval(nil, `document.querySelector("#requests tbody button").click()`)
 			v.await(`document.querySelector("#dialog-title")?.innerText.startsWith("Request of task")`)

@@ -86,10 +86,13 @@ func TestLanes_HaveEachRequestInItsSlot(t *testing.T) {
 
 	// A click opens the request.
 	var at [2]float64
-	v.eval(&at, `(() => { const u = `+lanes+`; u.over.scrollIntoView({ block: "center", behavior: "instant" }); const b = u.over.getBoundingClientRect();
-		return [b.x + u.valToPos($, "x"), b.y + u.valToPos(0, "y")]; })()`, between(list[0].first, list[0].end).UnixMilli())
-	require.NoError(t, v.Mouse("mouseMoved", at[0], at[1], 0))
-	v.await(`document.querySelector(".tip").innerText.includes("task 11")`)
+	require.Eventually(t, func() bool { // what is above may still grow
+		v.eval(&at, `(() => { const u = `+lanes+`; u.over.scrollIntoView({ block: "center", behavior: "instant" }); const b = u.over.getBoundingClientRect();
+			return [b.x + u.valToPos($, "x"), b.y + u.valToPos(0, "y")]; })()`, between(list[0].first, list[0].end).UnixMilli())
+		assert.NoError(t, v.Mouse("mouseMoved", at[0]+1, at[1], 0))
+		assert.NoError(t, v.Mouse("mouseMoved", at[0], at[1], 0))
+		return strings.Contains(v.text(".tip"), "task 11")
+	}, patience, 5*pollEvery)
 	require.NoError(t, v.Drag(at[0], at[1], at[0], at[1]))
 	v.await(`document.querySelector("#dialog").open`)
 	assert.Equal(t, "Request of task 11", v.text("#dialog-title"))
@@ -272,6 +275,7 @@ func TestSnapshot_WorksFromADiskWithoutANetwork(t *testing.T) {
 	require.NoError(t, d.traces.ConsumeTraces(t.Context(), requests(ended(time.Now())...)))
 	v := open(t, d.url, Look{})
 	v.drawn()
+	v.await(`document.querySelector("#verdict").innerText`)
 	folder := t.TempDir()
 	require.NoError(t, v.DownloadTo(folder))
 	v.clickText("header a", "snapshot")
@@ -289,8 +293,8 @@ func TestSnapshot_WorksFromADiskWithoutANetwork(t *testing.T) {
 		assert.Equal(t, strconv.FormatFloat(value, 'f', -1, 64), rows[i].Last)
 		assert.Equal(t, rows[i].Colour, s.near(rows[i].Colour, value), "a line at %g", value)
 	}
-	fromX, y := s.spot(0.75, 0.5)
-	toX, _ := s.spot(0.9, 0.5)
+	fromX, y := s.spot(0.75)
+	toX, _ := s.spot(0.9)
 	require.NoError(t, s.Drag(fromX, y, toX, y))
 	s.await(`llamaPage.range && ["queue", "slots"].map((id) => llamaPage.panels.chart(id).plot).every((u) =>
 		u.scales.x.min === llamaPage.range[0] && u.scales.x.max === llamaPage.range[1])`)

@@ -48,12 +48,12 @@ func (v *view) drawn() {
 	v.await(plots + `.length >= 4 && ` + link + ` === "live"`)
 }
 
-// spot is a place in the queue's chart, in the window's pixels: shares of its width and height.
-func (v *view) spot(x, y float64) (left, top float64) {
+// spot is a place in the queue's chart, in the window's pixels, at a share of its width.
+func (v *view) spot(x float64) (left, top float64) {
 	v.t.Helper()
 	var at [2]float64
 	v.eval(&at, `(() => { const u = `+queueChart+`; u.over.scrollIntoView({ block: "center", behavior: "instant" }); const b = u.over.getBoundingClientRect();
-		return [b.x + b.width * $, b.y + b.height * $]; })()`, x, y)
+		return [b.x + b.width * $, b.y + b.height / 2]; })()`, x)
 	return at[0], at[1]
 }
 
@@ -128,8 +128,8 @@ func TestZoom_IsOneForAllCharts(t *testing.T) {
 	v.drawn()
 	ranges := plots + `.map((u) => [u.scales.x.min, u.scales.x.max])`
 	same := ranges + `.every(([a, b], _, all) => a === all[0][0] && b === all[0][1])`
-	fromX, y := v.spot(0.5, 0.5)
-	toX, _ := v.spot(0.8, 0.5)
+	fromX, y := v.spot(0.5)
+	toX, _ := v.spot(0.8)
 	var want [2]float64
 	// Stands still first: under the cursor nothing moves.
 	require.NoError(t, v.Mouse("mouseMoved", fromX, y, 0))
@@ -153,8 +153,8 @@ func TestZoom_IsOneForAllCharts(t *testing.T) {
 	other.await(`llamaPage?.past && `+plots+`.length && Math.abs(`+plots+`[0].scales.x.max - $) < 1001`, got[0][1])
 
 	// Once more, and all the way back.
-	fromX, y = v.spot(0.3, 0.5)
-	toX, _ = v.spot(0.7, 0.5)
+	fromX, y = v.spot(0.3)
+	toX, _ = v.spot(0.7)
 	require.NoError(t, v.Drag(fromX, y, toX, y))
 	v.await(`llamaPage.range[1] - llamaPage.range[0] < $ && `+same, math.Floor(got[0][1]-got[0][0]))
 	require.NoError(t, v.Mouse("mouseMoved", 5, 5, 0))
@@ -190,7 +190,7 @@ func TestPause_EachReasonIsUndoneByItsOwn(t *testing.T) {
 	pause := `button[aria-label="Pause"]`
 	hover := func() {
 		t.Helper()
-		x, y := v.spot(0.5, 0.5)
+		x, y := v.spot(0.5)
 		require.NoError(t, v.Mouse("mouseMoved", x, y, 0))
 	}
 	moves()
@@ -234,7 +234,7 @@ func TestHover_ShowsTheSameTimeInAllCharts(t *testing.T) {
 	startFeed(d, 200*time.Second, basics(server))
 	v := open(t, d.url, Look{Height: 2500})
 	v.drawn()
-	x, y := v.spot(0.6, 0.5)
+	x, y := v.spot(0.6)
 	require.NoError(t, v.Mouse("mouseMoved", x, y, 0))
 	clocks := `[...document.querySelectorAll(".legend th.at")].map((th) => th.innerText)`
 	v.await(clocks + `.length === ` + plots + `.length`)

@@ -104,7 +104,7 @@ func TestScenes(t *testing.T) {
 	for _, s := range []scene{
 		{"everything", lively(gpus(1)...), "", map[string]Look{
 			"light": {}, "dark": {Dark: true}, "narrow": Looks[2].Look,
-			"whole-light": {Height: 6200}, "whole-dark": {Height: 6200, Dark: true}, "whole-narrow": {Width: 390, Height: 9000, Mobile: true},
+			"tall": {Height: 3000},
 		}, Ready},
 		{"empty", nil, "", map[string]Look{"empty": {}, "empty-narrow": Looks[2].Look}, Ready},
 		{"eight GPUs", lively(gpus(8)...), "#group-gpu", map[string]Look{"gpus-8": {Height: 2200}}, Ready},
