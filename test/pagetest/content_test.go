@@ -243,6 +243,7 @@ func TestCompare_ShowsBothWindowsAndTheirDifference(t *testing.T) {
 	}
 	assert.True(t, found, "%v", rows)
 	v.await(`document.querySelectorAll("#dialog [data-compare] canvas").length >= 2`)
+	v.keep("compare")
 	// Both lines are drawn, in the colours of the key.
 	for i, name := range []string{"A", "B"} {
 		var count int
@@ -303,6 +304,7 @@ func TestSnapshot_WorksFromADiskWithoutANetwork(t *testing.T) {
 	s.await(`!llamaPage.range`)
 	s.press("t")
 	s.await(`document.documentElement.dataset.theme === "dark"`)
+	s.keep("snapshot")
 	for _, url := range s.Requests() {
 		assert.Regexp(t, `^(file://|data:|blob:)`, url[:min(len(url), 80)])
 	}
