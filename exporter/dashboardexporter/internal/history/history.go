@@ -17,7 +17,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
@@ -116,7 +115,7 @@ func Open(opts Options) (_ *History, err error) {
 	if h.queries, err = promql.NewActiveQueryTracker(h.folder, maxConcurrent, log); err != nil {
 		return nil, fmt.Errorf("open the history in %s: %w", h.folder, err)
 	}
-	promQL := parser.NewParser(parser.Options{})
+	promQL := NewParser()
 	h.engine = promql.NewEngine(promql.EngineOpts{
 		Logger: log, Reg: h.registry, Parser: promQL,
 		MaxSamples: opts.MaxSamples, Timeout: opts.QueryTimeout, LookbackDelta: opts.Lookback,

@@ -5,7 +5,10 @@ package live
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,12 +21,9 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
 )
 
-// gpus is how many GPUs the server of the benchmarks has.
-const gpus = 8
-
 // busy returns a store that has, for some time, the series that the catalogue asks
-// for: one server at 1 s, 8 GPUs at 2 s.
-func busy(b *testing.B, c *dashboards.Catalogue, length time.Duration) *prometheus {
+// for: one server at 1 s, its GPUs at 2 s.
+func busy(b *testing.B, c *dashboards.Catalogue, length time.Duration, gpus int) *prometheus {
 	b.Helper()
 	p := newPrometheus(b, func(o *tsdb.Options) { o.MinBlockDuration = tsdb.DefaultBlockDuration })
 	found := map[string]labels.Labels{}
@@ -35,7 +35,7 @@ func busy(b *testing.B, c *dashboards.Catalogue, length time.Duration) *promethe
 		require.NoError(b, err)
 		parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
 			if s, ok := node.(*parser.VectorSelector); ok {
-				for _, l := range seriesFor(s) {
+				for _, l := range seriesFor(s, gpus) {
 					found[l.String()] = l
 				}
 			}
@@ -90,7 +90,7 @@ func busy(b *testing.B, c *dashboards.Catalogue, length time.Duration) *promethe
 }
 
 // seriesFor returns series that a selector matches.
-func seriesFor(s *parser.VectorSelector) []labels.Labels {
+func seriesFor(s *parser.VectorSelector, gpus int) []labels.Labels {
 	base := labels.NewBuilder(labels.EmptyLabels())
 	gpu := false
 	for _, m := range s.LabelMatchers {
@@ -124,7 +124,7 @@ func benchmarked(b *testing.B, query string, length time.Duration) *feed {
 	b.Helper()
 	c, err := dashboards.Load()
 	require.NoError(b, err)
-	p := busy(b, c, length)
+	p := busy(b, c, length, 8)
 	f := startFeed(b, newHub(b, p, func(s *Settings) { s.Catalogue, s.Logger = c, nil }), query, noon)
 	f.tick(b.Context(), noon.Add(50*time.Millisecond))
 	return f
@@ -146,6 +146,64 @@ func BenchmarkTick(b *testing.B) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			b.ReportMetric(float64(len(f.frames[len(f.frames)-1])), "frame-bytes")
+		})
+	}
+}
+
+// BenchmarkSecond is what a second of one server and one GPU costs at the default
+// intervals, however many look: of slots 0.5 s, of the server and the log 1 s, of the
+// GPU 2 s.
+func BenchmarkSecond(b *testing.B) {
+	for _, mode := range []string{"clock", "arrivals"} {
+		b.Run(mode, func(b *testing.B) {
+			c, err := dashboards.Load()
+			require.NoError(b, err)
+			c.Panels = slices.DeleteFunc(c.Panels, func(p dashboards.Panel) bool { return p.Group == "load" })
+			p := busy(b, c, 10*time.Minute, 1)
+			h := newHub(b, p, func(s *Settings) { s.Catalogue, s.Logger = c, nil })
+			f := startFeed(b, h, "window=300", noon)
+			sources := map[string]map[string]int64{"slots": {}, "server": {}, "log": {}, "gpu": {}}
+			for _, panel := range f.plan.panels {
+				for name := range panel.needs.families {
+					from := "server"
+					switch {
+					case strings.HasPrefix(name, "hw_"), strings.HasPrefix(name, "nvidia_"), strings.HasPrefix(name, "llamacpp_gpu_"):
+						from = "gpu"
+					case strings.HasPrefix(name, "llamacpp_slots"), strings.HasPrefix(name, "llamacpp_context_"):
+						from = "slots"
+					case strings.HasPrefix(name, "gen_ai_"), strings.HasPrefix(name, "llamacpp_request"), strings.HasPrefix(name, "llamacpp_log"):
+						from = "log"
+					}
+					sources[from][name] = math.MaxInt64
+				}
+			}
+			h.told.Store(mode == "arrivals")
+			arrive := func(at time.Time, from string) {
+				f.hear(sources[from], at.UnixMilli())
+				f.update(b.Context(), at)
+			}
+			at := noon
+			var before, used syscall.Rusage
+			b.ReportAllocs()
+			require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &before))
+			for b.Loop() {
+				if at = at.Add(time.Second); at.After(noon.Add(50 * time.Second)) {
+					at, f.closed, f.notes = noon, noon.UnixMilli(), &notes{}
+				}
+				f.tick(b.Context(), at.Add(50*time.Millisecond))
+				if mode == "clock" {
+					continue
+				}
+				arrive(at.Add(150*time.Millisecond), "slots")
+				arrive(at.Add(300*time.Millisecond), "server")
+				arrive(at.Add(450*time.Millisecond), "log")
+				arrive(at.Add(650*time.Millisecond), "slots")
+				if at.Unix()%2 == 0 {
+					arrive(at.Add(800*time.Millisecond), "gpu")
+				}
+			}
+			require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
+			b.ReportMetric(float64(used.Utime.Nano()+used.Stime.Nano()-before.Utime.Nano()-before.Stime.Nano())/float64(b.N)/1e6, "cpu-ms/op")
 		})
 	}
 }

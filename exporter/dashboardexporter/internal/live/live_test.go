@@ -49,7 +49,7 @@ type prometheus struct {
 func newPrometheus(tb testing.TB, options ...teststorage.Option) *prometheus {
 	tb.Helper()
 	engine := promql.NewEngine(promql.EngineOpts{
-		MaxSamples: 50_000_000, Timeout: time.Minute, LookbackDelta: 15 * time.Second, Parser: promqlParser,
+		MaxSamples: 50_000_000, Timeout: time.Minute, LookbackDelta: 15 * time.Second, Parser: history.NewParser(),
 	})
 	tb.Cleanup(func() { assert.NoError(tb, engine.Close()) })
 	return &prometheus{TestStorage: teststorage.New(tb, options...), engine: engine}
