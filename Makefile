@@ -124,6 +124,9 @@ bench: build ## Run the benchmarks and comparisons of docs/performance.md (BENCH
 	@cd tools/load && go build -o ../../bin/ tool
 	@go build -o bin/ ./cmd/llamaload
 	@cd bench && go run ./load
+	$(STEP) "the page, with a day of history (takes half an hour)"
+	@go run ./test/cmd/install-page-tools
+	@cd bench && go run ./dashboard
 	$(STEP) "what being watched costs the real server"
 	@go run ./test/cmd/install-llama-server
 	@cd bench && go run ./effect
