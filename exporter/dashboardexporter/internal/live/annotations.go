@@ -64,10 +64,11 @@ var happenings = []happening{
 		text: func(l labels.Labels) string { return "load run " + l.Get("instance") },
 	},
 	{
+		// At its power limit a GPU does all that it may: that is no event.
 		kind: "throttle",
-		expr: `max by (hw_id, hw_name, nvidia_gpu_throttle_reason) (max_over_time(nvidia_gpu_throttle{hw_id=~"$gpu"}` + timeInBucket + `)) == 1`,
+		expr: `max by (hw_name, nvidia_gpu_throttle_reason) (max_over_time(nvidia_gpu_throttle{hw_id=~"$gpu",nvidia_gpu_throttle_reason!="power_cap"}` + timeInBucket + `)) == 1`,
 		text: func(l labels.Labels) string {
-			return cmp.Or(l.Get("hw_name"), l.Get("hw_id")) + " held back: " + l.Get("nvidia_gpu_throttle_reason")
+			return cmp.Or(l.Get("hw_name"), "GPU") + " held back: " + l.Get("nvidia_gpu_throttle_reason")
 		},
 	},
 	{

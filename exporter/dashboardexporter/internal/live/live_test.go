@@ -637,17 +637,20 @@ func TestFeed_RulesComeWhenTheyChange(t *testing.T) {
 			Annotations: map[string]string{"summary": "Requests wait", "cure": "Raise --parallel", "runbook_url": "docs"}, Since: noon,
 		},
 		Rule{Name: "Other", Labels: map[string]string{"kind": "bottleneck", "instance": "b:1"}, Since: noon},
+		Rule{Name: "Later", Labels: map[string]string{"kind": "bottleneck", "instance": "b:1", "priority": "9"}, Since: noon},
 		Rule{Name: "First", Labels: map[string]string{"kind": "bottleneck", "priority": "1", "instance": "a:1"}, Since: noon},
 	)
 	got := f.framesAt(t, after(3050*time.Millisecond))[0].Rules
 	require.NotNil(t, got)
-	require.Len(t, *got, 3)
-	assert.Equal(t, "First", (*got)[0].Name)
+	require.Len(t, *got, 4)
+	assert.Equal(t, "Other", (*got)[0].Name, "of another server its first bottleneck")
+	assert.Equal(t, "First", (*got)[1].Name)
 	assert.Equal(t, ruleJSON{
 		Name: "Queue", Kind: "bottleneck", ID: "queue", Priority: 2, Instance: "a:1",
 		Summary: "Requests wait", Cure: "Raise --parallel", Runbook: "docs", Since: noon.UnixMilli(),
-	}, (*got)[1])
-	assert.Equal(t, "Hot", (*got)[2].Name)
+	}, (*got)[2])
+	assert.Equal(t, "Hot", (*got)[3].Name)
+	assert.Empty(t, (*got)[3].Instance, "a GPU's host is no server")
 	assert.Nil(t, f.framesAt(t, after(4050*time.Millisecond))[0].Rules)
 }
 
@@ -699,7 +702,7 @@ func TestFeed_Annotations(t *testing.T) {
 	p.add(t, status, after(-5*time.Minute), time.Second, repeat(1, 310)...)
 	p.add(t, tokens, after(-5*time.Minute), time.Second, append(repeat(10, 100), repeat(2, 210)...)...)
 	p.add(t, `loadgen_requests_in_flight{job="llamaload",instance="run-1"}`, after(-4*time.Minute), time.Second, repeat(1, 60)...)
-	p.add(t, `nvidia_gpu_throttle{hw_id="GPU-1",hw_name="H100",nvidia_gpu_throttle_reason="power_cap"}`, after(-30*time.Second), time.Second, append(repeat(0, 10), repeat(1, 30)...)...)
+	p.add(t, `nvidia_gpu_throttle{hw_id="GPU-1",hw_name="H100",nvidia_gpu_throttle_reason="thermal_hw"}`, after(-30*time.Second), time.Second, append(repeat(0, 10), repeat(1, 30)...)...)
 	p.add(t, `ALERTS{alertname="Hot",alertstate="firing",kind="alert",instance="b:1"}`, after(-30*time.Second), time.Second, 1)
 	p.add(t, `llamacpp_server_status{instance="b:1",llamacpp_server_state="ok"}`, after(-time.Minute), time.Second, repeat(1, 61)...)
 	f := startFeed(t, newHub(t, p, nil), "window=300", after(time.Second))
@@ -713,7 +716,7 @@ func TestFeed_Annotations(t *testing.T) {
 	assert.Equal(t, after(-200*time.Second).UnixMilli(), notes[1].Time)
 	assert.Equal(t, notes[1].Time, *notes[1].End)
 	assert.Equal(t, "throttle", notes[2].Kind)
-	assert.Equal(t, "H100 held back: power_cap", notes[2].Text)
+	assert.Equal(t, "H100 held back: thermal_hw", notes[2].Text)
 	assert.Equal(t, after(-20*time.Second).UnixMilli(), notes[2].Time)
 	assert.Nil(t, notes[2].End, "it goes on")
 

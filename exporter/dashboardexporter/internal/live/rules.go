@@ -22,18 +22,24 @@ type ruleJSON struct {
 	Since    int64  `json:"since"`
 }
 
-// rules returns the rules that fire and concern the view: bottlenecks first, the
-// most important at the front.
+// rules returns the rules that fire: bottlenecks first, the most important at the
+// front. Of other servers, which a page has in its table, it is the alerts and the
+// name of the first bottleneck. What belongs to no server, such as the alert of a
+// GPU, has no instance.
 func (h *Hub) rules(v view, servers []serverJSON) []ruleJSON {
 	list := []ruleJSON{}
 	for _, r := range h.settings.Rules.Active() {
-		if !concerns(v, servers, r.Labels["instance"], r.Labels["hw_id"]) {
+		instance := r.Labels["instance"]
+		if !slices.ContainsFunc(servers, func(s serverJSON) bool { return s.ID == instance }) {
+			instance = ""
+		}
+		if gpu := r.Labels["hw_id"]; instance == "" && gpu != "" && len(v.gpus) > 0 && !slices.Contains(v.gpus, gpu) {
 			continue
 		}
 		priority, _ := strconv.Atoi(r.Labels["priority"])
 		list = append(list, ruleJSON{
 			Name: r.Name, Kind: r.Labels["kind"], ID: r.Labels["bottleneck"], Severity: r.Labels["severity"], Priority: priority,
-			Instance: r.Labels["instance"], Summary: r.Annotations["summary"], Cure: r.Annotations["cure"],
+			Instance: instance, Summary: r.Annotations["summary"], Cure: r.Annotations["cure"],
 			Runbook: r.Annotations["runbook_url"], Since: r.Since.UnixMilli(),
 		})
 	}
@@ -47,7 +53,19 @@ func (h *Hub) rules(v view, servers []serverJSON) []ruleJSON {
 			cmp.Compare(a.Summary, b.Summary),
 		)
 	})
-	return list
+	kept := list[:0]
+	limited := map[string]bool{} // other servers that have their bottleneck
+	for _, r := range list {
+		if r.Kind == "bottleneck" && r.Instance != "" && r.Instance != v.server {
+			if limited[r.Instance] {
+				continue
+			}
+			limited[r.Instance] = true
+			r.Summary, r.Cure, r.Runbook = "", "", "" // their numbers change all the time
+		}
+		kept = append(kept, r)
+	}
+	return kept
 }
 
 func severity(s string) int { return slices.Index([]string{"critical", "warning", "info"}, s) }

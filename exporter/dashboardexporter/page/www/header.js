@@ -3,7 +3,7 @@
 
 // Which server, how it is, and what of it is looked at.
 
-import { clock, moment, text, windowName } from "#page/units.js";
+import { clock, duration, moment, text, windowName } from "#page/units.js";
 import { html, nothing, svg } from "#page/vendor/lit-html.js";
 
 export const WINDOWS = [60, 300, 900, 3600, 21600, 86400];
@@ -98,7 +98,7 @@ export function headerView(catalogue, state, bar, act, only) {
       }
       ${facts.map((f) => {
         const v = state.facts[f.id];
-        const said = typeof v === "number" ? text(v, f.unit) : v;
+        const said = typeof v !== "number" ? v : f.id === "uptime" ? duration(v) : text(v, f.unit);
         return html`<span class="fact fact-${f.id}" title=${f.title}>${
           typeof v === "number" ? html`<i>${f.id === "uptime" ? "up" : f.title.toLowerCase()}</i> ` : nothing
         }${said}</span>`;

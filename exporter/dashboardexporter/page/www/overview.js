@@ -70,7 +70,7 @@ export function overviewView(columns, state, order, sort, address, open) {
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of servers">
     <table class="servers">
       <caption class="unseen">Servers</caption>
-      <thead><tr>${head("id", "server", "")}<th scope="col">limited by</th>${columns.map((c) => head(c.id, c.title.toLowerCase(), c.label ? "" : "number"))}</tr></thead>
+      <thead><tr>${head("id", "Server", "")}<th scope="col">Limited by</th>${columns.map((c) => head(c.id, c.title, c.label ? "" : "number"))}</tr></thead>
       <tbody>${sorted(state.servers, order).map((s) => {
         const { name, child } = order.column ? { name: s.id, child: false } : nameOf(s.id, state.servers);
         return html`<tr class=${child ? "child" : ""}>
