@@ -22,6 +22,9 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestMain(m *testing.M) {
@@ -235,6 +238,26 @@ func TestHistory_RefusesSeriesBeyondTheLimit(t *testing.T) {
 	assert.Equal(t, Refused{map[Reason]int{SeriesLimit: 5}, map[Reason]string{SeriesLimit: "m5"}}, last)
 	assert.LessOrEqual(t, h.Series(), uint64(5))
 	assert.InDelta(t, 1, value(t, h, "m0", now.Add(time.Second)), 0, "series that are known go on")
+}
+
+// Every pipeline has points out of order: two scrapers of one server describe it at
+// the same time.
+func TestHistory_SaysNothingWhenItMergesPointsOutOfOrder(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	h := open(t, func(o *Options) { o.Logger = zap.New(core) })
+	now := time.Now().Truncate(2 * time.Hour)
+	for at := now.Add(-6 * time.Hour); at.Before(now); at = at.Add(time.Minute) {
+		for _, late := range []time.Duration{0, 30 * time.Second} {
+			md, ms := batch()
+			gauge(ms, "m", at.Add(-late), 1)
+			require.Empty(t, add(t, h, md).Points)
+		}
+	}
+	require.NoError(t, h.db.Compact(t.Context()))
+	require.NoError(t, h.db.CompactOOOHead(t.Context()))
+	assert.NotEmpty(t, h.db.Blocks())
+	assert.Empty(t, logs.All())
+	assert.InDelta(t, 8, value(t, h, "count_over_time(m[4m])", now.Add(-time.Hour)), 1, "all of them are there")
 }
 
 func TestHistory_SurvivesInItsDirectory(t *testing.T) {
