@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ type options struct {
 	history        time.Duration
 	fleet          int
 	fleetHistory   time.Duration
+	recording      string
 	only           string
 }
 
@@ -50,6 +52,7 @@ func main() {
 	flag.DurationVar(&o.history, "history", 24*time.Hour, "history of one server with 8 GPUs")
 	flag.IntVar(&o.fleet, "fleet", 50, "servers of a fleet")
 	flag.DurationVar(&o.fleetHistory, "fleet-history", 24*time.Hour, "history of the fleet")
+	flag.StringVar(&o.recording, "recording", "", "a `file` for the minute that is recorded, which is used again if it is there")
 	flag.StringVar(&o.only, "only", "", "`parts` to measure, separated by commas: cpu, page, fleet; all by default")
 	flag.Parse()
 	if err := run(o); err != nil {
@@ -71,9 +74,11 @@ func run(o options) error {
 		return err
 	}
 	defer s.close()
-	recording := filepath.Join(s.folder, "minute.json")
-	if err := s.record(o, recording, warmed+minute+5*time.Second); err != nil {
-		return err
+	recording := cmp.Or(o.recording, filepath.Join(s.folder, "minute.json"))
+	if _, err := os.Stat(recording); err != nil {
+		if err := s.record(o, recording, warmed+minute+5*time.Second); err != nil {
+			return err
+		}
 	}
 	fmt.Println("| | measured | budget |")
 	fmt.Println("| --- | ---: | ---: |")

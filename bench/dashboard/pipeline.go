@@ -53,6 +53,7 @@ func newStage() (_ *stage, err error) {
 	if _, err := s.server.Start("127.0.0.1:0"); err != nil {
 		return nil, err
 	}
+	s.server.AddLoad(load)
 	for i := range gpus {
 		s.driver.SetProcesses(i, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 9 << 30}) // the simulator is in this process
 	}
@@ -179,7 +180,6 @@ func (s *stage) record(o options, out string, duration time.Duration) error {
 	if err != nil {
 		return err
 	}
-	s.server.AddLoad(load)
 	time.Sleep(duration)
 	return w.stop()
 }
