@@ -123,6 +123,7 @@ type Hub struct {
 
 	failures failures
 	overview overview
+	past     past
 	columns  []exprPlan // of the table of servers
 	// overviewNeeds is what all columns need.
 	overviewNeeds needs
@@ -256,6 +257,9 @@ func guarded[T any](ctx context.Context, h *Hub, expr string, evaluate func() (T
 	}
 	defer h.leave()
 	result, err = evaluate()
+	if failed, ok := ctx.Value(failedKey{}).(*atomic.Bool); ok && err != nil {
+		failed.Store(true)
+	}
 	h.failures.note(ctx, h.log, expr, err)
 	return result, err
 }

@@ -189,12 +189,14 @@ func (f *feed) snapshot(ctx context.Context, now int64, length time.Duration) sn
 	f.mu.Unlock()
 	h := f.hub
 	b := window(now, length, plan.step)
+	servers := h.servers(ctx, now, true)
+	happened := make(chan []annotationJSON, 1)
+	go func() { happened <- notes.in(ctx, h, plan.view, servers, now, max(longest, length), f.quiet) }()
 	s := h.window(ctx, plan, b, now, length)
 	f.showSnapshot(plan, &s)
-	s.Seq, s.Running = seq, running
-	s.Servers = h.servers(ctx, now, true)
+	s.Seq, s.Running, s.Servers = seq, running, servers
 	s.Rules = h.rules(plan.view, s.Servers)
-	s.Annotations = notes.in(ctx, h, plan.view, s.Servers, now, max(longest, length), f.quiet)
+	s.Annotations = <-happened
 	s.Requests = h.settings.Requests.Last(plan.server, maxRequests)
 	if s.Requests == nil {
 		s.Requests = []recent.Request{}
@@ -244,6 +246,14 @@ func (h *Hub) pastSnapshot(ctx context.Context, w wish) (document, error) {
 
 // window evaluates what depends on the view alone.
 func (h *Hub) window(ctx context.Context, p *plan, b buckets, now int64, length time.Duration) snapshotJSON {
+	panels := make(chan [][]*series, 1)
+	go func() {
+		if length >= pastAbove && b.now != 0 {
+			panels <- h.longPanels(ctx, p, b)
+		} else {
+			panels <- h.panels(ctx, p, p.all(), b)
+		}
+	}()
 	s := snapshotJSON{
 		Version: h.settings.Version, Now: now, Server: p.server, GPUs: p.gpus,
 		Step: b.step.Milliseconds(), Start: b.start, Points: b.len(),
@@ -255,7 +265,7 @@ func (h *Hub) window(ctx context.Context, p *plan, b buckets, now int64, length 
 	if s.GPUs == nil {
 		s.GPUs = []string{}
 	}
-	for i, all := range h.panels(ctx, p, p.all(), b) {
+	for i, all := range <-panels {
 		panel := panelJSON{Series: []seriesJSON{}}
 		for _, one := range all {
 			panel.Series = append(panel.Series, one.json())
