@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/compression"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 	"go.uber.org/zap/zapcore"
@@ -124,6 +125,7 @@ func Open(opts Options) (_ *History, err error) {
 	db.MaxBytes = opts.MaxBytes
 	db.MaxBlockDuration = max(db.MinBlockDuration, db.RetentionDuration/10)
 	db.StripeSize = stripes
+	db.WALCompression = compression.Snappy // histograms with many buckets are most of it
 	db.OutOfOrderTimeWindow = outOfOrder.Milliseconds()
 	db.EnableExemplarStorage = true
 	db.MaxExemplars = maxExemplars
