@@ -77,7 +77,7 @@ func TestDashboard_ShowsTheRealServerToTheToken(t *testing.T) {
 	prompt, cached, predicted := users.counts()
 
 	require.Eventually(t, func() bool { return p.value("llamacpp_tokens_predicted_total") == predicted }, 30*time.Second, 100*time.Millisecond)
-	assert.Equal(t, predicted, p.value("llamacpp_slots_tokens_decoded_total"), "the live count")
+	assert.InDelta(t, predicted, p.value("llamacpp_slots_tokens_decoded_total"), 0, "the live count")
 	require.Eventually(t, func() bool {
 		return p.value(`sum(llamacpp_requests_total{llamacpp_request_outcome="completed"})`) == 40
 	}, 30*time.Second, 100*time.Millisecond)

@@ -155,7 +155,7 @@ func TestAdd_JoinsTheTwoSpansOfARequest(t *testing.T) {
 		assert.Len(t, s.servers, 1, name)
 		all := s.all()
 		require.Len(t, all, 2, "%s: a page that has the one is told of the other", name)
-		assert.True(t, (all[0].Joined == all[1].ID) != (all[1].Joined == all[0].ID), name)
+		assert.NotEqual(t, all[0].Joined == all[1].ID, all[1].Joined == all[0].ID, name)
 	}
 
 	s := New(DefaultLimits())
