@@ -78,6 +78,8 @@ type snapshotJSON struct {
 	Annotations []annotationJSON     `json:"annotations"`
 	Requests    []recent.Request     `json:"requests"`
 	Running     []runningJSON        `json:"running"`
+	// Partial says that further panels, lines of tiles and annotations are to come.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // frameJSON is what a tick or new data brings. What is nil has not changed since the frame

@@ -299,6 +299,14 @@ func (h *Hub) tiles(ctx context.Context, p *plan, at int64, length time.Duration
 	return tiles
 }
 
+func (h *Hub) tilesWithoutLines(ctx context.Context, p *plan, at int64, _ time.Duration) map[string]tileJSON {
+	tiles := make(map[string]tileJSON, len(p.tiles))
+	for _, t := range p.tiles {
+		tiles[t.id] = h.tile(ctx, t, at)
+	}
+	return tiles
+}
+
 func (h *Hub) tile(ctx context.Context, t tilePlan, at int64) tileJSON {
 	tile := tileJSON{Value: none, Second: none}
 	if s, ok := h.now(ctx, t.value, at); ok {

@@ -80,7 +80,7 @@ func (h *Hub) Snapshot(ctx context.Context, rawQuery string) (json.RawMessage, e
 func (h *Hub) Catalogue() (json.RawMessage, error) { return h.catalogue.plain() }
 
 func (h *Hub) snapshotOf(ctx context.Context, rawQuery string) (document, error) {
-	wish, err := parseWish(rawQuery, "server", "gpu", "window", "points", "end")
+	wish, err := parseWish(rawQuery, "server", "gpu", "window", "points", "end", "panels")
 	if err != nil {
 		return document{}, badQuery{err}
 	}
@@ -88,10 +88,14 @@ func (h *Hub) snapshotOf(ctx context.Context, rawQuery string) (document, error)
 		return document{}, errClosed
 	}
 	defer h.running.Done()
-	if wish.end == 0 {
+	switch {
+	case wish.end != 0:
+		return h.pastSnapshot(ctx, wish)
+	case wish.panels != 0:
+		return h.partOfSnapshot(ctx, wish)
+	default:
 		return h.liveSnapshot(ctx, wish)
 	}
-	return h.pastSnapshot(ctx, wish)
 }
 
 // worth is how many times as long as its evaluation took a snapshot is good. Who
@@ -169,6 +173,35 @@ func (h *Hub) liveSnapshot(ctx context.Context, w wish) (document, error) {
 	return s.document, s.err
 }
 
+// partOfSnapshot evaluates the first panels only: of a long window they are there in
+// a fraction of the time, and a page can draw them while it asks for all.
+func (h *Hub) partOfSnapshot(ctx context.Context, w wish) (document, error) {
+	f, err := h.acquire(w)
+	if err != nil {
+		return document{}, err
+	}
+	defer h.release(f)
+	if err := f.wait(ctx); err != nil {
+		return document{}, err
+	}
+	ctx, done := context.WithTimeout(ctx, snapshotWithin)
+	defer done()
+	defer context.AfterFunc(h.ctx, done)()
+	f.mu.Lock()
+	plan, seq, running := f.plan, f.seq, f.running
+	f.mu.Unlock()
+	now := time.Now().UnixMilli()
+	s := h.window(ctx, plan, window(now, w.window, plan.step), now, w.window, w.panels)
+	s.Partial, s.Seq, s.Running = true, seq, running
+	s.Servers = h.servers(ctx, now, false)
+	s.Rules = h.rules(plan.view, s.Servers)
+	s.Annotations, s.Requests = []annotationJSON{}, []recent.Request{}
+	if ctx.Err() != nil {
+		return document{}, ctx.Err()
+	}
+	return newDocument(s)
+}
+
 // wait waits until the feed knows what it shows.
 func (f *feed) wait(ctx context.Context) error {
 	select {
@@ -192,7 +225,7 @@ func (f *feed) snapshot(ctx context.Context, now int64, length time.Duration) sn
 	servers := h.servers(ctx, now, true)
 	happened := make(chan []annotationJSON, 1)
 	go func() { happened <- notes.in(ctx, h, plan.view, servers, now, max(longest, length), f.quiet) }()
-	s := h.window(ctx, plan, b, now, length)
+	s := h.window(ctx, plan, b, now, length, 0)
 	f.showSnapshot(plan, &s)
 	s.Seq, s.Running, s.Servers = seq, running, servers
 	s.Rules = h.rules(plan.view, s.Servers)
@@ -228,7 +261,7 @@ func (h *Hub) pastSnapshot(ctx context.Context, w wish) (document, error) {
 	step := w.step.Milliseconds()
 	n := int((w.window + w.step - 1) / w.step)
 	b := buckets{start: floor(end+step-1, w.step) - int64(n)*step, step: w.step, closed: n}
-	s := h.window(ctx, plan, b, end, w.window)
+	s := h.window(ctx, plan, b, end, w.window, 0)
 	s.Servers = h.table(ctx, end)
 	s.Rules, s.Running = []ruleJSON{}, []runningJSON{}
 	s.Annotations = new(notes).in(ctx, h, v, s.Servers, end, w.window, func(needs, int64) bool { return false })
@@ -244,14 +277,21 @@ func (h *Hub) pastSnapshot(ctx context.Context, w wish) (document, error) {
 	return newDocument(s)
 }
 
-// window evaluates what depends on the view alone.
-func (h *Hub) window(ctx context.Context, p *plan, b buckets, now int64, length time.Duration) snapshotJSON {
+// window evaluates what depends on the view alone, or of that the first panels and
+// the numbers of the tiles.
+func (h *Hub) window(ctx context.Context, p *plan, b buckets, now int64, length time.Duration, first int) snapshotJSON {
+	which := p.all()
+	tiles := h.tiles
+	if first > 0 {
+		which = which[:min(first, len(which))]
+		tiles = h.tilesWithoutLines
+	}
 	panels := make(chan [][]*series, 1)
 	go func() {
-		if length >= pastAbove && b.now != 0 {
+		if first == 0 && length >= pastAbove && b.now != 0 {
 			panels <- h.longPanels(ctx, p, b)
 		} else {
-			panels <- h.panels(ctx, p, p.all(), b)
+			panels <- h.panels(ctx, p, which, b)
 		}
 	}()
 	s := snapshotJSON{
@@ -259,15 +299,16 @@ func (h *Hub) window(ctx context.Context, p *plan, b buckets, now int64, length 
 		Step: b.step.Milliseconds(), Start: b.start, Points: b.len(),
 		Facts:   h.facts(ctx, p, now),
 		Sources: h.delivering(ctx, p, now),
-		Tiles:   h.tiles(ctx, p, now, length),
+		Tiles:   tiles(ctx, p, now, length),
 		Panels:  make(map[string]panelJSON, len(p.panels)),
 	}
 	if s.GPUs == nil {
 		s.GPUs = []string{}
 	}
-	for i, all := range <-panels {
+	all := <-panels
+	for _, i := range which {
 		panel := panelJSON{Series: []seriesJSON{}}
-		for _, one := range all {
+		for _, one := range all[i] {
 			panel.Series = append(panel.Series, one.json())
 		}
 		s.Panels[p.panels[i].id] = panel

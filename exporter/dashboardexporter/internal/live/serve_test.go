@@ -159,7 +159,7 @@ func TestServe_BadParameters(t *testing.T) {
 	_, _, url := watched(t, nil)
 	for path, want := range map[string]string{
 		"/live/snapshot?window=1":   `window is "1": want a whole number from 10 to 86400`,
-		"/live/snapshot?seq=1":      `"seq": there is no such parameter here: want server, gpu, window, points, end`,
+		"/live/snapshot?seq=1":      `"seq": there is no such parameter here: want server, gpu, window, points, end, panels`,
 		"/live/stream?end=1":        `"end": there is no such parameter here: want server, gpu, window, points, seq`,
 		"/live/catalogue?version=1": `"version": there is no such parameter here: want none`,
 		"/live/servers?server=a":    `"server": there is no such parameter here: want none`,
@@ -348,6 +348,27 @@ func TestSnapshot_ACostlyOneIsGoodForSomeFrames(t *testing.T) {
 	again := open(t, fmt.Sprintf("%s/live/stream?window=60&seq=%d", url, one.Seq), nil)
 	again.next()
 	assert.Equal(t, one.Seq+1, again.frame().Seq)
+}
+
+func TestSnapshot_TheFirstPanelsCanComeFirst(t *testing.T) {
+	p, h, url := watched(t, func(s *Settings) { s.Tick = time.Hour })
+	_, _, body := get(t, url+"/live/snapshot?window=3600")
+	whole := decodeWindow(t, body)
+	assert.NotContains(t, string(body), `"partial"`)
+	before := p.ranges.Load()
+	_, _, body = get(t, url+"/live/snapshot?window=3600&panels=1")
+	part := decodeWindow(t, body)
+	assert.Contains(t, string(body), `"partial":true`)
+	require.Greater(t, len(h.settings.Catalogue.Panels), 1)
+	first := h.settings.Catalogue.Panels[0].ID
+	assert.Len(t, part.Panels, 1)
+	assert.Equal(t, whole.Panels[first].Series, part.Panels[first].Series)
+	assert.Equal(t, whole.Seq, part.Seq)
+	for id, tile := range part.Tiles {
+		assert.Equal(t, whole.Tiles[id].Value, tile.Value, id)
+		assert.Empty(t, tile.Spark, id)
+	}
+	assert.LessOrEqual(t, p.ranges.Load()-before, int64(3), "what is not asked for is not evaluated")
 }
 
 func TestSnapshot_OfThePast(t *testing.T) {

@@ -27,7 +27,7 @@ var steps = []time.Duration{
 const (
 	minWindow, maxWindow, defaultWindow = 10, 86400, 300 // seconds
 	minPoints, maxPoints, defaultPoints = 60, 2000, 300
-	maxName, maxGPUs                    = 256, 64
+	maxName, maxGPUs, maxPanels         = 256, 64, 1000
 )
 
 // viewKey identifies what is looked at, apart from how much of it.
@@ -51,6 +51,7 @@ type wish struct {
 	window time.Duration
 	step   time.Duration
 	end    int64 // milliseconds; 0: now, and live
+	panels int   // how many of the first panels; 0: all
 	seq    uint64
 	resume bool // seq was given
 }
@@ -111,6 +112,11 @@ func parseWish(query string, allowed ...string) (wish, error) {
 	if w.end, err = integer(values, "end", 0, 1, 1<<53); err != nil {
 		return wish{}, err
 	}
+	panels, err := integer(values, "panels", 0, 1, maxPanels)
+	if err != nil {
+		return wish{}, err
+	}
+	w.panels = int(panels)
 	seq, err := integer(values, "seq", 0, 0, 1<<53)
 	if err != nil {
 		return wish{}, err

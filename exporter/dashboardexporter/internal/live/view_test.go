@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var allParameters = []string{"server", "gpu", "window", "points", "end", "seq"}
+var allParameters = []string{"server", "gpu", "window", "points", "end", "panels", "seq"}
 
 func TestParseWish(t *testing.T) {
 	w, err := parseWish("server=a:1&gpu=B&gpu=A&gpu=B&window=3600&points=500&end=1732500000000&seq=7", allParameters...)
@@ -41,7 +41,7 @@ func TestParseWish_Errors(t *testing.T) {
 		"server=" + strings.Repeat("x", 257): `server has 257 bytes: want at most 256`,
 		"server=%00":                         `server is "\x00": want text without control characters`,
 		"gpu=":                               `gpu is empty: give a hw_id, or leave it out to see all`,
-		"servers=a":                          `"servers": there is no such parameter here: want server, gpu, window, points, end, seq`,
+		"servers=a":                          `"servers": there is no such parameter here: want server, gpu, window, points, end, panels, seq`,
 		"server=%zz":                         `the query: invalid URL escape "%zz": encode each value as RFC 3986 says`,
 	} {
 		_, err := parseWish(query, allParameters...)

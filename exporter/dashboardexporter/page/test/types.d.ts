@@ -152,6 +152,7 @@ interface TileData {
   spark?: Values;
 }
 interface Snapshot {
+  partial?: boolean;
   version: string;
   seq: number;
   now: number;

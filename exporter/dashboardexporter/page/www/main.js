@@ -226,7 +226,8 @@ class Page {
   }
 
   restart() {
-    this.stream.start(viewQuery(this.liveView(), this.points), true);
+    const view = this.liveView();
+    this.stream.start(viewQuery(view, this.points), true, view.window >= LONG);
   }
 
   /** @param {boolean} [replace] */
@@ -640,6 +641,7 @@ class Page {
   /** @param {State} live */
   #missing(live) {
     const { sources, quiet } = missingSources(this.catalogue, live);
+    if (live.partial) return html`<p class="muted">More is being read…</p>`;
     if (sources.length === 0 && quiet.length === 0) return nothing;
     if (DUMB.has(String(live.facts.state)))
       return html`<h2>Not shown</h2><p>What the server offers is not known while it is ${live.facts.state}.</p>`;
@@ -650,6 +652,9 @@ class Page {
     </ul>`;
   }
 }
+
+/** Seconds of a window from which on the first panels are asked for first. */
+const LONG = 3600;
 
 /** States of a server in which it says nothing about itself. */
 const DUMB = new Set(["unreachable", "error", "unauthorized", "loading"]);

@@ -33,6 +33,7 @@
  * @property {Map<string, Map<string, Series>>} panels
  * @property {Rule[]} rules
  * @property {Annotation[]} annotations
+ * @property {boolean} partial whether more panels are to come
  * @property {RequestData[]} requests the newest first
  * @property {Running[]} running
  */
@@ -88,6 +89,7 @@ export function createState(snapshot) {
     panels,
     rules: snapshot.rules ?? [],
     annotations: snapshot.annotations ?? [],
+    partial: snapshot.partial === true,
     requests: snapshot.requests ?? [],
     running: snapshot.running ?? [],
   };

@@ -17,6 +17,9 @@ const LONGEST = 15_000;
 /** The collector sends a frame each second; so long without one is worth a word. */
 const SILENCE = 5_000;
 
+/** The panels that a screen shows first; those of a long window are asked for before all others. */
+const FIRST_PANELS = 9;
+
 /** With some randomness, so that many pages do not come back together. @param {number} attempt */
 export const backoff = (attempt, random = Math.random()) =>
   Math.min(LONGEST, FIRST * 2 ** Math.min(attempt, 10)) * (0.75 + random / 2);
@@ -30,6 +33,7 @@ export class Stream {
   /** Counts connections: what an earlier one still sends is not for us. */
   #generation = 0;
   #query = "";
+  #long = false;
   #seq = 0;
   #open = false;
 
@@ -38,10 +42,16 @@ export class Stream {
     this.handlers = handlers;
   }
 
-  /** Begins anew with a view. @param {string} query @param {boolean} live */
-  async start(query, live) {
+  /**
+   * Begins anew with a view.
+   * @param {string} query
+   * @param {boolean} live
+   * @param {boolean} [long] its window takes the collector a while: the first panels come first
+   */
+  async start(query, live, long = false) {
     this.stop();
     this.#query = query;
+    this.#long = long;
     this.#open = true;
     await this.#snapshot(live);
   }
@@ -67,14 +77,13 @@ export class Stream {
   async #snapshot(live) {
     const generation = this.#generation;
     try {
-      const response = await fetch(`live/snapshot?${this.#query}`);
-      if (generation !== this.#generation) return;
-      if (!response.ok) {
-        const problem = await response.json().catch(() => ({}));
-        throw new Error(problem.error ?? `the collector answered ${response.status}`);
+      if (this.#long) {
+        const part = await this.#fetch(`${this.#query}&panels=${FIRST_PANELS}`);
+        if (generation !== this.#generation) return;
+        this.#long = false;
+        this.handlers.snapshot(part);
       }
-      /** @type {Snapshot} */
-      const snapshot = await response.json();
+      const snapshot = await this.#fetch(this.#query);
       if (generation !== this.#generation) return;
       this.#seq = snapshot.seq;
       this.#attempt = 0;
@@ -88,6 +97,16 @@ export class Stream {
         error instanceof TypeError ? "the collector does not answer" : String(/** @type {Error} */ (error).message);
       this.#retry(text, () => this.#snapshot(live));
     }
+  }
+
+  /** @param {string} query @returns {Promise<Snapshot>} */
+  async #fetch(query) {
+    const response = await fetch(`live/snapshot?${query}`);
+    if (!response.ok) {
+      const problem = await response.json().catch(() => ({}));
+      throw new Error(problem.error ?? `the collector answered ${response.status}`);
+    }
+    return response.json();
   }
 
   #connect() {
