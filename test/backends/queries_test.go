@@ -32,6 +32,7 @@ type query struct{ document, text string }
 // withoutAnswer are texts in documents that look like queries and have no
 // series, each with the reason.
 var withoutAnswer = map[string]string{
+	"hw_id":       "a label",
 	"hw_slowdown": "a reason of nvidia_gpu_throttle",
 }
 
