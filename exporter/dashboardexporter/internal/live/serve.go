@@ -66,21 +66,50 @@ func IsBadQuery(err error) bool {
 	return errors.As(err, &wrong)
 }
 
-// Snapshot returns what GET /live/snapshot answers to a query, and Catalogue what
-// GET /live/catalogue answers.
+// Snapshot returns what GET /live/snapshot answers to a query, as of now: no frames
+// follow that would go on from an earlier one. Catalogue returns what GET
+// /live/catalogue answers.
 func (h *Hub) Snapshot(ctx context.Context, rawQuery string) (json.RawMessage, error) {
-	d, err := h.snapshotOf(ctx, rawQuery)
+	wish, err := parseWish(rawQuery, snapshotParameters...)
+	if err != nil {
+		return nil, badQuery{err}
+	}
+	if !h.begin() {
+		return nil, errClosed
+	}
+	defer h.running.Done()
+	if wish.end != 0 {
+		d, err := h.pastSnapshot(ctx, wish)
+		if err != nil {
+			return nil, err
+		}
+		return d.plain()
+	}
+	f, err := h.acquire(wish)
 	if err != nil {
 		return nil, err
 	}
-	return d.plain()
+	defer h.release(f)
+	if err := f.wait(ctx); err != nil {
+		return nil, err
+	}
+	ctx, done := context.WithTimeout(ctx, snapshotWithin)
+	defer done()
+	defer context.AfterFunc(h.ctx, done)()
+	s := f.snapshot(ctx, time.Now().UnixMilli(), wish.window)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return encode(s)
 }
+
+var snapshotParameters = []string{"server", "gpu", "window", "points", "end", "panels"}
 
 // Catalogue is described at Snapshot.
 func (h *Hub) Catalogue() (json.RawMessage, error) { return h.catalogue.plain() }
 
 func (h *Hub) snapshotOf(ctx context.Context, rawQuery string) (document, error) {
-	wish, err := parseWish(rawQuery, "server", "gpu", "window", "points", "end", "panels")
+	wish, err := parseWish(rawQuery, snapshotParameters...)
 	if err != nil {
 		return document{}, badQuery{err}
 	}

@@ -350,6 +350,19 @@ func TestSnapshot_ACostlyOneIsGoodForSomeFrames(t *testing.T) {
 	assert.Equal(t, one.Seq+1, again.frame().Seq)
 }
 
+// A file has no frames that would bring it up to date.
+func TestSnapshot_OfAFileIsOfNow(t *testing.T) {
+	rules := &firing{}
+	_, h, url := watched(t, func(s *Settings) { s.Tick, s.Rules = time.Hour, rules })
+	get(t, url+"/live/snapshot?window=60") // is kept, as there are no frames
+	rules.set(Rule{Name: "Queue", Labels: map[string]string{"kind": "bottleneck", "instance": "a:1"}, Since: noon})
+	body, err := h.Snapshot(t.Context(), "window=60")
+	require.NoError(t, err)
+	assert.Contains(t, string(body), `"Queue"`)
+	_, err = h.Snapshot(t.Context(), "window=x")
+	assert.True(t, IsBadQuery(err))
+}
+
 func TestSnapshot_TheFirstPanelsCanComeFirst(t *testing.T) {
 	p, h, url := watched(t, func(s *Settings) { s.Tick = time.Hour })
 	_, _, body := get(t, url+"/live/snapshot?window=3600")
