@@ -51,7 +51,7 @@ func main() {
 	flag.IntVar(&o.probes, "probes", 40, "how many samples are followed to the pixel")
 	flag.DurationVar(&o.history, "history", 24*time.Hour, "history of one server with 8 GPUs")
 	flag.IntVar(&o.fleet, "fleet", 50, "servers of a fleet")
-	flag.DurationVar(&o.fleetHistory, "fleet-history", 24*time.Hour, "history of the fleet")
+	flag.DurationVar(&o.fleetHistory, "fleet-history", time.Hour, "history of the fleet")
 	flag.StringVar(&o.recording, "recording", "", "a `file` for the minute that is recorded, which is used again if it is there")
 	flag.StringVar(&o.only, "only", "", "`parts` to measure, separated by commas: cpu, page, fleet; all by default")
 	flag.Parse()

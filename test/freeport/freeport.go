@@ -7,8 +7,10 @@ package freeport
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync"
 	"testing"
 )
 
@@ -31,12 +33,28 @@ func Find(preferred int) (int, error) {
 	return port, l.Close()
 }
 
+// The ports for tests are below those that systems give to outgoing connections,
+// of which a browser or a load test makes many: one of them would be in the way.
+const first, last = 20_000, 32_000
+
+// given has the ports that For has returned.
+var given sync.Map
+
 // For returns a free port for a test.
 func For(tb testing.TB) int {
 	tb.Helper()
-	port, err := Find(0)
-	if err != nil {
-		tb.Fatal(err)
+	for range last - first {
+		port, err := Find(first + rand.IntN(last-first))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if port >= last { // that one is taken
+			continue
+		}
+		if _, again := given.LoadOrStore(port, true); !again {
+			return port
+		}
 	}
-	return port
+	tb.Fatalf("no free port from %d to %d", first, last)
+	return 0
 }
