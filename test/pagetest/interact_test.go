@@ -288,4 +288,5 @@ func TestRestart_ThePageGoesOn(t *testing.T) {
 	again("1.0.1")
 	v.await(`!window.sameDocument && llamaPage.catalogue.version === "1.0.1"`)
 	v.drawn()
+	f.stop() // before the dashboard, which is stopped first since it began last
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ var chromium = sync.OnceValues(func() (*Browser, error) { return Launch(context.
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if used {
+	if used.Load() {
 		b, err := chromium()
 		if err == nil {
 			b.Close()
@@ -43,13 +44,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-var used bool
+var used atomic.Bool
 
 func browserOf(t *testing.T) *Browser {
 	t.Helper()
 	b, err := chromium()
 	require.NoError(t, err)
-	used = true
+	used.Store(true)
 	return b
 }
 
