@@ -142,11 +142,11 @@ profiles:
 		due   []time.Duration
 		words string
 	}{
-		"ramp":   {[]time.Duration{0, 1000 * ms, 1500 * ms, 2000 * ms}, "open loop, ramp from 0 to 2 requests/s over 1s, gaps constant, for 1m0s"},
-		"steps":  {[]time.Duration{0, 1000 * ms, 5000 * ms, 5250 * ms}, "open loop, steps 1 requests/s for 2s, 0 requests/s for 3s, 4 requests/s, gaps constant, for 1m0s"},
-		"sine":   {[]time.Duration{0, 591 * ms, 2000 * ms, 2591 * ms}, "open loop, sine around 1 by 1 requests/s in 2s, gaps constant, for 1m0s"},
-		"replay": {[]time.Duration{0, 500 * ms, 750 * ms}, "open loop, replay of " + file + " 2 times as fast, for at most 5m0s"},
-		"whole":  {[]time.Duration{0, 1000 * ms, 1500 * ms}, "open loop, replay of " + file + " 1 times as fast, for at most 1h0m0s"},
+		"ramp":   {[]time.Duration{0, 1000 * ms, 1500 * ms, 2000 * ms}, "open loop, ramp from 0 to 2 requests/s over 1s, gaps constant, for 1m"},
+		"steps":  {[]time.Duration{0, 1000 * ms, 5000 * ms, 5250 * ms}, "open loop, steps 1 requests/s for 2s, 0 requests/s for 3s, 4 requests/s, gaps constant, for 1m"},
+		"sine":   {[]time.Duration{0, 591 * ms, 2000 * ms, 2591 * ms}, "open loop, sine around 1 by 1 requests/s in 2s, gaps constant, for 1m"},
+		"replay": {[]time.Duration{0, 500 * ms, 750 * ms}, "open loop, replay of " + file + " 2 times as fast, for at most 5m"},
+		"whole":  {[]time.Duration{0, 1000 * ms, 1500 * ms}, "open loop, replay of " + file + " 1 times as fast, for at most 1h"},
 	} {
 		p := profiles[name]
 		require.NoError(t, p.validate(newDefaultConfig().Limits), name)

@@ -242,38 +242,38 @@ func (p *ProfileConfig) gaps() (arrival.Gaps, error) {
 func (p *ProfileConfig) schedule() string {
 	words, lasts := p.arrivals(), "for"
 	if p.converses() {
-		words += fmt.Sprintf(", conversations of %s turns with %s between an answer and the next", workload.Range(p.Turns), p.Think)
+		words += fmt.Sprintf(", conversations of %s turns with %s between an answer and the next", workload.Range(p.Turns), loadgen.Plain(p.Think))
 	}
 	if p.Replay.HasValue() {
 		lasts = "for at most"
 	}
-	return fmt.Sprintf("%s, %s %s", words, lasts, p.Duration)
+	return fmt.Sprintf("%s, %s %s", words, lasts, loadgen.Plain(p.Duration))
 }
 
 func (p *ProfileConfig) arrivals() string {
 	var rate string
 	switch {
 	case p.Users > 0:
-		return fmt.Sprintf("closed loop of %d users who think %s", p.Users, p.Think)
+		return fmt.Sprintf("closed loop of %d users who think %s", p.Users, loadgen.Plain(p.Think))
 	case p.Replay.HasValue():
 		r := p.Replay.Get()
 		return fmt.Sprintf("open loop, replay of %s %g times as fast", r.Times, r.Speed)
 	case p.Ramp.HasValue():
 		r := p.Ramp.Get()
-		rate = fmt.Sprintf("ramp from %g to %g requests/s over %s", r.From, r.To, r.Over)
+		rate = fmt.Sprintf("ramp from %g to %g requests/s over %s", r.From, r.To, loadgen.Plain(r.Over))
 	case p.Steps != nil:
 		var steps []string
 		for i, s := range p.Steps {
 			step := fmt.Sprintf("%g requests/s", s.Rate)
 			if i < len(p.Steps)-1 {
-				step += fmt.Sprintf(" for %s", s.For)
+				step += fmt.Sprintf(" for %s", loadgen.Plain(s.For))
 			}
 			steps = append(steps, step)
 		}
 		rate = "steps " + strings.Join(steps, ", ")
 	case p.Sine.HasValue():
 		s := p.Sine.Get()
-		rate = fmt.Sprintf("sine around %g by %g requests/s in %s", s.Mean, s.Amplitude, s.Period)
+		rate = fmt.Sprintf("sine around %g by %g requests/s in %s", s.Mean, s.Amplitude, loadgen.Plain(s.Period))
 	default:
 		rate = fmt.Sprintf("%g requests/s", p.Rate)
 	}

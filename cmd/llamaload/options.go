@@ -198,7 +198,7 @@ func (o *options) config() (*loadgen.Config, string, error) {
 	}
 	var words string
 	if o.users > 0 {
-		words = fmt.Sprintf("closed loop of %d users who think %s", o.users, o.think)
+		words = fmt.Sprintf("closed loop of %d users who think %s", o.users, loadgen.Plain(o.think))
 	} else {
 		curve, rate, err := o.curve()
 		if err != nil {
@@ -224,10 +224,10 @@ func (o *options) config() (*loadgen.Config, string, error) {
 		}
 	}
 	if o.turns != "" {
-		words += fmt.Sprintf(", conversations of %s turns with %s between an answer and the next", o.turns, o.think)
+		words += fmt.Sprintf(", conversations of %s turns with %s between an answer and the next", o.turns, loadgen.Plain(o.think))
 	}
 	if o.duration > 0 && o.recorded == nil {
-		words += fmt.Sprintf(", for %s", o.duration)
+		words += fmt.Sprintf(", for %s", loadgen.Plain(o.duration))
 	}
 	if o.count > 0 {
 		words += fmt.Sprintf(", at most %d requests", o.count)

@@ -423,6 +423,18 @@ func (p *Report) lines() [][2]string {
 	return lines
 }
 
+// Plain writes a duration as people do in a configuration: 1h, not 1h0m0s.
+func Plain(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
 func seconds(s float64) string { return short(time.Duration(s * float64(time.Second))) }
 
 // short formats a duration with about three significant digits.

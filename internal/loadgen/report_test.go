@@ -120,3 +120,18 @@ func TestReadCounters_RefusesAServerWithoutThem(t *testing.T) {
 	_, err := ReadCounters(t.Context(), foreign{}, "")
 	assert.EqualError(t, err, "/metrics has no prompt_tokens_total or tokens_predicted_total: is this a llama-server?")
 }
+
+func TestPlain_WritesDurationsAsPeopleDo(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Hour:               "1h",
+		90 * time.Minute:        "1h30m",
+		time.Hour + time.Second: "1h0m1s",
+		10 * time.Minute:        "10m",
+		90 * time.Second:        "1m30s",
+		10 * time.Second:        "10s",
+		750 * time.Millisecond:  "750ms",
+		0:                       "0s",
+	} {
+		assert.Equal(t, want, Plain(d))
+	}
+}
