@@ -250,7 +250,7 @@ const PANELS = [
   panel(
     "energy",
     "gpu",
-    "Energy a token",
+    "Energy per token",
     "joules/token",
     "lines",
     [{ legend: "all GPUs", of: (t, s) => 1.1 + 0.5 * (1 - busy(t, s)) }],

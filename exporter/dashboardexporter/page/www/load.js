@@ -226,8 +226,8 @@ export class Load {
       return html`<p class="muted">There are no profiles: declare some under profiles of the extension loadgen.</p>`;
     }
     return html`<form class="form" @submit=${(/** @type {Event} */ e) => this.#start(e)}>
-      <label>profile <select name="profile">${this.#profiles.map((p) => html`<option value=${p.name}>${p.name}: ${p.schedule}, ${duration(p.duration)}</option>`)}</select></label>
-      <label>requests a second <input type="number" name="rate" min="0.01" step="any" placeholder="as it says"></label>
+      <label>profile <select name="profile">${this.#profiles.map((p) => html`<option value=${p.name}>${p.name}: ${p.schedule}</option>`)}</select></label>
+      <label>requests per second <input type="number" name="rate" min="0.01" step="any" placeholder="as it says"></label>
       <label>or users <input type="number" name="users" min="1" step="1" placeholder="as it says"></label>
       <label>seconds <input type="number" name="duration" min="1" step="any" placeholder="as it says"></label>
       <button class="primary">Start</button>
@@ -253,7 +253,7 @@ export class Load {
         ${
           run.rate === null
             ? nothing
-            : html`<label>requests a second <input type="number" name="rate" min="0.01" step="any" required></label>
+            : html`<label>requests per second <input type="number" name="rate" min="0.01" step="any" required></label>
                 <label>within seconds <input type="number" name="over" min="0" step="any" placeholder="at once"></label>
                 <button>Change the rate</button>`
         }

@@ -48,7 +48,7 @@ export function figures(r) {
   );
   if (r.goodput) list.push({ name: "within the objective", unit: "ratio", value: r.goodput.share, up: true });
   if (r.energy) {
-    list.push({ name: "energy a token", unit: "joules/token", value: r.energy.joules_per_output_token, up: false });
+    list.push({ name: "energy per token", unit: "joules/token", value: r.energy.joules_per_output_token, up: false });
   }
   return list;
 }

@@ -42,7 +42,7 @@ export function requestsView(state, all, more, open, csv) {
         <thead><tr>
           <th scope="col">ended</th><th scope="col">outcome</th><th scope="col" class="number">slot</th><th scope="col" class="number">prompt</th>
           <th scope="col" class="number">cached</th><th scope="col" class="number">generated</th>${drafted ? html`<th scope="col" class="number">accepted</th>` : nothing}
-          ${waited ? html`<th scope="col" class="number">wait</th>` : nothing}<th scope="col" class="number">first token</th><th scope="col" class="number">a token</th><th scope="col" class="number">duration</th>
+          ${waited ? html`<th scope="col" class="number">wait</th>` : nothing}<th scope="col" class="number">first token</th><th scope="col" class="number">per token</th><th scope="col" class="number">duration</th>
           <th scope="col"><span class="unseen">details</span></th>
         </tr></thead>
         <tbody>${list.slice(0, all ? list.length : 12).map(
@@ -94,7 +94,7 @@ export function requestView(r, now, copy) {
     ["prompt", `${r.prompt} tokens, ${r.cached} of them cached (${text(cacheShare(r), "ratio")})`],
     ["prompt rate", promptRate(r) === null ? "" : text(promptRate(r), "tokens/s")],
     ["generated", `${r.generated} tokens`],
-    ["a token", decoding(r) === null ? "" : text(decoding(r), "s")],
+    ["per token", decoding(r) === null ? "" : text(decoding(r), "s")],
     [
       "drafted",
       r.drafted === null ? "" : `${r.drafted} tokens, ${r.accepted ?? "–"} accepted (${text(acceptance(r), "ratio")})`,
