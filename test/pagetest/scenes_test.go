@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -125,6 +126,11 @@ func TestScenes(t *testing.T) {
 				v.await(s.ready)
 				if s.sources != nil {
 					v.await(`document.querySelector("#verdict").innerText !== "" || llamaPage.onlyServers`)
+				}
+				if look.Mobile {
+					var width int
+					v.eval(&width, `innerWidth`)
+					assert.EqualValues(t, look.Width, width, "%s: something is wider than the screen", name)
 				}
 				v.keep(name)
 				v.Close()

@@ -85,7 +85,20 @@ export class Lanes {
     this.#tip = document.createElement("div");
     this.#tip.className = "tip";
     this.#tip.hidden = true;
-    host.append(this.#canvas, this.#tip);
+    const colours = document.createElement("div");
+    colours.className = "keys-of-lanes";
+    for (const [name, words] of [
+      ["prompt", "reads the prompt"],
+      ["generating", "generates"],
+      ["cancelled", "ended as cancelled"],
+      ["failed", "failed"],
+    ]) {
+      const one = document.createElement("span");
+      one.className = name;
+      one.textContent = words;
+      colours.append(one);
+    }
+    host.append(this.#canvas, colours, this.#tip);
   }
 
   get plot() {

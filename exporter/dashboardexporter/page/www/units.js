@@ -12,6 +12,7 @@ const SI = [
   [1, ""],
   [1e-3, "m"],
   [1e-6, "µ"],
+  [1e-9, "n"],
 ];
 
 /**
@@ -23,7 +24,7 @@ const UNITS = {
   "tokens/s": { prefixes: ["", "k", "M"], text: "tok/s" },
   "requests/s": { prefixes: ["", "k"], text: "req/s" },
   requests: { prefixes: ["", "k", "M"], text: "" },
-  s: { prefixes: ["", "m", "µ"], text: "s" },
+  s: { prefixes: ["", "m", "µ", "n"], text: "s" },
   "s/token": { prefixes: ["", "m", "µ"], text: "s/tok" },
   tokens: { prefixes: ["", "k", "M", "G"], text: "tok" },
   ratio: { factor: 100, prefixes: [""], text: "%" },
