@@ -20,6 +20,7 @@ const { cell, statisticsCSV, rows, valuesCSV } = await import("../www/table.js")
 const { choices, formatSpans, overlays, pairs, parseSpans } = await import("../www/compare.js");
 const { nameOf, sorted } = await import("../www/overview.js");
 const { figures } = await import("../www/report.js");
+const { limitsOf } = await import("../www/verdict.js");
 const { createState } = await import("../www/store.js");
 const { SCENE, SHADES, EIGHT } = await import("../www/colours.js");
 const { CATALOGUE, Mock } = await import("./mock.js");
@@ -46,6 +47,20 @@ test("the address of the page says what it shows, both ways", () => {
   assert.equal(parse("?window=100000").view.window, 300);
   assert.equal(parse("?end=-1&window=x").view.end, null);
   assert.equal(viewQuery({ server: "", gpus: [], window: 60, end: null }, 300), "window=60&points=300");
+});
+
+test("a server that does not answer is limited by that alone", () => {
+  const state = shot();
+  const rule = (/** @type {string} */ id, /** @type {number} */ priority) =>
+    /** @type {Rule} */ ({ kind: "bottleneck", id, instance: state.server, priority, severity: "", since: 0 });
+  state.rules = [rule("nothing", 9), rule("state", 0)];
+  const limits = () => limitsOf(state).map((r) => r.id);
+  state.facts.state = "ok";
+  assert.deepEqual(limits(), ["state", "nothing"]);
+  state.facts.state = "unreachable";
+  assert.deepEqual(limits(), ["state"]);
+  state.rules = [rule("nothing", 9)];
+  assert.deepEqual(limits(), [], "the rule of the state follows within seconds");
 });
 
 test("attempts to connect become rarer, and differ", () => {

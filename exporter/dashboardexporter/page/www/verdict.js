@@ -31,6 +31,16 @@ function line(r, now, named) {
 /** So many alerts are shown at once; a fleet may have hundreds. */
 const ALERTS = 4;
 
+/**
+ * What limits the server. One that does not answer is limited by that alone: the
+ * other rules still see its last minutes.
+ * @param {import("#page/store.js").State} state
+ */
+export function limitsOf(state) {
+  const answers = (state.facts.state ?? "ok") === "ok";
+  return rulesOf(state.rules, "bottleneck", state.server).filter((r) => answers || r.id === "state");
+}
+
 /** Whether nothing limits the server. @param {Rule} rule */
 const fine = (rule) => rule.id === "nothing";
 
@@ -41,7 +51,7 @@ const fine = (rule) => rule.id === "nothing";
  * @param {boolean} named rules of several servers
  */
 export function verdictView(state, open, toggle, named) {
-  const bottlenecks = named ? [] : rulesOf(state.rules, "bottleneck", state.server);
+  const bottlenecks = named ? [] : limitsOf(state);
   const alerts = rulesOf(state.rules, "alert", named ? "" : state.server);
   const [first, ...more] = bottlenecks;
   const shown = open ? [...alerts, ...more] : alerts.slice(0, ALERTS);
@@ -68,7 +78,7 @@ export function verdictView(state, open, toggle, named) {
  * @param {import("#page/store.js").State} state
  */
 export function spoken(state) {
-  const first = rulesOf(state.rules, "bottleneck", state.server)[0];
+  const [first] = limitsOf(state);
   const alerts = rulesOf(state.rules, "alert", state.server);
   // Not the sentence, whose numbers change each second.
   return [
