@@ -26,7 +26,7 @@ func TestRules_PromtoolAgrees(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs promtool")
 	}
-	folder, err := promtest.Find(t.Context())
+	folder, err := promtest.Programs.Find(t.Context())
 	require.NoError(t, err)
 	for _, args := range [][]string{
 		{"check", "rules", "--lint=all", "--lint-fatal", "rules.yaml"},

@@ -40,7 +40,7 @@ type Server struct {
 // takes OTLP and remote write. Further arguments come last.
 func Start(tb testing.TB, config string, args ...string) *Server {
 	tb.Helper()
-	folder, err := Find(tb.Context())
+	folder, err := Programs.Find(tb.Context())
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -129,26 +129,78 @@ func (s *Server) Samples(expression string) model.Matrix {
 
 func (s *Server) ask(expression, kind string, result any) {
 	s.tb.Helper()
-	r, err := http.Get(s.url + "/api/v1/query?query=" + url.QueryEscape(expression))
+	var data struct {
+		Type   string `json:"resultType"`
+		Result json.RawMessage
+	}
+	s.get("query", url.Values{"query": {expression}}, &data)
+	if data.Type != kind {
+		s.tb.Fatalf("%s: want a %s, got a %s", expression, kind, data.Type)
+	}
+	if err := json.Unmarshal(data.Result, result); err != nil {
+		s.tb.Fatalf("%s: %v", expression, err)
+	}
+}
+
+// Series are the labels of all series of the last hour that a selector matches,
+// ended ones included.
+func (s *Server) Series(selector string) []model.LabelSet {
+	s.tb.Helper()
+	var all []model.LabelSet
+	s.get("series", lastHour(url.Values{"match[]": {selector}}), &all)
+	return all
+}
+
+// Exemplars are those of the last hour of the series in an expression.
+func (s *Server) Exemplars(expression string) []Exemplars {
+	s.tb.Helper()
+	var all []Exemplars
+	s.get("query_exemplars", lastHour(url.Values{"query": {expression}}), &all)
+	return all
+}
+
+// Exemplars are those of one series.
+type Exemplars struct {
+	SeriesLabels model.LabelSet
+	Exemplars    []struct {
+		Labels model.LabelSet
+		Value  model.SampleValue
+	}
+}
+
+// Metadata is the type, unit and description of each metric, as far as known.
+func (s *Server) Metadata() map[string][]struct{ Type, Unit, Help string } {
+	s.tb.Helper()
+	var all map[string][]struct{ Type, Unit, Help string }
+	s.get("metadata", nil, &all)
+	return all
+}
+
+func lastHour(v url.Values) url.Values {
+	v.Set("start", time.Now().Add(-time.Hour).Format(time.RFC3339))
+	v.Set("end", time.Now().Add(time.Minute).Format(time.RFC3339))
+	return v
+}
+
+func (s *Server) get(path string, query url.Values, data any) {
+	s.tb.Helper()
+	r, err := http.Get(s.url + "/api/v1/" + path + "?" + query.Encode())
 	if err != nil {
 		s.tb.Fatal(err)
 	}
 	defer r.Body.Close()
 	var answer struct {
 		Error string
-		Data  struct {
-			Type   string `json:"resultType"`
-			Result json.RawMessage
-		}
+		Data  json.RawMessage
 	}
 	if err := json.NewDecoder(r.Body).Decode(&answer); err != nil {
-		s.tb.Fatalf("%s: %v", expression, err)
+		s.tb.Fatalf("%s: %v", query, err)
 	}
-	if answer.Error != "" || answer.Data.Type != kind {
-		s.tb.Fatalf("%s: want a %s, got: %s%s", expression, kind, answer.Data.Type, answer.Error)
+	if answer.Error != "" {
+		s.tb.Fatalf("%s: %s", query, answer.Error)
 	}
-	if err := json.Unmarshal(answer.Data.Result, result); err != nil {
-		s.tb.Fatalf("%s: %v", expression, err)
+	if err := json.Unmarshal(answer.Data, data); err != nil {
+		s.tb.Fatalf("%s: %v", query, err)
 	}
 }
 
@@ -170,7 +222,7 @@ func (s *Server) Value(expression string) float64 {
 // CheckConfig has promtool check a configuration file.
 func CheckConfig(tb testing.TB, file string) {
 	tb.Helper()
-	folder, err := Find(tb.Context())
+	folder, err := Programs.Find(tb.Context())
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := promtest.Install(ctx, os.Stdout); err != nil {
+	if err := promtest.Programs.Install(ctx, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "install-prometheus:", err)
 		os.Exit(1)
 	}
