@@ -4,7 +4,9 @@
 package backends
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/promtest"
 )
 
@@ -31,23 +34,36 @@ func freePorts(t *testing.T) ports {
 // scrapes collectors on these ports at an interval.
 func startPrometheus(t *testing.T, interval string, collectors ...ports) *promtest.Server {
 	t.Helper()
+	return promtest.Start(t, prometheusConfig(t, interval, collectors, collectors))
+}
+
+// prometheusConfig is the shipped configuration with other addresses: at an
+// interval it scrapes metrics of collectors, and their own. Its rules are those of
+// dashboards.
+func prometheusConfig(t *testing.T, interval string, metrics, telemetry []ports) string {
+	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root, "examples", "prometheus", "prometheus.yml"))
 	require.NoError(t, err)
-	var metrics, telemetry []string
-	for _, c := range collectors {
-		metrics = append(metrics, fmt.Sprintf("localhost:%d", c.metrics))
-		telemetry = append(telemetry, fmt.Sprintf("localhost:%d", c.telemetry))
+	rules, err := filepath.Abs(filepath.Join(root, "dashboards", "rules.yaml"))
+	require.NoError(t, err)
+	var served, own []string
+	for _, c := range metrics {
+		served = append(served, fmt.Sprintf("localhost:%d", c.metrics))
+	}
+	for _, c := range telemetry {
+		own = append(own, fmt.Sprintf("localhost:%d", c.telemetry))
 	}
 	config := string(text)
 	for shipped, here := range map[string]string{
-		"scrape_interval: 15s": "scrape_interval: " + interval,
-		"[localhost:9464]":     "[" + strings.Join(metrics, ", ") + "]",
-		"[localhost:8888]":     "[" + strings.Join(telemetry, ", ") + "]",
+		"scrape_interval: 15s":          "scrape_interval: " + interval,
+		"[localhost:9464]":              "[" + strings.Join(served, ", ") + "]",
+		"[localhost:8888]":              "[" + strings.Join(own, ", ") + "]",
+		"[../../dashboards/rules.yaml]": "[" + rules + "]",
 	} {
 		require.Contains(t, config, shipped)
 		config = strings.ReplaceAll(config, shipped, here)
 	}
-	return promtest.Start(t, config)
+	return config
 }
 
 // A way is how metrics get from a collector to Prometheus.
@@ -56,8 +72,6 @@ type way struct {
 	// file is a shipped configuration that goes on top of collector-config.yaml,
 	// or "".
 	file string
-	// overlay goes on top of both.
-	overlay string
 	// pushes reports whether Prometheus does not scrape.
 	pushes bool
 }
@@ -65,10 +79,7 @@ type way struct {
 var ways = []way{
 	{name: "scrape"},
 	{name: "OTLP", file: "examples/prometheus-push.yaml", pushes: true},
-	{name: "remote write", pushes: true, overlay: `
-exporters: {prometheus_remote_write: {http: {endpoint: "${env:PROMETHEUS_URL}/api/v1/write"}, disable_scope_info: true}}
-service: {pipelines: {metrics: {exporters: [prometheus_remote_write]}}}
-`},
+	{name: "remote write", file: "examples/prometheus-remote-write.yaml", pushes: true},
 }
 
 // startWay runs a Prometheus and a collector with collector-config.yaml that
@@ -93,10 +104,8 @@ func startCollector(t *testing.T, w way, prometheus *promtest.Server, p ports, o
 	if w.file != "" {
 		args = append(args, "--config", filepath.Join(root, w.file))
 	}
-	for _, text := range []string{w.overlay, overlay} {
-		if text != "" {
-			args = append(args, "--config", collectortest.ConfigFile(t, text))
-		}
+	if overlay != "" {
+		args = append(args, "--config", collectortest.ConfigFile(t, overlay))
 	}
 	env = append([]string{
 		"PROMETHEUS_URL=" + prometheus.URL(), "STATE_DIRECTORY=" + filepath.Join(t.TempDir(), "state"),
@@ -108,6 +117,34 @@ func startCollector(t *testing.T, w way, prometheus *promtest.Server, p ports, o
 
 // instance is the label of a server at a URL.
 func instance(url string) string { return strings.TrimPrefix(url, "http://") }
+
+// logged runs a simulator that writes a log.
+func logged(t *testing.T, o llamasim.Options) (server *llamasim.Server, log string) {
+	t.Helper()
+	log = filepath.Join(t.TempDir(), "llama-server.log")
+	file, err := os.Create(log)
+	require.NoError(t, err)
+	t.Cleanup(func() { file.Close() })
+	o.Log = file
+	return llamasim.Start(t, o), log
+}
+
+// loadRun is a run of the load generator as its API shows it.
+type loadRun struct {
+	ID, State string
+	Requests  struct{ Due, OK int }
+}
+
+func runs(t *testing.T, api string) []loadRun {
+	t.Helper()
+	r, err := http.Get(api + "/api/v1/runs")
+	require.NoError(t, err)
+	defer r.Body.Close()
+	var answer struct{ Runs []loadRun }
+	require.NoError(t, json.NewDecoder(r.Body).Decode(&answer))
+	require.NotEmpty(t, answer.Runs)
+	return answer.Runs
+}
 
 func TestPrometheusConfiguration_IsValid(t *testing.T) {
 	promtest.CheckConfig(t, filepath.Join(root, "examples", "prometheus", "prometheus.yml"))

@@ -63,7 +63,9 @@ func validate(tb testing.TB, program string, files ...string) (string, error) {
 }
 
 // onTop are the examples that go on top of collector-config.yaml.
-var onTop = []string{"examples/otlp-out.yaml", "examples/prometheus-push.yaml"}
+var onTop = []string{
+	"examples/otlp-out.yaml", "examples/prometheus-push.yaml", "examples/prometheus-remote-write.yaml",
+}
 
 func TestShippedConfigurationsAreAccepted(t *testing.T) {
 	program := collectortest.Program(t)
