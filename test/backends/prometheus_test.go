@@ -39,8 +39,8 @@ func startPrometheus(t *testing.T, interval string, collectors ...ports) *promte
 
 // prometheusConfig is the shipped configuration with other addresses: at an
 // interval it scrapes metrics of collectors, and their own. Its rules are those of
-// dashboards.
-func prometheusConfig(t *testing.T, interval string, metrics, telemetry []ports) string {
+// dashboards, and it tells the Alertmanagers at these addresses.
+func prometheusConfig(t *testing.T, interval string, metrics, telemetry []ports, alertmanagers ...string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root, "examples", "prometheus", "prometheus.yml"))
 	require.NoError(t, err)
@@ -58,6 +58,7 @@ func prometheusConfig(t *testing.T, interval string, metrics, telemetry []ports)
 		"scrape_interval: 15s":          "scrape_interval: " + interval,
 		"[localhost:9464]":              "[" + strings.Join(served, ", ") + "]",
 		"[localhost:8888]":              "[" + strings.Join(own, ", ") + "]",
+		"[localhost:9093]":              "[" + strings.Join(alertmanagers, ", ") + "]",
 		"[../../dashboards/rules.yaml]": "[" + rules + "]",
 	} {
 		require.Contains(t, config, shipped)
