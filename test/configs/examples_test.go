@@ -5,6 +5,8 @@ package configs
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +26,9 @@ func TestExamples_RunWithoutObsoleteSettings(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(root, "examples", "*.yaml"))
 	require.NoError(t, err)
 	require.Greater(t, len(files), 7)
+	// Remote write does not give up at the end of the collector.
+	prometheus := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(prometheus.Close)
 	for _, file := range files {
 		name := "examples/" + filepath.Base(file)
 		switch filepath.Base(file) {
@@ -38,7 +43,7 @@ func TestExamples_RunWithoutObsoleteSettings(t *testing.T) {
 			if slices.Contains(onTop, name) {
 				configs = []string{"collector-config.yaml", name}
 			}
-			c := runQuietly(t, []string{"OTLP_ENDPOINT=http://127.0.0.1:1", "PROMETHEUS_URL=http://127.0.0.1:1"}, quiet, configs...)
+			c := runQuietly(t, []string{"OTLP_ENDPOINT=http://127.0.0.1:1", "PROMETHEUS_URL=" + prometheus.URL}, quiet, configs...)
 			c.AwaitLog("Everything is ready")
 			time.Sleep(500 * time.Millisecond) // what the parts log once they run
 			c.Terminate()
