@@ -19,7 +19,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/alertmanagertest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
@@ -111,15 +110,6 @@ func (p *pager) await(t *testing.T, receiver, instance, status string, names ...
 	return found
 }
 
-// replaced is a text with every one of some pairs of old and new replaced.
-func replaced(t *testing.T, text string, pairs ...string) string {
-	t.Helper()
-	for i := 0; i < len(pairs); i += 2 {
-		require.Contains(t, text, pairs[i])
-	}
-	return strings.NewReplacer(pairs...).Replace(text)
-}
-
 func TestAlertmanagerConfiguration_IsValid(t *testing.T) {
 	alertmanagertest.CheckConfig(t, alertmanagerFile)
 }
@@ -134,18 +124,12 @@ func TestAlerts_ReachWhomTheyConcern(t *testing.T) {
 	require.NoError(t, err)
 	alertmanager := alertmanagertest.Start(t, replaced(t, string(text), "http://localhost:9095", hook.url,
 		"group_wait: 30s", "group_wait: 20s", "group_wait: 10s", "group_wait: 1s", "group_interval: 5m", "group_interval: 1s", "group_interval: 1m", "group_interval: 1s"))
-	rules := filepath.Join(t.TempDir(), "rules.yaml")
-	require.NoError(t, os.WriteFile(rules, []byte(replaced(t, string(dashboards.Rules()),
-		"interval: 15s", "interval: 1s", "for: 30s", "for: 3s", "for: 2m", "for: 2s")), 0o600))
-
 	// A prompt takes seven seconds.
 	slow := llamasim.Options{PromptTokensPerSecond: 9}
 	down, stays := llamasim.Start(t, slow), llamasim.Start(t, slow)
 	p := freePorts(t)
-	config := prometheusConfig(t, "1s", []ports{p}, []ports{p}, alertmanager)
-	shipped, err := filepath.Abs(filepath.Join(root, "dashboards", "rules.yaml"))
-	require.NoError(t, err)
-	prometheus := promtest.Start(t, replaced(t, config, shipped, rules))
+	prometheus := promtest.Start(t, impatient(t, prometheusConfig(t, "1s", []ports{p}, []ports{p}, alertmanager),
+		"interval: 15s", "interval: 1s", "for: 30s", "for: 3s", "for: 2m", "for: 2s"))
 	startCollector(t, ways[0], prometheus, p, `
 receivers: {llamacpp/stays: {endpoint: "${env:STAYS}", scrapers: {server: {collection_interval: 1s}, slots: {collection_interval: 250ms}}}}
 service: {pipelines: {metrics: {receivers: [llamacpp, llamacpp/stays, llamacpplog]}}}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/dashboards"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
@@ -44,8 +45,6 @@ func prometheusConfig(t *testing.T, interval string, metrics, telemetry []ports,
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root, "examples", "prometheus", "prometheus.yml"))
 	require.NoError(t, err)
-	rules, err := filepath.Abs(filepath.Join(root, "dashboards", "rules.yaml"))
-	require.NoError(t, err)
 	var served, own []string
 	for _, c := range metrics {
 		served = append(served, fmt.Sprintf("localhost:%d", c.metrics))
@@ -53,18 +52,36 @@ func prometheusConfig(t *testing.T, interval string, metrics, telemetry []ports,
 	for _, c := range telemetry {
 		own = append(own, fmt.Sprintf("localhost:%d", c.telemetry))
 	}
-	config := string(text)
-	for shipped, here := range map[string]string{
-		"scrape_interval: 15s":          "scrape_interval: " + interval,
-		"[localhost:9464]":              "[" + strings.Join(served, ", ") + "]",
-		"[localhost:8888]":              "[" + strings.Join(own, ", ") + "]",
-		"[localhost:9093]":              "[" + strings.Join(alertmanagers, ", ") + "]",
-		"[../../dashboards/rules.yaml]": "[" + rules + "]",
-	} {
-		require.Contains(t, config, shipped)
-		config = strings.ReplaceAll(config, shipped, here)
+	return replaced(t, string(text),
+		"scrape_interval: 15s", "scrape_interval: "+interval,
+		"[localhost:9464]", "["+strings.Join(served, ", ")+"]",
+		"[localhost:8888]", "["+strings.Join(own, ", ")+"]",
+		"[localhost:9093]", "["+strings.Join(alertmanagers, ", ")+"]",
+		"[../../dashboards/rules.yaml]", "["+shippedRules(t)+"]")
+}
+
+func shippedRules(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join(root, "dashboards", "rules.yaml"))
+	require.NoError(t, err)
+	return path
+}
+
+// impatient is a configuration with other durations in its rules.
+func impatient(t *testing.T, config string, durations ...string) string {
+	t.Helper()
+	rules := filepath.Join(t.TempDir(), "rules.yaml")
+	require.NoError(t, os.WriteFile(rules, []byte(replaced(t, string(dashboards.Rules()), durations...)), 0o600))
+	return replaced(t, config, shippedRules(t), rules)
+}
+
+// replaced is a text with old strings replaced by new ones, each of which it has.
+func replaced(t *testing.T, text string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		require.Contains(t, text, pairs[i])
 	}
-	return config
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 // A way is how metrics get from a collector to Prometheus.
