@@ -34,7 +34,8 @@ extensions:
     endpoint: localhost:${env:LOADGEN_PORT}
     target: {endpoint: "${env:LLAMACPP_ENDPOINT}"}
     profiles:
-      steady: {rate: 10, gaps: poisson, duration: 3s, max_tokens: {min: 10, max: 40}}
+      # The simulator's times are round. With this seed no two requests have the same, as those of a real server hardly do.
+      steady: {rate: 10, duration: 3s, max_tokens: {min: 10, max: 200}, seed: 1}
 receivers: {loadgen: }
 connectors: {span_metrics: {metrics_flush_interval: 1s}}
 service:
@@ -53,13 +54,14 @@ service: {pipelines: {traces/jaeger: {exporters: [otlp_http/jaeger]}}}
 // Of each request Jaeger has what its client felt and what the server's log says,
 // and leads from one to the other; span metrics count them.
 func TestTraces_OfClientAndLogMeetInJaeger(t *testing.T) {
+	t.Parallel()
 	for protocol, change := range map[string]string{"OTLP over gRPC": "", "OTLP over HTTP": overHTTP} {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
-			jaeger := jaegertest.Start(t)
-			server, log := logged(t, llamasim.Options{})
+			server, log := logged(t, llamasim.Options{Slots: 16})
 			p := freePorts(t)
 			prometheus := promtest.Start(t, prometheusConfig(t, "1s", []ports{p}, nil), "--enable-feature=exemplar-storage")
+			jaeger := jaegertest.Start(t, prometheus.URL())
 			api := fmt.Sprintf("http://localhost:%d", startTraced(t, jaeger, server, log, p, change))
 
 			// Of a long answer the log tells the progress.
@@ -244,6 +246,12 @@ func checkSpanMetrics(t *testing.T, prometheus *promtest.Server, jaeger *jaegert
 	otlpsink.Eventually(t, 40*time.Second, func() bool { return prometheus.Value(failed) == 1 }, "one failed: %v", prometheus.Query("traces_span_metrics_calls_total"))
 	seconds := prometheus.Value("sum(traces_span_metrics_duration_seconds_sum" + completed + ")")
 	assert.InEpsilon(t, prometheus.Value(fmt.Sprintf(`sum(gen_ai_server_request_duration_seconds_sum{instance=%q, error_type=""})`, server)), seconds, 0.01, "the same durations")
+
+	// Not "errors": of one the rate is 0.
+	for _, what := range []string{"calls", "latencies"} {
+		otlpsink.Eventually(t, 40*time.Second, func() bool { return jaeger.Monitored(what, "llama-server")["text_completion sim"] > 0 },
+			"Jaeger's Monitor tab has %s: %v", what, jaeger.Monitored(what, "llama-server"))
+	}
 
 	series := prometheus.Exemplars("traces_span_metrics_duration_seconds_bucket" + completed)
 	require.NotEmpty(t, series)

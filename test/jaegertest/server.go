@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -27,10 +28,7 @@ var Programs = pinned.Programs{
 	Cure: "go run ./test/cmd/install-jaeger",
 }
 
-const (
-	startTimeout = 40 * time.Second
-	stopTimeout  = 20 * time.Second
-)
+const startTimeout = 40 * time.Second
 
 // Server is a Jaeger under test.
 type Server struct {
@@ -41,8 +39,9 @@ type Server struct {
 	query      string
 }
 
-// Start runs a Jaeger until the end of the test.
-func Start(tb testing.TB) *Server {
+// Start runs a Jaeger until the end of the test. What it monitors it asks the
+// Prometheus at a URL, which has span metrics.
+func Start(tb testing.TB, prometheus string) *Server {
 	tb.Helper()
 	folder, err := Programs.Find(tb.Context())
 	if err != nil {
@@ -52,17 +51,18 @@ func Start(tb testing.TB) *Server {
 	s := &Server{tb: tb, GRPC: address(), HTTP: address(), query: address()}
 	admin := address()
 	var log child.Output
-	process, err := child.Start(exec.Command(filepath.Join(folder, "all-in-one"),
+	command := exec.Command(filepath.Join(folder, "all-in-one"),
 		"--collector.otlp.grpc.host-port="+s.GRPC, "--collector.otlp.http.host-port="+s.HTTP, "--query.http-server.host-port="+s.query,
 		"--query.grpc-server.host-port="+address(), "--admin.http.host-port="+admin, "--collector.http-server.host-port="+address(),
-		"--collector.grpc-server.host-port="+address(), "--log-level=warn"), &log)
+		"--collector.grpc-server.host-port="+address(), "--log-level=warn", "--prometheus.server-url="+prometheus,
+		"--prometheus.query.duration-unit=s", "--prometheus.query.normalize-calls", "--prometheus.query.normalize-duration")
+	command.Env = append(os.Environ(), "METRICS_STORAGE_TYPE=prometheus")
+	process, err := child.Start(command, &log)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		if err := process.Terminate(stopTimeout); err != nil {
-			tb.Error(err)
-		}
+		process.Kill() // asked to end, it takes ten seconds
 		if tb.Failed() {
 			tb.Logf("Jaeger's log:\n%s", log.String())
 		}
@@ -172,6 +172,43 @@ func (s *Server) Services() []string {
 	var names []string
 	s.get("/api/services", nil, &names)
 	return names
+}
+
+// Monitored is what Jaeger's Monitor tab draws of the server spans of a service,
+// such as calls, as the greatest value of each operation.
+func (s *Server) Monitored(what, service string) map[string]float64 {
+	s.tb.Helper()
+	query := url.Values{"groupByOperation": {"true"}, "lookback": {"300000"}, "ratePer": {"60000"}, "spanKind": {"server"}, "quantile": {"0.95"}}
+	r, err := http.Get("http://" + s.query + "/api/metrics/" + what + "?service=" + service + "&" + query.Encode())
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	defer r.Body.Close()
+	var answer struct {
+		Metrics []struct {
+			Labels       []struct{ Name, Value string }
+			MetricPoints []struct {
+				GaugeValue struct{ DoubleValue any }
+			}
+		}
+	}
+	if err := json.NewDecoder(r.Body).Decode(&answer); err != nil || r.StatusCode != http.StatusOK {
+		s.tb.Fatalf("%s: status %d: %v", what, r.StatusCode, err)
+	}
+	greatest := map[string]float64{}
+	for _, m := range answer.Metrics {
+		for _, l := range m.Labels {
+			if l.Name != "operation" {
+				continue
+			}
+			for _, p := range m.MetricPoints {
+				if v, ok := p.GaugeValue.DoubleValue.(float64); ok { // "NaN" is text
+					greatest[l.Value] = max(greatest[l.Value], v)
+				}
+			}
+		}
+	}
+	return greatest
 }
 
 func (s *Server) get(path string, query url.Values, data any) {
