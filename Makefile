@@ -66,10 +66,12 @@ demo: build ## Watch a llama-server live: a running one, the one on PATH with MO
 
 .PHONY: test
 test: build generate-check ## Install what the tests need and run all of them
-	$(STEP) "install llama-server, journal tools, Prometheus, Node and Chromium (the first time takes minutes)"
+	$(STEP) "install llama-server, journal tools, Prometheus, Alertmanager, Jaeger, Node and Chromium (the first time takes minutes)"
 	@go run ./test/cmd/install-llama-server
 	@go run ./test/cmd/install-journal
 	@go run ./test/cmd/install-prometheus
+	@go run ./test/cmd/install-alertmanager
+	@go run ./test/cmd/install-jaeger
 	@go run ./test/cmd/install-page-tools
 	@$(MAKE) fuzz FUZZTIME=3s
 	@$(MAKE) demo DURATION=20s DEMO_FLAGS=-simulator
@@ -86,6 +88,8 @@ e2e: build ## Run the end-to-end tests against the real llama-server and Prometh
 	@go run ./test/cmd/install-llama-server
 	@go run ./test/cmd/install-journal
 	@go run ./test/cmd/install-prometheus
+	@go run ./test/cmd/install-alertmanager
+	@go run ./test/cmd/install-jaeger
 	@go run ./test/cmd/install-page-tools
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
 
