@@ -8,7 +8,6 @@ package container
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -89,6 +88,7 @@ func engine(t *testing.T) *podmantest.Engine {
 }
 
 func TestImage_SaysWhatItNeeds(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image, err := e.Image(t.Context(), imageName)
 	require.NoError(t, err)
@@ -114,6 +114,7 @@ func TestImage_SaysWhatItNeeds(t *testing.T) {
 }
 
 func TestImage_IsSmall(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image, err := e.Image(t.Context(), imageName)
 	require.NoError(t, err)
@@ -126,6 +127,7 @@ func TestImage_IsSmall(t *testing.T) {
 }
 
 func TestImage_HasItsPrograms(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	for args, want := range map[string]string{
 		"/usr/bin/otelcol-llamacpp --version":                                           shared.version,
@@ -156,33 +158,15 @@ func ports(t *testing.T) (options []string, url func(variable string) string) {
 	return options, func(variable string) string { return fmt.Sprintf("http://localhost:%d", given[variable]) }
 }
 
-// get returns the status and the body of an answer, and 0 where there is none.
-func get(t *testing.T, url, host string) (status int, body string) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
-	require.NoError(t, err)
-	request.Host = host
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return 0, err.Error()
-	}
-	return response.StatusCode, string(text)
-}
-
 // eventuallyServes waits until Prometheus' endpoint has a series with a value.
 func eventuallyServes(t *testing.T, url, series, value string) {
 	t.Helper()
 	line := regexp.MustCompile(`(?m)^` + series + ` ` + value + `( |$)`)
 	var body string
 	if !assert.Eventually(t, func() bool {
-		_, body = get(t, url+"/metrics", "")
+		_, body = ask(t, url+"/metrics", "")
 		return line.MatchString(body)
-	}, 30*time.Second, 100*time.Millisecond, "%s", line) {
+	}, time.Minute, 100*time.Millisecond, "%s", line) {
 		name, _, _ := strings.Cut(series, "[")
 		for l := range strings.Lines(body) {
 			if strings.HasPrefix(l, name) {
@@ -195,6 +179,7 @@ func eventuallyServes(t *testing.T, url, series, value string) {
 
 // Each container of these tests has a read-only root and no capabilities.
 func TestContainer_WatchesAServer(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	sim := llamasim.Start(t, llamasim.Options{})
 	options, url := ports(t)
@@ -202,7 +187,7 @@ func TestContainer_WatchesAServer(t *testing.T) {
 	eventuallyServes(t, url("PROMETHEUS_PORT"), `llamacpp_server_status[{].*llamacpp_server_state="ok".*[}]`, "1")
 
 	require.NoError(t, c.CheckHealth())
-	status, page := get(t, url("DASHBOARD_PORT")+"/", "")
+	status, page := ask(t, url("DASHBOARD_PORT")+"/", "")
 	assert.Equal(t, http.StatusOK, status)
 	assert.Contains(t, page, "<html")
 
@@ -221,6 +206,7 @@ func TestContainer_WatchesAServer(t *testing.T) {
 }
 
 func TestContainer_HealthCheckFailsWithoutACollector(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	options, _ := ports(t)
 	c := e.Run(t, imageName, append(options, "--entrypoint", "sleep"), "infinity")
@@ -232,6 +218,7 @@ func TestContainer_HealthCheckFailsWithoutACollector(t *testing.T) {
 // What is published is not the container's loopback address, and is for this
 // machine's programs and browsers only.
 func TestContainer_PublishesThePage(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	page, metrics, health := freeport.For(t), freeport.For(t), freeport.For(t)
 	var options []string
@@ -242,11 +229,11 @@ func TestContainer_PublishesThePage(t *testing.T) {
 	// As seen from this machine.
 	for path, port := range map[string]int{"/": page, "/api/v1/query?query=1": page, "/metrics": metrics, "/?": health} {
 		assert.Eventually(t, func() bool {
-			status, _ := get(t, fmt.Sprintf("http://localhost:%d%s", port, path), "")
+			status, _ := ask(t, fmt.Sprintf("http://localhost:%d%s", port, path), "")
 			return status == http.StatusOK
-		}, 30*time.Second, 100*time.Millisecond, path)
+		}, time.Minute, 100*time.Millisecond, path)
 	}
-	status, reason := get(t, fmt.Sprintf("http://localhost:%d/", page), "evil.example")
+	status, reason := ask(t, fmt.Sprintf("http://localhost:%d/", page), "evil.example")
 	assert.Equal(t, http.StatusForbidden, status, "a page of another site, by DNS rebinding")
 	assert.Contains(t, reason, "Host header")
 	require.NoError(t, c.CheckHealth())
@@ -255,6 +242,7 @@ func TestContainer_PublishesThePage(t *testing.T) {
 
 // NVIDIA's container runtime mounts the driver's library where the loader looks.
 func TestContainer_ReadsTheGPUs(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	driver := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
 	// The library of the tests shares memory with them.
@@ -271,6 +259,7 @@ func TestContainer_ReadsTheGPUs(t *testing.T) {
 
 // The volume has the counts and the place in the log.
 func TestContainer_ContinuesWhereItStopped(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	recorded, err := os.ReadFile(root + "/connector/llamacpplogconnector/internal/serverlog/testdata/start_and_two_requests.log")
 	require.NoError(t, err)
@@ -300,7 +289,7 @@ func TestContainer_ContinuesWhereItStopped(t *testing.T) {
 	// The first time, the log is read from its end.
 	write(recorded[:first])
 	c := e.Run(t, imageName, options)
-	require.Eventually(t, func() bool { return strings.Contains(c.Log(), "Started watching file") }, 30*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(c.Log(), "Started watching file") }, time.Minute, 100*time.Millisecond)
 	write(recorded[first:second])
 	eventuallyServes(t, url("PROMETHEUS_PORT"), requests, "1")
 	assert.Equal(t, "0", c.Stop())
