@@ -300,3 +300,42 @@ func TestContainer_ContinuesWhereItStopped(t *testing.T) {
 	eventuallyServes(t, url("PROMETHEUS_PORT"), requests, "2")
 	assert.Equal(t, "0", c.Stop())
 }
+
+// The commands of the document, one after another, but for those that need a GPU.
+// The ports of this machine are others.
+func TestReadme_CommandsRun(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	text, err := os.ReadFile(root + "/docker/README.md")
+	require.NoError(t, err)
+	var script strings.Builder
+	for _, fence := range regexp.MustCompile("(?s)\n```sh\n(.*?\n)```").FindAllStringSubmatch(string(text), -1) {
+		if strings.HasPrefix(fence[1], "docker run") && !strings.Contains(fence[1], "--gpus") {
+			script.WriteString(fence[1])
+		}
+	}
+	published := map[string]int{}
+	commands := regexp.MustCompile(`127[.]0[.]0[.]1:(\d+):`).ReplaceAllStringFunc(script.String(), func(address string) string {
+		port := freeport.For(t)
+		published[address] = port
+		return fmt.Sprintf("127.0.0.1:%d:", port)
+	})
+	require.Equal(t, 2, strings.Count(commands, "docker run"))
+	// Before it ends, the container is what the document says.
+	page, stop := fmt.Sprintf("http://localhost:%d/", published["127.0.0.1:9465:"]), "docker stop otelcol\n"
+	require.Contains(t, commands, stop)
+	commands = strings.Replace(commands, stop, "curl -fsS "+page+"\n"+stop, 1)
+	// A person is slower than this script.
+	commands = strings.Replace(commands, "docker exec", "sleep 5\ndocker exec", 1)
+
+	home, programs := t.TempDir(), t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(home, "llama-server-log"), 0o755))
+	require.NoError(t, e.Docker(programs))
+	cmd := exec.CommandContext(t.Context(), "bash", "-euxo", "pipefail", "-c", commands)
+	cmd.Env = append(os.Environ(), "HOME="+home, "PATH="+programs+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Contains(t, string(out), "<html")
+	assert.Contains(t, string(out), "200 OK")
+	assert.Contains(t, string(out), "Everything is ready")
+}

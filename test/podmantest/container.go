@@ -12,14 +12,15 @@ import (
 	"testing"
 )
 
-// unprivileged are the options of every container: what an image should ask for is
-// nothing. The limits are those that any machine can set.
-var unprivileged = []string{
-	"--cgroups=disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024",
+// anywhere are options with which a container starts on any machine: without
+// cgroups, with limits that need no privilege to set, and not for ever, should the
+// test be killed.
+var anywhere = []string{"--cgroups=disabled", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "--timeout=600"}
+
+// unprivileged are the options of every container: an image should need nothing.
+var unprivileged = append([]string{
 	"--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges",
-	// Not for ever, should the test be killed.
-	"--timeout=600",
-}
+}, anywhere...)
 
 // Container runs in the background.
 type Container struct {

@@ -97,6 +97,18 @@ func (e *Engine) command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append(words, args...)...)
 }
 
+// Docker writes a program with which a shell can run commands that are written for
+// Docker, into a folder of PATH. Debian's Podman does not know host-gateway yet:
+// it gets the address that this machine has in Podman's network.
+func (e *Engine) Docker(folder string) error {
+	script := "#!/bin/bash\ncommand=$1; shift; set -- \"${@/host-gateway/10.88.0.1}\"\n[[ $command != run ]] || set -- " + strings.Join(anywhere, " ") + " \"$@\"\n" +
+		"exec nsenter --mount --target " + strconv.Itoa(e.holder.PID()) + " podman " + strings.Join(e.podman, " ") + " \"$command\" \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(folder, "docker"), []byte(script), 0o755); err != nil {
+		return fmt.Errorf("program docker: %w", err)
+	}
+	return nil
+}
+
 // Build builds a Dockerfile of the folder context under a name. RUN has the Go of
 // this machine, and what that has downloaded and compiled before; Go gets nothing
 // from the network. It returns what the build prints.
