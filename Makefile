@@ -73,6 +73,7 @@ test: build generate-check ## Install what the tests need and run all of them
 	@go run ./test/cmd/install-alertmanager
 	@go run ./test/cmd/install-jaeger
 	@go run ./test/cmd/install-page-tools
+	@go run ./test/cmd/install-podman
 	@$(MAKE) fuzz FUZZTIME=3s
 	@$(MAKE) demo DURATION=20s DEMO_FLAGS=-simulator
 # Last, so that the closing lines are the tests' own.
@@ -91,6 +92,7 @@ e2e: build ## Run the end-to-end tests against the real llama-server and Prometh
 	@go run ./test/cmd/install-alertmanager
 	@go run ./test/cmd/install-jaeger
 	@go run ./test/cmd/install-page-tools
+	@go run ./test/cmd/install-podman
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
 
 .PHONY: test-gpu
