@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,9 +54,8 @@ func ConfigFile(tb testing.TB, text string) string {
 // again.
 type Collector struct {
 	tb      testing.TB
-	program string
+	command []string
 	env     []string
-	args    []string
 	process *child.Process // nil while there is none
 	log     child.Output
 	earlier int // how much of the log earlier processes wrote
@@ -66,7 +66,15 @@ type Collector struct {
 // environment, each variable as NAME=value. A failed test shows its log.
 func Start(tb testing.TB, env []string, args ...string) *Collector {
 	tb.Helper()
-	c := &Collector{tb: tb, program: Program(tb), env: env, args: args}
+	return StartUnder(tb, nil, env, args...)
+}
+
+// StartUnder is Start by way of another program, such as unshare, which gets the
+// collector and its arguments as its last arguments and has to become that
+// process.
+func StartUnder(tb testing.TB, program, env []string, args ...string) *Collector {
+	tb.Helper()
+	c := &Collector{tb: tb, command: slices.Concat(program, []string{Program(tb)}, args), env: env}
 	c.Start()
 	tb.Cleanup(func() {
 		if c.process != nil {
@@ -82,7 +90,7 @@ func Start(tb testing.TB, env []string, args ...string) *Collector {
 // Start starts the process again after Terminate or Kill.
 func (c *Collector) Start() {
 	c.tb.Helper()
-	cmd := exec.Command(c.program, c.args...)
+	cmd := exec.Command(c.command[0], c.command[1:]...)
 	cmd.Env = append(os.Environ(), c.env...)
 	c.earlier = len(c.Log())
 	var err error

@@ -65,6 +65,7 @@ func validate(tb testing.TB, program string, files ...string) (string, error) {
 // onTop are the examples that go on top of collector-config.yaml.
 var onTop = []string{
 	"examples/otlp-out.yaml", "examples/prometheus-push.yaml", "examples/prometheus-remote-write.yaml",
+	"examples/prometheus-remote-write-wal.yaml",
 	"examples/span-metrics.yaml", "examples/traces-jaeger.yaml",
 }
 

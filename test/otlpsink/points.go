@@ -225,6 +225,9 @@ func clock(t time.Time) string {
 	return t.Format("05.000")
 }
 
+// PointsOf are the points of metrics that have not been sent to a sink.
+func PointsOf(md pmetric.Metrics) Points { return read(md, time.Time{}) }
+
 func read(md pmetric.Metrics, arrived time.Time) Points {
 	var out Points
 	for rm, m := range points.Metrics(md) {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -25,9 +26,12 @@ import (
 
 // Sink is a backend on a port of its own.
 type Sink struct {
-	server *httptest.Server
+	tb      testing.TB
+	address string
+	server  *httptest.Server // nil while it is down
 
 	mu     sync.Mutex
+	delay  time.Duration
 	points Points
 	spans  Spans
 	bodies [][]byte
@@ -38,10 +42,10 @@ type Sink struct {
 // arrived.
 func Start(tb testing.TB) *Sink {
 	tb.Helper()
-	s := &Sink{}
-	s.server = httptest.NewServer(http.HandlerFunc(s.serve))
+	s := &Sink{tb: tb, address: "127.0.0.1:0"}
+	s.Up()
 	tb.Cleanup(func() {
-		s.server.Close()
+		s.Down()
 		for _, b := range s.broken {
 			tb.Error(b)
 		}
@@ -56,10 +60,44 @@ func Start(tb testing.TB) *Sink {
 }
 
 // URL is what an OTLP/HTTP exporter takes as its endpoint.
-func (s *Sink) URL() string { return s.server.URL }
+func (s *Sink) URL() string { return "http://" + s.address }
+
+// Down is an outage: connections are refused. What has arrived stays.
+func (s *Sink) Down() {
+	if s.server != nil {
+		s.server.CloseClientConnections()
+		s.server.Close()
+		s.server = nil
+	}
+}
+
+// Up ends the outage, at the same address.
+func (s *Sink) Up() {
+	s.tb.Helper()
+	listener, err := new(net.ListenConfig).Listen(s.tb.Context(), "tcp", s.address)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	s.address = listener.Addr().String()
+	s.server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	_ = s.server.Listener.Close()
+	s.server.Listener = listener
+	s.server.Start()
+}
+
+// SetDelay makes every answer come late by a time.
+func (s *Sink) SetDelay(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = d
+}
 
 func (s *Sink) serve(w http.ResponseWriter, r *http.Request) {
 	answer, err := s.take(r)
+	s.mu.Lock()
+	delay := s.delay
+	s.mu.Unlock()
+	time.Sleep(delay)
 	if err != nil {
 		s.mu.Lock()
 		s.broken = append(s.broken, fmt.Sprintf("%s %s: %v", r.Method, r.URL, err))
