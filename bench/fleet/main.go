@@ -28,18 +28,20 @@ type options struct {
 	warmUp   time.Duration
 	drop     bool
 	batch    time.Duration
+	slots    time.Duration
 	profiles string
 }
 
 func main() {
 	simfleet.Main()
 	var o options
-	sizes := flag.String("servers", "1,10,100,1000", "sizes of the fleets")
+	sizes := flag.String("servers", "1,10,100,1000,5000", "sizes of the fleets")
 	flag.StringVar(&o.binary, "collector", "../bin/otelcol-llamacpp", "the built `program`")
 	flag.DurationVar(&o.duration, "duration", time.Minute, "how long each fleet is measured")
 	flag.DurationVar(&o.warmUp, "warm-up", 15*time.Second, "how long the collector runs before")
 	flag.BoolVar(&o.drop, "drop", false, "drop what is scraped in the collector, instead of exporting it by OTLP: measures CPU and memory only")
 	flag.DurationVar(&o.batch, "batch", 100*time.Millisecond, "how long the exporter collects before it sends")
+	flag.DurationVar(&o.slots, "interval", 500*time.Millisecond, "how often slots are scraped; the rest of a server is scraped half as often")
 	flag.StringVar(&o.profiles, "profiles", "", "`folder` for a CPU and a heap profile of the collector, taken after each measurement")
 	flag.Parse()
 	if err := run(*sizes, o); err != nil {
@@ -51,8 +53,8 @@ func main() {
 func run(sizes string, o options) error {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
-	fmt.Println("| servers | cores | µs/server/s | simulator and sink, cores | others, cores | resident MB | peak MB | anonymous MB | scraper | scrapes | missed | unanswered | off p50 | off p99 | off max |")
-	fmt.Println("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+	fmt.Println("| servers | cores | µs/server/s | simulator and sink, cores | others, cores | resident MB | peak MB | anonymous MB | points/s | MB/server/h, plain | sent | scraper | scrapes | missed | unanswered | off p50 | off p99 | off max |")
+	fmt.Println("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
 	for size := range strings.SplitSeq(sizes, ",") {
 		n, err := strconv.Atoi(size)
 		if err != nil {
@@ -67,7 +69,7 @@ func run(sizes string, o options) error {
 
 func measure(n int, o options, stop <-chan os.Signal) (err error) {
 	// The simulator has a listener and a connection or two for each server.
-	if err := process.NeedFiles(4*n + 100); err != nil {
+	if err := process.NeedFiles(3*n + 100); err != nil {
 		return err
 	}
 	fleet, err := simfleet.Start(n)
@@ -78,6 +80,9 @@ func measure(n int, o options, stop <-chan os.Signal) (err error) {
 	out := newSink()
 	defer out.Close()
 	c := collector.Config{Servers: fleet.URLs, Batch: o.batch}
+	if o.slots != 500*time.Millisecond {
+		c.Slots = o.slots
+	}
 	if !o.drop {
 		c.OTLP = out.URL
 	}
@@ -132,18 +137,21 @@ func measure(n int, o options, stop <-chan os.Signal) (err error) {
 	head := fmt.Sprintf("| %d | %.3f | %.0f | %.2f | %.2f | %d | %d | %d |", n, used[0], used[0]*1e6/float64(n), used[1], used[2],
 		median(resident)>>20, m.Peak>>20, median(anonymous)>>20)
 	if o.drop {
-		fmt.Println(head + " | | | | | | |")
+		fmt.Println(head + " | | | | | | | | | |")
 		return nil
 	}
-	all, err := out.scrapes()
+	scrapers := scrapersAt(o.slots)
+	all, sum, err := out.scrapes(scrapers, from, to)
 	if err != nil {
 		return err
 	}
+	hour := 3600 / to.Sub(from).Seconds() / float64(n) / 1e6
+	head += fmt.Sprintf(" %.0f | %.0f | %.1f |", float64(sum.points)/to.Sub(from).Seconds(), float64(sum.plain)*hour, float64(sum.sent)*hour)
 	for _, k := range scrapers {
 		t := timingOf(k, all, n, from, to)
 		fmt.Printf("%s %s, %s | %d | %d | %d | %s | %s | %s |\n", head, k.name, k.interval,
 			t.scrapes, t.missed, t.unanswered, ms(t.p50), ms(t.p99), ms(t.worst))
-		head = "| | | | | | | | |"
+		head = "| | | | | | | | | | | |"
 	}
 	return nil
 }

@@ -34,6 +34,13 @@ type sink struct {
 type body struct {
 	bytes   []byte
 	gzipped bool
+	arrived time.Time
+}
+
+// traffic is what arrived in a time.
+type traffic struct {
+	points      int
+	plain, sent int64 // bytes, before and after compression
 }
 
 // clock is one of a server's scrapers.
@@ -51,9 +58,12 @@ type scraper struct {
 	interval             time.Duration
 }
 
-var scrapers = []scraper{
-	{"server", "llamacpp.server.status", "llamacpp.requests.processing", time.Second},
-	{"slots", "llamacpp.slots.tokens.decoded", "llamacpp.slots", 500 * time.Millisecond},
+// scrapersAt are both, the slots at an interval and the server at twice that.
+func scrapersAt(slots time.Duration) []scraper {
+	return []scraper{
+		{"server", "llamacpp.server.status", "llamacpp.requests.processing", 2 * slots},
+		{"slots", "llamacpp.slots.tokens.decoded", "llamacpp.slots", slots},
+	}
 }
 
 func newSink() *sink {
@@ -61,7 +71,7 @@ func newSink() *sink {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		s.mu.Lock()
-		s.bodies = append(s.bodies, body{b, r.Header.Get("Content-Encoding") == "gzip"})
+		s.bodies = append(s.bodies, body{b, r.Header.Get("Content-Encoding") == "gzip", time.Now()})
 		s.broken = errors.Join(s.broken, err)
 		s.mu.Unlock()
 		w.Header().Set("Content-Type", "application/x-protobuf")
@@ -69,36 +79,43 @@ func newSink() *sink {
 	return s
 }
 
-// scrapes are those that have arrived, by clock and in order.
-func (s *sink) scrapes() (map[clock][]scrape, error) {
+// scrapes are those that have arrived, by clock and in order, and what arrived
+// between two times.
+func (s *sink) scrapes(scrapers []scraper, from, to time.Time) (map[clock][]scrape, traffic, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := map[clock][]scrape{}
-	for _, b := range s.bodies {
-		if err := b.read(all); err != nil {
-			return nil, err
+	var sum traffic
+	for i, b := range s.bodies {
+		t, err := b.read(scrapers, all)
+		if err != nil {
+			return nil, traffic{}, err
 		}
+		if b.arrived.After(from) && b.arrived.Before(to) {
+			sum.points, sum.plain, sum.sent = sum.points+t.points, sum.plain+t.plain, sum.sent+t.sent
+		}
+		s.bodies[i].bytes = nil // may be large
 	}
 	for _, scrapes := range all {
 		slices.SortFunc(scrapes, func(a, b scrape) int { return a.at.Compare(b.at) })
 	}
-	return all, s.broken
+	return all, sum, s.broken
 }
 
-func (b body) read(into map[clock][]scrape) error {
+func (b body) read(scrapers []scraper, into map[clock][]scrape) (traffic, error) {
 	plain := b.bytes
 	if b.gzipped {
 		r, err := gzip.NewReader(bytes.NewReader(b.bytes))
 		if err != nil {
-			return err
+			return traffic{}, err
 		}
 		if plain, err = io.ReadAll(r); err != nil {
-			return err
+			return traffic{}, err
 		}
 	}
 	q := pmetricotlp.NewExportRequest()
 	if err := q.UnmarshalProto(plain); err != nil {
-		return err
+		return traffic{}, err
 	}
 	for _, rm := range q.Metrics().ResourceMetrics().All() {
 		server, _ := rm.Resource().Attributes().Get("service.instance.id")
@@ -111,7 +128,7 @@ func (b body) read(into map[clock][]scrape) error {
 			}
 		}
 	}
-	return nil
+	return traffic{q.Metrics().DataPointCount(), int64(len(plain)), int64(len(b.bytes))}, nil
 }
 
 // scrape is the scraper's one in a batch; the zero one if there is none.

@@ -23,20 +23,26 @@ import (
 
 // Config is what the collector is to do.
 type Config struct {
-	Servers []string // base URLs, each watched by a receiver at the default clocks
+	Servers []string // base URLs, each watched by a receiver
 	// OTLP is the base URL to export to over HTTP, in batches of the time Batch.
 	// Where it is empty, all is dropped by the debug exporter.
 	OTLP  string
 	Batch time.Duration
+	// Slots is the interval of the slots scraper; that of the server scraper is
+	// twice as long. 0 leaves both at their defaults.
+	Slots time.Duration
 }
+
+// Server is the interval of the server scraper.
+func (c Config) Server() time.Duration { return 2 * c.Slots }
 
 var text = template.Must(template.New("").Parse(`
 receivers:
 {{- range $i, $url := .Servers}}
-  llamacpp/{{$i}}: {endpoint: "{{$url}}"}
+  llamacpp/{{$i}}: {endpoint: "{{$url}}"{{if $.Slots}}, scrapers: {server: {collection_interval: {{$.Server}}}, slots: {collection_interval: {{$.Slots}}}, gpu: {}}{{end}}}
 {{- end}}
 processors:
-  memory_limiter: {check_interval: 1s, limit_mib: 1000, spike_limit_mib: 200}
+  memory_limiter: {check_interval: 1s, limit_mib: 4000, spike_limit_mib: 800}
 exporters:
 {{- if .OTLP}}
   otlp_http:
