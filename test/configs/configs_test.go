@@ -64,8 +64,8 @@ func validate(tb testing.TB, program string, files ...string) (string, error) {
 
 // onTop are the examples that go on top of collector-config.yaml.
 var onTop = []string{
-	"examples/otlp-out.yaml", "examples/prometheus-push.yaml", "examples/prometheus-remote-write.yaml",
-	"examples/prometheus-remote-write-wal.yaml",
+	"examples/agent.yaml", "examples/kafka.yaml", "examples/otlp-out.yaml", "examples/prometheus-push.yaml",
+	"examples/prometheus-remote-write.yaml", "examples/prometheus-remote-write-wal.yaml",
 	"examples/span-metrics.yaml", "examples/traces-jaeger.yaml",
 }
 
@@ -99,7 +99,7 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 func TestReadmeSnippetsAreAccepted(t *testing.T) {
 	program := collectortest.Program(t)
 	fence := regexp.MustCompile("(?ms)^ *```ya?ml\n(.*?)\n *```")
-	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md", "connector/llamacpplogconnector/README.md", "docs/latency.md", "loadgenextension/README.md", "receiver/loadgenreceiver/README.md", "docs/load.md", "exporter/dashboardexporter/README.md", "docs/dashboards.md", "docs/alerts.md", "docs/prometheus.md", "docs/traces.md"} {
+	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md", "connector/llamacpplogconnector/README.md", "docs/latency.md", "loadgenextension/README.md", "receiver/loadgenreceiver/README.md", "docs/load.md", "exporter/dashboardexporter/README.md", "docs/dashboards.md", "docs/alerts.md", "docs/prometheus.md", "docs/traces.md", "docs/reliability.md"} {
 		text, err := os.ReadFile(filepath.Join(root, readme))
 		require.NoError(t, err)
 		for i, match := range fence.FindAllSubmatch(text, -1) {

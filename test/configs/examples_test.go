@@ -43,7 +43,10 @@ func TestExamples_RunWithoutObsoleteSettings(t *testing.T) {
 			if slices.Contains(onTop, name) {
 				configs = []string{"collector-config.yaml", name}
 			}
-			c := runQuietly(t, []string{"OTLP_ENDPOINT=http://127.0.0.1:1", "PROMETHEUS_URL=" + prometheus.URL}, quiet, configs...)
+			c := runQuietly(t, []string{
+				"OTLP_ENDPOINT=http://127.0.0.1:1", "PROMETHEUS_URL=" + prometheus.URL, "KAFKA_BROKER=127.0.0.1:1", "GATEWAYS=localhost",
+				fmt.Sprintf("GATEWAY_PORT=%d", freeport.For(t)), fmt.Sprintf("GATEWAY_HTTP_PORT=%d", freeport.For(t)),
+			}, quiet, configs...)
 			c.AwaitLog("Everything is ready")
 			time.Sleep(500 * time.Millisecond) // what the parts log once they run
 			c.Terminate()
