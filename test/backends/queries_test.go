@@ -34,6 +34,12 @@ type query struct{ document, text string }
 var withoutAnswer = map[string]string{
 	"hw_id":       "a label",
 	"hw_slowdown": "a reason of nvidia_gpu_throttle",
+	// docs/reliability.md names what a collector has only with a queue, or once something went wrong; reliability_test.go
+	// makes that happen.
+	"otelcol_exporter_queue_size":                            "of a queue",
+	"otelcol_exporter_enqueue_failed_metric_points":          "of a queue that is full",
+	"otelcol_exporter_send_failed_metric_points":             "of a backend that refuses",
+	"otelcol_processor_memory_limiter_refused_metric_points": "of a collector that is short of memory",
 }
 
 var (
