@@ -44,6 +44,9 @@ func environment(tb testing.TB) []string {
 		"PAGE_PASSWORD=secret", "PAGE_CERTIFICATE=" + ca, "PAGE_KEY=" + tlsKey, fmt.Sprintf("OTLP_PORT=%d", freeport.For(tb)),
 		"STATE_DIRECTORY=" + filepath.Join(dir, "state"),
 		"LLAMACPP_LOG=" + filepath.Join(dir, "llama-server.log"),
+		"GRAFANA_CLOUD_OTLP_ENDPOINT=https://otlp.example.com/otlp", "GRAFANA_CLOUD_INSTANCE_ID=123456", "GRAFANA_CLOUD_API_KEY=secret",
+		"HONEYCOMB_API_KEY=secret", "DD_API_KEY=secret",
+		"GATEWAY_TOKEN=secret", "GATEWAY_STATE_DIRECTORY=" + filepath.Join(dir, "gateway"), "GATEWAY_OTLP_ENDPOINT=https://otlp.example.com",
 	}
 }
 
@@ -69,6 +72,9 @@ var onTop = []string{
 	"examples/span-metrics.yaml", "examples/traces-jaeger.yaml",
 }
 
+// onTopOfOTLP are the examples that go on top of examples/otlp-out.yaml.
+var onTopOfOTLP = []string{"examples/otlp-grafana-cloud.yaml", "examples/otlp-honeycomb.yaml", "examples/otlp-datadog.yaml"}
+
 func TestShippedConfigurationsAreAccepted(t *testing.T) {
 	program := collectortest.Program(t)
 	base := filepath.Join(root, "collector-config.yaml")
@@ -85,6 +91,10 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 	for _, name := range onTop {
 		require.Contains(t, sets, root+"/"+name)
 		sets[root+"/"+name] = []string{base, root + "/" + name}
+	}
+	for _, name := range onTopOfOTLP {
+		require.Contains(t, sets, root+"/"+name)
+		sets[root+"/"+name] = []string{base, root + "/examples/otlp-out.yaml", root + "/" + name}
 	}
 
 	for _, name := range slices.Sorted(maps.Keys(sets)) {
