@@ -16,6 +16,10 @@ BENCHCOUNT ?= 6
 FLEETTIME  ?= 1m
 
 BINARY := bin/otelcol-llamacpp
+# What `make release` builds for, and where it leaves the results.
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
+DIST      := bin/dist
+
 # A tag vX.Y.Z on the commit is the version; any other commit has the next version and its hash, always with
 # twelve digits, so that every clone builds the same bytes.
 NEXT_VERSION := 0.1.0-dev
@@ -58,22 +62,34 @@ llamaload: prerequisites ## Build bin/llamaload, the load generator, alone: seco
 	$(STEP) "build bin/llamaload $(VERSION)"
 	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.release=$(VERSION)' -o bin/llamaload ./cmd/llamaload
 
+.PHONY: packaging-tools
+packaging-tools: prerequisites
+	$(STEP) "build the tools that make packages (the first time takes a minute)"
+	@cd tools/packaging && go build -o ../../bin/ tool
+
+.PHONY: release
+release: build packaging-tools ## Build archives, Debian packages, bills of materials and checksums into bin/dist (PLATFORMS=linux/amd64); uploads nothing
+	$(STEP) "release $(VERSION), without uploading it"
+	@tools/release '$(VERSION)' $(DIST) $(PLATFORMS)
+
 .PHONY: demo
 demo: build ## Watch a llama-server live: a running one, the one on PATH with MODEL=file.gguf, or the simulator (DURATION=20s)
 	$(STEP) "demo"
 # In the place of the shell, not under `go run`: signals to make reach it, and it ends what it has started.
 	@go build -o bin/llamademo ./cmd/llamademo && exec bin/llamademo -duration "$(DURATION)" $(DEMO_FLAGS)
 
+# Programs that the tests run, each installed by test/cmd/install-NAME.
+TEST_PROGRAMS := llama-server journal prometheus alertmanager jaeger page-tools podman packaging
+
+.PHONY: test-programs
+test-programs: prerequisites
+	$(STEP) "install what the tests run: $(TEST_PROGRAMS) (the first time takes minutes)"
+	@for program in $(TEST_PROGRAMS); do go run ./test/cmd/install-$$program || exit 1; done
+
 .PHONY: test
-test: build generate-check ## Install what the tests need and run all of them
-	$(STEP) "install llama-server, journal tools, Prometheus, Alertmanager, Jaeger, Node and Chromium (the first time takes minutes)"
-	@go run ./test/cmd/install-llama-server
-	@go run ./test/cmd/install-journal
-	@go run ./test/cmd/install-prometheus
-	@go run ./test/cmd/install-alertmanager
-	@go run ./test/cmd/install-jaeger
-	@go run ./test/cmd/install-page-tools
-	@go run ./test/cmd/install-podman
+test: build packaging-tools generate-check test-programs ## Install what the tests need and run all of them
+	$(STEP) "does everything compile for other systems?"
+	@go run ./test/cmd/check-platforms linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 	@$(MAKE) fuzz FUZZTIME=3s
 	@$(MAKE) demo DURATION=20s DEMO_FLAGS=-simulator
 # Last, so that the closing lines are the tests' own.
@@ -85,14 +101,7 @@ race: prerequisites ## Run the unit tests under the race detector, repeatedly
 	@$(GOTESTSUM) -- -race -short -count=5 -timeout 30m $$(go list ./... | grep -v /test/)
 
 .PHONY: e2e
-e2e: build ## Run the end-to-end tests against the real llama-server and Prometheus
-	@go run ./test/cmd/install-llama-server
-	@go run ./test/cmd/install-journal
-	@go run ./test/cmd/install-prometheus
-	@go run ./test/cmd/install-alertmanager
-	@go run ./test/cmd/install-jaeger
-	@go run ./test/cmd/install-page-tools
-	@go run ./test/cmd/install-podman
+e2e: build packaging-tools test-programs ## Run the end-to-end tests against the real programs
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./test/...
 
 .PHONY: test-gpu
@@ -160,6 +169,7 @@ lint: prerequisites generate-check ## Check formatting, modules, generated files
 		|| { echo "name no package registry's host: leave it to GOPROXY, sources.list and the like" >&2; exit 1; }
 	$(STEP) "go vet"
 	@for module in . $(SIDE_MODULES); do (cd "$$module" && go vet ./...); done
+	@for module in tools/packaging tools/kafka tools/compose; do (cd "$$module" && go vet ./...); done
 	@go vet -tags gpu ./test/realgpu ./receiver/llamacppreceiver/internal/gpu
 	$(STEP) "golangci-lint"
 	@$(TOOL) golangci-lint run ./...
