@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command generate makes Grafana's dashboards and the list of panels in
-// docs/dashboards.md from the catalogue. It runs in the folder dashboards.
+// docs/dashboards.md from the catalogue, and the manifest of the rules for the
+// Prometheus operator. It runs in the folder dashboards.
 package main
 
 import (
@@ -34,6 +35,9 @@ func generate() error {
 		if err := writeJSON(filepath.Join("grafana", "provisioning", "dashboards", "llamacpp", name+".json"), dashboard.forProvisioning()); err != nil {
 			return err
 		}
+	}
+	if err := prometheusRule(filepath.Join("..", "deploy", "kubernetes", "components", "prometheus-operator", "prometheusrule.yaml")); err != nil {
+		return err
 	}
 	return document(c, filepath.Join("..", "docs", "dashboards.md"))
 }

@@ -90,13 +90,14 @@ func TestLogKubernetes_CountsThePodsRequests(t *testing.T) {
 		require.NoError(t, os.MkdirAll(folder, 0o700))
 		require.NoError(t, os.WriteFile(filepath.Join(folder, "0.log"), []byte(text.String()), 0o600))
 	}
-	sink := follow(t, "log-kubernetes.yaml", `
-receivers: {file_log: {include: ["`+pods+`/*/llama-server/*.log"]}}
+	// The agent's log pipeline alone: test/kubernetes has the rest of it.
+	sink := follow(t, "../deploy/kubernetes/collector/agent/config.yaml", `
 exporters: {otlp_http: {endpoint: "${env:OTLP_ENDPOINT}"}}
 service:
+  extensions: [file_storage]
   telemetry: {metrics: {level: none}}
-  pipelines: {metrics: {exporters: [otlp_http]}, traces: {exporters: [otlp_http]}}
-`)
+  pipelines: {metrics: {receivers: [llamacpplog], exporters: [otlp_http]}, traces: {exporters: [otlp_http]}}
+`, "POD_LOGS="+pods, "POD_IP=127.0.0.1", "K8S_NODE_NAME=node-1")
 	eventuallyCounts(t, sink, "models.llama-0.llama-server")
 	eventuallyCounts(t, sink, "models.llama-1.llama-server")
 }
