@@ -79,7 +79,7 @@ demo: build ## Watch a llama-server live: a running one, the one on PATH with MO
 	@go build -o bin/llamademo ./cmd/llamademo && exec bin/llamademo -duration "$(DURATION)" $(DEMO_FLAGS)
 
 # Programs that the tests run, each installed by test/cmd/install-NAME.
-TEST_PROGRAMS := llama-server journal prometheus alertmanager jaeger page-tools podman packaging
+TEST_PROGRAMS := llama-server journal prometheus alertmanager jaeger kubernetes page-tools podman packaging
 
 .PHONY: test-programs
 test-programs: prerequisites
