@@ -81,7 +81,6 @@ func TestStack_WorksOnTheFilesThatAreMounted(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { lines.Close() })
 	sim := llamasim.Start(t, llamasim.Options{Log: lines, TokensPerSecond: 1000})
-	jaeger := jaegertest.Start(t)
 	alertmanager := alertmanagertest.Start(t, read("alertmanager", "/etc/alertmanager/alertmanager.yaml"))
 
 	var grpc, metrics, page, telemetry, health string
@@ -89,6 +88,23 @@ func TestStack_WorksOnTheFilesThatAreMounted(t *testing.T) {
 		*address = fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
 	}
 	port := func(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+
+	// Prometheus: its own options too, but for files.
+	const rules = "/etc/prometheus/rules/llamacpp.yaml"
+	config := read("prometheus", "/etc/prometheus/prometheus.yaml")
+	for name, address := range map[string]string{
+		"collector:9464": metrics, "collector:8888": telemetry, "alertmanager:9093": alertmanager,
+		rules: services["prometheus"].source(t, rules),
+	} {
+		require.Contains(t, config, name)
+		config = strings.ReplaceAll(config, name, address)
+	}
+	options := slices.DeleteFunc(slices.Clone(services["prometheus"].Command), func(o string) bool {
+		return strings.HasPrefix(o, "--config.file=") || strings.HasPrefix(o, "--storage.tsdb.path=")
+	})
+	prometheus := promtest.Start(t, config, options...)
+	jaeger := jaegertest.Start(t, prometheus.URL())
+
 	collector := services["collector"]
 	var args []string
 	for _, argument := range collector.Command {
@@ -114,20 +130,6 @@ exporters: {otlp_grpc/jaeger: {endpoint: %q}}
 	c.AwaitLog("Started watching file")
 	sim.AddLoad(llamasim.Load{Concurrency: 3, PromptTokens: 20, MaxTokens: 200})
 
-	// Prometheus: its own options too, but for files.
-	const rules = "/etc/prometheus/rules/llamacpp.yaml"
-	config := read("prometheus", "/etc/prometheus/prometheus.yaml")
-	for name, address := range map[string]string{
-		"collector:9464": metrics, "collector:8888": telemetry, "alertmanager:9093": alertmanager,
-		rules: services["prometheus"].source(t, rules),
-	} {
-		require.Contains(t, config, name)
-		config = strings.ReplaceAll(config, name, address)
-	}
-	options := slices.DeleteFunc(slices.Clone(services["prometheus"].Command), func(o string) bool {
-		return strings.HasPrefix(o, "--config.file=") || strings.HasPrefix(o, "--storage.tsdb.path=")
-	})
-	prometheus := promtest.Start(t, config, options...)
 	for _, job := range []string{"otelcol", "otelcol-llamacpp", "alertmanager"} {
 		eventually(t, job+" is scraped", func() bool { return prometheus.Value(`up{job="`+job+`"}`) == 1 })
 	}
