@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/collectortest"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/fakenvml"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/kubetest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
@@ -59,9 +60,13 @@ func deploy(t *testing.T) *deployed {
 		"POD_IP=" + d.gatewayIP, "DASHBOARD_HOST=" + d.gatewayIP, "POD_NAMESPACE=" + gateway.text("metadata", "namespace"), "STATE_DIRECTORY=" + t.TempDir(),
 		"OTLP_ENDPOINT=" + d.backend.URL(),
 	}, configs(applied(t, gateway)...)...)
+	// The simulated servers are this process.
+	driver := fakenvml.Start(t, fakenvml.Options{GPUs: 2})
+	driver.SetProcesses(0, fakenvml.Process{PID: uint64(os.Getpid()), Memory: 7 << 30})
 	d.agent = collectortest.Start(t, []string{
 		"POD_IP=" + d.agentIP, "K8S_NODE_NAME=" + node, "POD_LOGS=" + d.logs, "STATE_DIRECTORY=" + t.TempDir(),
 		"OTLP_ENDPOINT=" + d.gatewayIP + ":4317", "KUBECONFIG=" + agent(t),
+		"LD_LIBRARY_PATH=" + driver.Folder(),
 		// A pod finds its token and the API server at places that a process has not.
 	}, append(configs(applied(t, find(t, all, "DaemonSet/otelcol-llamacpp-agent"))...), "--config=yaml:extensions::k8s_observer::auth_type: kubeConfig")...)
 	return d
@@ -212,6 +217,12 @@ func TestCollectors_FollowTheNodesPods(t *testing.T) {
 	d.eventually(func() bool { return serves(one) }, "the first pod is watched")
 	d.eventually(func() bool { return d.has(`llamacpp_requests_total{instance="` + one.instance() + `"} > 2`) }, "its log is read, under the same name")
 	d.eventually(func() bool { return d.has(`llamacpp_slot_status{instance="` + one.instance() + `"}`) }, "the page has its slots")
+
+	d.eventually(func() bool {
+		gpus, _ := d.ask(`count(hw_gpu_utilization_ratio{job="nvidia-gpu", instance="` + node + `", hw_gpu_task="general"})`)
+		return gpus == 2
+	}, "each GPU is there once, as the node's")
+	d.eventually(func() bool { return d.has(`llamacpp_gpu_memory_usage_bytes{instance="` + one.instance() + `"}`) }, "and what the server holds of it")
 
 	two := d.addServer("llama-server-2", nil, llamasim.Load{})
 	d.eventually(func() bool { return serves(two) }, "a pod that comes later is watched")

@@ -61,7 +61,7 @@ func TestDocument_OverlayBuilds(t *testing.T) {
 	require.NoError(t, err)
 	relative, err := filepath.Rel(dir, here)
 	require.NoError(t, err)
-	local := regexp.MustCompile(`https://github.com/llamatelemetry/otelcol-llamacpp//(\S+)\?ref=\S+`).ReplaceAll(overlay[1], []byte(relative+"/$1"))
+	local := regexp.MustCompile(`https://github[.]com/llamatelemetry/otelcol-llamacpp//(\S+)\?ref=\S+`).ReplaceAll(overlay[1], []byte(relative+"/$1"))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), local, 0o600))
 	agent := find(t, built(t, dir), "DaemonSet/otelcol-llamacpp-agent")
 	assert.Equal(t, "nvidia", agent.text("spec", "template", "spec", "runtimeClassName"))
