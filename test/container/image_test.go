@@ -7,6 +7,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -60,6 +61,8 @@ func TestMain(m *testing.M) {
 func engine(t *testing.T) *podmantest.Engine {
 	t.Helper()
 	shared.once.Do(func() {
+		shared.err = errors.New("the image was not built: see the first test that failed")
+		program := collectortest.Program(t)
 		// Other tests need the image after this one.
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 		defer cancel()
@@ -67,7 +70,7 @@ func engine(t *testing.T) *podmantest.Engine {
 			return
 		}
 		// The version of the built collector, so that there is little left to compile.
-		out, err := exec.CommandContext(ctx, collectortest.Program(t), "--version").Output()
+		out, err := exec.CommandContext(ctx, program, "--version").Output()
 		if err != nil {
 			shared.err = err
 			return
