@@ -266,7 +266,7 @@ func (p *ProfileConfig) arrivals() string {
 		for i, s := range p.Steps {
 			step := fmt.Sprintf("%g requests/s", s.Rate)
 			if i < len(p.Steps)-1 {
-				step += fmt.Sprintf(" for %s", loadgen.Plain(s.For))
+				step += " for " + loadgen.Plain(s.For)
 			}
 			steps = append(steps, step)
 		}

@@ -227,7 +227,7 @@ func (o *options) config() (*loadgen.Config, string, error) {
 		words += fmt.Sprintf(", conversations of %s turns with %s between an answer and the next", o.turns, loadgen.Plain(o.think))
 	}
 	if o.duration > 0 && o.recorded == nil {
-		words += fmt.Sprintf(", for %s", loadgen.Plain(o.duration))
+		words += ", for " + loadgen.Plain(o.duration)
 	}
 	if o.count > 0 {
 		words += fmt.Sprintf(", at most %d requests", o.count)
