@@ -75,6 +75,18 @@ var onTop = []string{
 // onTopOfOTLP are the examples that go on top of examples/otlp-out.yaml.
 var onTopOfOTLP = []string{"examples/otlp-grafana-cloud.yaml", "examples/otlp-honeycomb.yaml", "examples/otlp-datadog.yaml"}
 
+// layers are the files of which an example is the last, as its comment says.
+func layers(name string) []string {
+	switch {
+	case slices.Contains(onTop, name):
+		return []string{"collector-config.yaml", name}
+	case slices.Contains(onTopOfOTLP, name):
+		return []string{"collector-config.yaml", "examples/otlp-out.yaml", name}
+	default:
+		return []string{name}
+	}
+}
+
 func TestShippedConfigurationsAreAccepted(t *testing.T) {
 	program := collectortest.Program(t)
 	base := filepath.Join(root, "collector-config.yaml")
@@ -87,13 +99,12 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 		}
 	}
 	require.Greater(t, len(sets), 7)
-	for _, name := range onTop {
+	for _, name := range slices.Concat(onTop, onTopOfOTLP) {
 		require.Contains(t, sets, root+"/"+name)
-		sets[root+"/"+name] = []string{base, root + "/" + name}
-	}
-	for _, name := range onTopOfOTLP {
-		require.Contains(t, sets, root+"/"+name)
-		sets[root+"/"+name] = []string{base, root + "/examples/otlp-out.yaml", root + "/" + name}
+		sets[root+"/"+name] = nil
+		for _, file := range layers(name) {
+			sets[root+"/"+name] = append(sets[root+"/"+name], root+"/"+file)
+		}
 	}
 
 	for _, name := range slices.Sorted(maps.Keys(sets)) {

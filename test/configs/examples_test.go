@@ -33,14 +33,10 @@ func TestExamples_RunWithoutObsoleteSettings(t *testing.T) {
 		name := "examples/" + filepath.Base(file)
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
-			configs := []string{name}
-			if slices.Contains(onTop, name) {
-				configs = []string{"collector-config.yaml", name}
-			}
 			c := runQuietly(t, []string{
 				"OTLP_ENDPOINT=http://127.0.0.1:1", "PROMETHEUS_URL=" + prometheus.URL, "KAFKA_BROKER=127.0.0.1:1", "GATEWAYS=localhost",
 				fmt.Sprintf("GATEWAY_PORT=%d", freeport.For(t)), fmt.Sprintf("GATEWAY_HTTP_PORT=%d", freeport.For(t)),
-			}, quiet, configs...)
+			}, quiet, layers(name)...)
 			c.AwaitLog("Everything is ready")
 			time.Sleep(500 * time.Millisecond) // what the parts log once they run
 			c.Terminate()
