@@ -67,6 +67,13 @@ func gateway(t *testing.T, prometheus *promtest.Server, sink *otlpsink.Sink, ove
 	return outlasting{c, r, prometheus, sink, state}
 }
 
+// withoutRules is the shipped configuration, which scrapes nothing and makes no
+// series of its own.
+func withoutRules(t *testing.T) string {
+	t.Helper()
+	return replaced(t, prometheusConfig(t, "15s", nil, nil), "["+shippedRules(t)+"]", "[]")
+}
+
 // outage has the collector given half a minute of data before the backends go
 // down, ten minutes while they are down and it is killed twice, and half a minute
 // when they are back.
@@ -109,7 +116,7 @@ func (o outlasting) outage(t *testing.T, batches []pmetric.Metrics) {
 func TestQueues_TenMinutesOfOutageAndTwoKillsLoseNothing(t *testing.T) {
 	t.Parallel()
 	batches := record(t)
-	prometheus, sink := startPrometheus(t, "15s"), otlpsink.Start(t)
+	prometheus, sink := promtest.Start(t, withoutRules(t)), otlpsink.Start(t)
 	c := gateway(t, prometheus, sink)
 	c.outage(t, batches)
 
@@ -131,7 +138,7 @@ func TestQueues_PrometheusWithoutAWindowRefusesWhatAKilledCollectorSendsAgain(t 
 	t.Parallel()
 	batches := record(t)
 	batches = batches[:len(batches)/5]
-	config := prometheusConfig(t, "15s", nil, nil)
+	config := withoutRules(t)
 	const window = "out_of_order_time_window: 2h"
 	require.Contains(t, config, window)
 	prometheus, sink := promtest.Start(t, strings.ReplaceAll(config, window, "out_of_order_time_window: 0s")), otlpsink.Start(t)
@@ -152,7 +159,7 @@ func TestQueues_WhatIsOlderThanAnHourNeedsAWindow(t *testing.T) {
 	t.Parallel()
 	now := record(t)
 	fresh, old := now[len(now)-10:], earlier(now[:len(now)/recorded], 80*time.Minute)
-	config := prometheusConfig(t, "15s", nil, nil)
+	config := withoutRules(t)
 	for window, takes := range map[string]bool{"2h": true, "0s": false} {
 		t.Run(window, func(t *testing.T) {
 			t.Parallel()
@@ -177,7 +184,7 @@ func TestRemoteWriteLog_OutageAndTwoKillsLoseNothing(t *testing.T) {
 	t.Parallel()
 	batches := record(t)
 	batches = batches[:len(batches)/3]
-	prometheus, sink := startPrometheus(t, "15s"), otlpsink.Start(t)
+	prometheus, sink := promtest.Start(t, withoutRules(t)), otlpsink.Start(t)
 	c := gateway(t, prometheus, sink, filepath.Join(root, "examples", "prometheus-remote-write-wal.yaml"), collectortest.ConfigFile(t, `
 exporters: {prometheus_remote_write: {retry_on_failure: {initial_interval: 200ms, max_interval: 1s}, wal: {truncate_frequency: 1s}}}
 service: {pipelines: {metrics: {exporters: [otlp_http, prometheus_remote_write]}}}
