@@ -36,6 +36,7 @@ func TestExamples_RunWithoutObsoleteSettings(t *testing.T) {
 			c := runQuietly(t, []string{
 				"OTLP_ENDPOINT=http://127.0.0.1:1", "PROMETHEUS_URL=" + prometheus.URL, "KAFKA_BROKER=127.0.0.1:1", "GATEWAYS=localhost",
 				fmt.Sprintf("GATEWAY_PORT=%d", freeport.For(t)), fmt.Sprintf("GATEWAY_HTTP_PORT=%d", freeport.For(t)),
+				fmt.Sprintf("GATEWAY_HEALTH_CHECK_PORT=%d", freeport.For(t)),
 			}, quiet, layers(name)...)
 			c.AwaitLog("Everything is ready")
 			time.Sleep(500 * time.Millisecond) // what the parts log once they run

@@ -218,7 +218,7 @@ func TestDiscoverHost_FindsAServerBehindItsPrefix(t *testing.T) {
 func TestDashboardExample_AsksForThePasswordOverTLS(t *testing.T) {
 	port := freeport.For(t)
 	env := append(environment(t), "LLAMACPP_ENDPOINT="+simulator(t), fmt.Sprintf("DASHBOARD_PORT=%d", port))
-	c := collectortest.Start(t, env, "--config", filepath.Join(root, "examples", "dashboard.yaml"))
+	c := collectortest.Start(t, env, "--config", filepath.Join(root, "examples", "dashboard.yaml"), "--config", collectortest.ConfigFile(t, quiet))
 	c.AwaitLog("Everything is ready")
 	pem, err := os.ReadFile(variable(t, env, "PAGE_CERTIFICATE"))
 	require.NoError(t, err)
