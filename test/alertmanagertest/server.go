@@ -7,7 +7,6 @@ package alertmanagertest
 
 import (
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,10 +27,7 @@ var Programs = pinned.Programs{
 	Cure:    "go run ./test/cmd/install-alertmanager",
 }
 
-const (
-	startTimeout = 40 * time.Second
-	stopTimeout  = 20 * time.Second
-)
+const stopTimeout = 20 * time.Second
 
 // Start runs an Alertmanager with a configuration until the end of the test,
 // and returns its host and port.
@@ -61,26 +57,8 @@ func Start(tb testing.TB, config string) (address string) {
 			tb.Logf("Alertmanager's log:\n%s", log.String())
 		}
 	})
-	for end := time.Now().Add(startTimeout); !ready(address); time.Sleep(20 * time.Millisecond) {
-		select {
-		case <-process.Exited():
-			tb.Fatalf("Alertmanager ended at its start: %v\n%s", process.State(), log.String())
-		default:
-		}
-		if time.Now().After(end) {
-			tb.Fatalf("Alertmanager is not ready within %s", startTimeout)
-		}
-	}
+	Programs.AwaitReady(tb, process, &log, "http://"+address+"/-/ready")
 	return address
-}
-
-func ready(address string) bool {
-	r, err := http.Get("http://" + address + "/-/ready")
-	if err != nil {
-		return false
-	}
-	defer r.Body.Close()
-	return r.StatusCode == http.StatusOK
 }
 
 // CheckConfig has amtool check a configuration file.

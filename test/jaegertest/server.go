@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/child"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
@@ -27,8 +26,6 @@ var Programs = pinned.Programs{
 	Module: "github.com/jaegertracing/jaeger", Packages: []string{"cmd/all-in-one"},
 	Cure: "go run ./test/cmd/install-jaeger",
 }
-
-const startTimeout = 40 * time.Second
 
 // Server is a Jaeger under test.
 type Server struct {
@@ -67,26 +64,8 @@ func Start(tb testing.TB, prometheus string) *Server {
 			tb.Logf("Jaeger's log:\n%s", log.String())
 		}
 	})
-	for end := time.Now().Add(startTimeout); !ready(admin); time.Sleep(20 * time.Millisecond) {
-		select {
-		case <-process.Exited():
-			tb.Fatalf("Jaeger ended at its start: %v\n%s", process.State(), log.String())
-		default:
-		}
-		if time.Now().After(end) {
-			tb.Fatalf("Jaeger is not ready within %s", startTimeout)
-		}
-	}
+	Programs.AwaitReady(tb, process, &log, "http://"+admin+"/")
 	return s
-}
-
-func ready(admin string) bool {
-	r, err := http.Get("http://" + admin + "/")
-	if err != nil {
-		return false
-	}
-	defer r.Body.Close()
-	return r.StatusCode == http.StatusOK
 }
 
 // Trace is a trace as Jaeger's API has it.

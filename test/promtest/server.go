@@ -20,10 +20,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 )
 
-const (
-	startTimeout = 40 * time.Second
-	stopTimeout  = 20 * time.Second
-)
+const stopTimeout = 20 * time.Second
 
 // Server is a Prometheus under test. Its process can be ended and started again
 // on the same port and data.
@@ -76,25 +73,7 @@ func (s *Server) Start() {
 	if s.process, err = child.Start(exec.Command(s.program, s.args...), &s.log); err != nil {
 		s.tb.Fatal(err)
 	}
-	for end := time.Now().Add(startTimeout); !s.ready(); time.Sleep(20 * time.Millisecond) {
-		select {
-		case <-s.process.Exited():
-			s.tb.Fatalf("Prometheus ended at its start: %v\n%s", s.process.State(), s.log.String())
-		default:
-		}
-		if time.Now().After(end) {
-			s.tb.Fatalf("Prometheus is not ready within %s", startTimeout)
-		}
-	}
-}
-
-func (s *Server) ready() bool {
-	r, err := http.Get(s.url + "/-/ready")
-	if err != nil {
-		return false
-	}
-	defer r.Body.Close()
-	return r.StatusCode == http.StatusOK
+	Programs.AwaitReady(s.tb, s.process, &s.log, s.url+"/-/ready")
 }
 
 // Stop ends the process as SIGTERM does.
