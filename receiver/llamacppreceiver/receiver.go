@@ -178,12 +178,16 @@ func (r *llamacppReceiver) newGPUScraper(cfg *gpuscraper.Config, where endpoint.
 	if r.identity == nil {
 		return gpuscraper.New(cfg, r.set, r.gpus, host, nil, nil)
 	}
-	resource := func() pcommon.Resource {
+	resource := func() (pcommon.Resource, bool) {
 		var props *llamaserver.Props
+		looked := true
 		if r.server != nil {
-			props = r.server.LastProps()
+			props, looked = r.server.LastProps()
 		}
-		return r.identity.Resource("", props)
+		if !looked {
+			return pcommon.Resource{}, false
+		}
+		return r.identity.Resource("", props), true
 	}
 	return gpuscraper.New(cfg, r.set, r.gpus, host, hostproc.New(where.Address, int(where.Port)), resource)
 }

@@ -30,12 +30,16 @@ func (s *Scraper) recordServer(ctx context.Context, look gpu.Look, ended pmetric
 	if len(look.Readings) == 0 && len(s.held.parts) == 0 {
 		return
 	}
+	resource, known := s.serverResource()
+	if !known {
+		return
+	}
 	pids, err := s.server.Processes(ctx)
 	if ctx.Err() != nil {
 		return
 	}
 	before := s.held
-	s.held = held{nil, s.serverResource()}
+	s.held = held{nil, resource}
 	if err != nil {
 		s.logMemory(err.Error())
 	} else {

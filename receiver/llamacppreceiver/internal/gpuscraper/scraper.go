@@ -43,7 +43,7 @@ type Scraper struct {
 	gpus           GPUs
 	host           pcommon.Resource
 	server         Server // nil without one
-	serverResource func() pcommon.Resource
+	serverResource func() (r pcommon.Resource, known bool)
 	mb             *metadata.MetricsBuilder
 	energy         map[string]energy // by UUID
 	programs       map[int]string    // names, by process id
@@ -62,8 +62,10 @@ type energy struct {
 }
 
 // New returns a scraper. The GPUs are on the resource of the host. What the
-// server, if there is one, holds of them is on the server's resource.
-func New(cfg *Config, set receiver.Settings, gpus GPUs, host pcommon.Resource, server Server, serverResource func() pcommon.Resource) *Scraper {
+// server, if there is one, holds of them is on the server's resource, and left
+// out while that is not known: a resource that changes a second later would
+// leave two series behind for minutes.
+func New(cfg *Config, set receiver.Settings, gpus GPUs, host pcommon.Resource, server Server, serverResource func() (r pcommon.Resource, known bool)) *Scraper {
 	return &Scraper{
 		cfg: *cfg, set: set, log: set.Logger, gpus: gpus, host: host, server: server, serverResource: serverResource,
 		mb:     metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, set),

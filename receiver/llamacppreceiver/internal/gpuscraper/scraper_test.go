@@ -75,7 +75,7 @@ func newFixture(t testing.TB, gpus int, server Server, change ...func(*Config)) 
 			Library: fake.Path, RetryMin: time.Millisecond, RetryMax: time.Millisecond, SlowEvery: time.Nanosecond, EventWait: 5 * time.Millisecond,
 		})
 	t.Cleanup(h.Close)
-	return &fixture{New(&cfg, set, always{h}, host, server, func() pcommon.Resource { return resource }), t, logs}
+	return &fixture{New(&cfg, set, always{h}, host, server, func() (pcommon.Resource, bool) { return resource, true }), t, logs}
 }
 
 // always reads anew, however short the time since the last reading.
@@ -295,6 +295,19 @@ func TestScrape_ServersMemoryIsThatOfItsProcesses(t *testing.T) {
 	for i, m := range f.messages() {
 		assert.Contains(t, m, want[i])
 	}
+}
+
+// Else a first point would be of a resource without the model's name, and a join
+// with target_info would find two for as long as a backend looks back.
+func TestScrape_ServersMemoryWaitsUntilTheServersResourceIsKnown(t *testing.T) {
+	f := newFixture(t, 1, &processes{pids: []int{5}})
+	fake.SetProcesses(0, fakenvml.Process{PID: 5, Memory: 100})
+	resource, known := f.serverResource()
+	require.True(t, known)
+	f.serverResource = func() (pcommon.Resource, bool) { return pcommon.Resource{}, false }
+	assert.Empty(t, pointsOf(f.scrape(), "llamacpp.gpu.memory.usage"))
+	f.serverResource = func() (pcommon.Resource, bool) { return resource, true }
+	assert.Len(t, pointsOf(f.scrape(), "llamacpp.gpu.memory.usage"), 1)
 }
 
 func TestScrape_ServersMemoryIsNotMissedWhileNoGPUAnswers(t *testing.T) {

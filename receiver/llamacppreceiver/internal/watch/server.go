@@ -43,6 +43,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	refreshed time.Time // when the last refresh began
+	looked    bool      // one has ended
 	router    bool
 	self      *instance
 	models    []llamaserver.Model // as last listed; nil when the last refresh got no list
@@ -71,8 +72,13 @@ func (s *Server) End() { s.conn.end() }
 func (s *Server) Wait() { s.conn.close() }
 
 // LastProps is what was last known of the server itself; nil before the first
-// look that found them.
-func (s *Server) LastProps() *llamaserver.Props { return s.self.lastProps() }
+// look that found them. looked is false before the end of the first look, found
+// or not.
+func (s *Server) LastProps() (props *llamaserver.Props, looked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.self.lastProps(), s.looked
+}
 
 // View is what one look found out about the server, or about one model of a
 // router.
@@ -161,7 +167,7 @@ func (s *Server) refresh(ctx context.Context, until time.Time) {
 	s.news.state(v)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.router = router
+	s.router, s.looked = router, true
 	if !router {
 		s.loaded = nil
 	}
