@@ -18,11 +18,9 @@ import (
 
 // exchange is a request under way.
 type exchange struct {
+	reading
 	client  *Client
 	request *Request
-	result  Result
-	answer  answer
-	events  eventReader
 	kept    strings.Builder // the answer's text
 
 	caller  context.Context // the context that Do was called with
@@ -57,7 +55,7 @@ func (x *exchange) release() {
 	if len(x.events.buf) > keepBuffer || cap(x.events.joined) > keepBuffer {
 		x.events = eventReader{}
 	}
-	*x = exchange{events: x.events, answer: answer{timings: x.answer.timings}}
+	*x = exchange{reading: reading{events: x.events, answer: answer{timings: x.answer.timings}}}
 	exchanges.Put(x)
 }
 
@@ -139,44 +137,23 @@ func retryAfter(value string, now time.Time) time.Duration {
 func (x *exchange) stream() bool {
 	for {
 		e, err := x.events.next()
-		if errors.Is(err, errTooLarge) {
-			x.fail(TooLarge, fmt.Errorf("%w: %d", err, x.client.options.MaxEvent))
-			return false
-		}
 		if err != nil {
-			x.ended(err)
+			x.failed(x.ended(err))
 			return false
 		}
-		x.result.End = e.arrived
-		s := x.answer.read(e.name, e.data)
-		switch {
-		case s == saidNonsense && !e.whole:
-			x.failBelow(io.ErrUnexpectedEOF, true)
+		last := x.result.LastToken
+		s, err := x.take(e)
+		if err != nil {
+			x.failed(err)
 			return false
-		case s == saidNonsense:
-			x.fail(Malformed, errors.New("an event that is not JSON: is this the address of an inference server?"))
-			return false
-		case s&saidError != 0:
-			x.fail(ErrorEvent, x.answer.problem)
-			return false
-		}
-		if s&saidPart != 0 && x.result.FirstChunk.IsZero() {
-			x.result.FirstChunk = e.arrived
 		}
 		if s&(saidThought|saidText) != 0 {
-			x.text(e.arrived)
-			if s&saidText != 0 && x.result.FirstAnswer.IsZero() {
-				x.result.FirstAnswer = e.arrived
-			}
+			x.text(e.arrived, last)
 			if x.request.KeepText {
 				x.kept.WriteString(textOf(x.request.Endpoint, e.data))
 			}
 		}
 		if s&saidEnd != 0 {
-			if x.result.FirstChunk.IsZero() {
-				x.fail(Malformed, errors.New("an answer that ends before it has begun"))
-				return false
-			}
 			return true
 		}
 		if x.result.Chunks == x.request.CancelAfter && x.request.CancelAfter > 0 {
@@ -186,32 +163,29 @@ func (x *exchange) stream() bool {
 	}
 }
 
-// text records that a chunk with text arrived.
-func (x *exchange) text(arrived time.Time) {
+// text records that a chunk with text arrived after the last one.
+func (x *exchange) text(arrived, last time.Time) {
 	r := &x.result
-	if r.Chunks++; r.Chunks == 1 {
-		stop(x.waiting)
-		r.FirstToken = arrived
-		if n := x.request.MaxTokens; n > 1 {
-			r.Gaps = make([]time.Duration, 0, min(n-1, 1024))
-		}
-	} else {
-		r.Gaps = append(r.Gaps, arrived.Sub(r.LastToken))
-	}
-	r.LastToken = arrived
-}
-
-// ended handles a stream that ended without the event that ends the answer. OpenAI's
-// last event, [DONE], adds nothing: if there was a finish reason and the stream was
-// closed in order, the answer is complete.
-func (x *exchange) ended(err error) {
-	if errors.Is(err, io.EOF) && x.answer.finish != "" && (x.request.Endpoint == Chat || x.request.Endpoint == Completions) {
+	if r.Chunks > 1 {
+		r.Gaps = append(r.Gaps, arrived.Sub(last))
 		return
 	}
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+	stop(x.waiting)
+	if n := x.request.MaxTokens; n > 1 {
+		r.Gaps = make([]time.Duration, 0, min(n-1, 1024))
 	}
-	x.failBelow(err, true)
+}
+
+// failed records what is wrong with the answer; err may be nil.
+func (x *exchange) failed(err error) {
+	var f *flaw
+	switch {
+	case err == nil:
+	case !errors.As(err, &f):
+		x.failBelow(err, true)
+	default:
+		x.fail(f.class, f.error)
+	}
 }
 
 // drain reads the rest of the stream after the end of the answer, so that the
@@ -226,20 +200,13 @@ func (x *exchange) drain(body io.Reader) {
 func (x *exchange) whole() {
 	body, err := x.events.rest()
 	x.result.End = x.events.arrived
-	if errors.Is(err, errTooLarge) {
-		x.fail(TooLarge, fmt.Errorf("answer of more bytes than allowed: %d", x.client.options.MaxEvent))
-		return
-	}
 	if err != nil {
-		x.failBelow(err, true)
+		x.failed(x.unread(err))
 		return
 	}
-	switch s := x.answer.read(nil, body); {
-	case s&saidError != 0:
-		x.fail(ErrorEvent, x.answer.problem)
-	case x.request.KeepText && s&saidPart != 0:
+	s, err := x.takeWhole(body)
+	x.failed(err)
+	if x.request.KeepText && err == nil && s&saidPart != 0 {
 		x.kept.WriteString(textOf(x.request.Endpoint, body))
-	case s&saidPart == 0:
-		x.fail(Malformed, fmt.Errorf("not an answer of the endpoint %s: is this the address of an inference server?", x.request.Endpoint))
 	}
 }

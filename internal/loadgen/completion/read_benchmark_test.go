@@ -67,10 +67,11 @@ func BenchmarkReadEvent(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if s := x.answer.read(e.name, e.data); s&saidText == 0 {
-					b.Fatalf("%s: no text", e.data)
+				last := x.result.LastToken
+				if s, err := x.take(e); err != nil || s&saidText == 0 {
+					b.Fatalf("%s: no text: %v", e.data, err)
 				}
-				x.text(e.arrived)
+				x.text(e.arrived, last)
 				if len(x.result.Gaps) == cap(x.result.Gaps) {
 					x.result.Gaps = x.result.Gaps[:0]
 				}
