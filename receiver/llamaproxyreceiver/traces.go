@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/receiver"
 	conventions "go.opentelemetry.io/otel/semconv/v1.41.0" // the last with those of GenAI
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/timings"
@@ -176,10 +177,11 @@ func (m *measured) spans(to ptrace.SpanSlice) {
 	s := to.AppendEmpty()
 	s.SetTraceID(m.trace)
 	s.SetSpanID(m.span)
+	s.SetFlags(spanFlags(trace.FlagsSampled, false))
 	if m.parent.IsValid() {
 		s.SetParentSpanID(pcommon.SpanID(m.parent.SpanID()))
 		s.TraceState().FromRaw(m.parent.TraceState().String())
-		s.SetFlags(uint32(m.parent.TraceFlags()))
+		s.SetFlags(spanFlags(m.parent.TraceFlags(), true))
 	}
 	s.SetKind(ptrace.SpanKindServer)
 	s.SetName(strings.TrimSuffix(operation(m.Endpoint)+" "+m.model, " "))
@@ -205,6 +207,16 @@ func (m *measured) spans(to ptrace.SpanSlice) {
 			child.Attributes().PutInt("llamacpp.tokens", int64(p.tokens))
 		}
 	}
+}
+
+// spanFlags are OTLP's: those of the trace, and whether the parent is in another process.
+func spanFlags(f trace.TraceFlags, remote bool) uint32 {
+	const hasRemote, isRemote = 0x100, 0x200
+	flags := uint32(f) | hasRemote
+	if remote {
+		flags |= isRemote
+	}
+	return flags
 }
 
 // describe adds the attributes of a request's span.
