@@ -188,6 +188,9 @@ func (cfg *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := conf.Unmarshal(cfg); err != nil {
 		return err
 	}
+	if at, ok := conf.ToStringMap()["endpoint"]; ok && at == nil { // of an environment variable that is not set
+		cfg.ServerConfig.NetAddr.Endpoint = ""
+	}
 	// confmap would check these too, but say it twice, of clientconfig::tls.
 	if err := cfg.Upstream.TLS.Validate(); err != nil {
 		return fmt.Errorf("upstream::tls: %w", err)
