@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,7 @@ type hub struct {
 	clients *clients
 	proxy   *proxy.Proxy
 	server  *http.Server
+	address net.Addr // at which it listens
 	serving sync.WaitGroup
 	drained func() error
 	client  *http.Client // of the server
@@ -125,13 +127,14 @@ func (h *hub) start(ctx context.Context, r *proxyReceiver, host component.Host) 
 	if err != nil {
 		return fmt.Errorf("endpoint: %w", err)
 	}
+	h.address = listener.Addr()
 	h.drained = sync.OnceValue(h.end)
 	h.serving.Go(func() {
 		if err := h.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			componentstatus.ReportStatus(host, componentstatus.NewFatalErrorEvent(err))
 		}
 	})
-	h.log.Info("Passing requests on", zap.Stringer("endpoint", listener.Addr()), zap.String("upstream", where.Instance))
+	h.log.Info("Passing requests on", zap.Stringer("endpoint", h.address), zap.String("upstream", where.Instance))
 	return nil
 }
 

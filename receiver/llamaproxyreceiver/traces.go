@@ -5,7 +5,6 @@ package llamaproxyreceiver // import "github.com/llamatelemetry/otelcol-llamacpp
 
 import (
 	"context"
-	"crypto/rand"
 	"strings"
 	"sync"
 	"time"
@@ -192,11 +191,11 @@ func (m *measured) spans(to ptrace.SpanSlice) {
 		s.Status().SetCode(ptrace.StatusCodeError)
 		s.Status().SetMessage(m.ErrorType)
 	}
-	for _, p := range m.parts() {
+	for i, p := range m.parts() {
 		child := to.AppendEmpty()
 		child.SetTraceID(m.trace)
-		var id pcommon.SpanID
-		_, _ = rand.Read(id[:]) // never fails
+		id := m.span // the same when it is sent again
+		id[len(id)-1] ^= byte(i + 1)
 		child.SetSpanID(id)
 		child.SetParentSpanID(m.span)
 		child.SetKind(ptrace.SpanKindInternal)
