@@ -119,7 +119,7 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 func TestReadmeSnippetsAreAccepted(t *testing.T) {
 	program := collectortest.Program(t)
 	fence := regexp.MustCompile("(?ms)^ *```ya?ml\n(.*?)\n *```")
-	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md", "connector/llamacpplogconnector/README.md", "docs/latency.md", "loadgenextension/README.md", "receiver/loadgenreceiver/README.md", "docs/load.md", "exporter/dashboardexporter/README.md", "docs/dashboards.md", "docs/alerts.md", "docs/prometheus.md", "docs/traces.md", "docs/reliability.md"} {
+	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md", "connector/llamacpplogconnector/README.md", "docs/latency.md", "loadgenextension/README.md", "receiver/loadgenreceiver/README.md", "receiver/llamaproxyreceiver/README.md", "docs/load.md", "exporter/dashboardexporter/README.md", "docs/dashboards.md", "docs/alerts.md", "docs/prometheus.md", "docs/traces.md", "docs/reliability.md"} {
 		text, err := os.ReadFile(filepath.Join(root, readme))
 		require.NoError(t, err)
 		for i, match := range fence.FindAllSubmatch(text, -1) {
