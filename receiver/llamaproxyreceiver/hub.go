@@ -23,7 +23,9 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/proxied"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/timings"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamaproxyreceiver/internal/proxy"
 )
 
@@ -48,6 +50,7 @@ type hub struct {
 	// active are the completions under way, by metadata's phase.
 	waiting, answering atomic.Int64
 	dropped            atomic.Int64 // spans
+	traces             atomic.Bool  // there is an output of spans
 
 	receivers int // that use it
 }
@@ -187,6 +190,7 @@ type measured struct {
 	sampled bool
 	trace   pcommon.TraceID
 	span    pcommon.SpanID
+	open    *proxied.Open // by which the log's connector finds it
 
 	answering bool
 }
@@ -207,6 +211,7 @@ func (h *hub) Arrived(x *proxy.Exchange) {
 		_, _ = rand.Read(m.trace[:]) // never fails
 	}
 	_, _ = rand.Read(m.span[:])
+	m.open = proxied.Begin(h.key(h.where.Instance), x.Arrived)
 	h.waiting.Add(1)
 }
 
@@ -231,11 +236,32 @@ func (h *hub) Ended(x *proxy.Exchange) {
 		h.waiting.Add(-1)
 	}
 	m.instance, m.model = h.serverOf(m)
+	if ok {
+		h.tellLog(m)
+	}
 	if all := h.outputs.Load(); all != nil {
 		for _, o := range *all {
 			o.ended(m)
 		}
 	}
+}
+
+// tellLog lets the connector that reads the server's log find the request there. A
+// request that was refused, or got no answer, has most likely had no slot.
+func (h *hub) tellLog(m *measured) {
+	r := proxied.Request{
+		Arrived: m.Arrived, Ended: m.Result.End, InputTokens: m.Result.InputTokens, OutputTokens: m.Result.OutputTokens,
+		Completed: m.Outcome == proxy.Completed,
+	}
+	if t := m.Result.Timings; t != nil {
+		r.Timings = timings.String(t.PromptTokens, t.Prompt, t.PredictedTokens, t.Predicted)
+	}
+	if h.traces.Load() && m.sampled {
+		r.Trace, r.Span = m.trace, m.span
+	}
+	m.open.Move(h.key(m.instance))
+	m.open.End(r, m.Outcome == proxy.Completed || m.Outcome == proxy.Cancelled || m.Status == http.StatusOK)
+	m.open = nil
 }
 
 // now is when points are of.

@@ -88,7 +88,7 @@ func (o *metricsOutput) stop(ctx context.Context) {
 
 func (o *metricsOutput) ended(m *measured) {
 	var e *histogram.Exemplar
-	if o.cfg.Exemplars.Enabled {
+	if o.cfg.Exemplars.Enabled && o.hub.traces.Load() {
 		e = exemplarOf(m)
 	}
 	o.mu.Lock()

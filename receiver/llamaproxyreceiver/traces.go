@@ -49,6 +49,7 @@ func newTracesOutput(set receiver.Settings, next consumer.Traces) *tracesOutput 
 
 func (o *tracesOutput) start(h *hub) {
 	o.hub = h
+	h.traces.Store(true)
 	ctx, cancel := context.WithCancel(context.Background())
 	o.cancel = cancel
 	o.done.Go(func() {
