@@ -10,6 +10,7 @@ package proxy // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/lla
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -195,13 +196,16 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		x.status, x.failure = http.StatusServiceUnavailable, Stopped
 		refuse(w, x.status, "the proxy stops")
 		return
-	case r.Context().Err() != nil && !errors.Is(cause, errHeadTimeout):
-		return // the client has gone
+	case r.Context().Err() != nil && !errors.Is(cause, errHeadTimeout), errors.Is(err, errClientBody) && errors.Is(err, io.ErrUnexpectedEOF):
+		// The client has gone, perhaps only half: without a panic it would get a 200.
+		panic(http.ErrAbortHandler)
 	case isTooLarge(err):
 		x.status, x.failure = http.StatusRequestEntityTooLarge, "413"
 		refuse(w, x.status, "the request is larger than the proxy's max_request_body_size allows")
 		return
 	case errors.Is(err, errClientBody):
+		x.status, x.failure = http.StatusBadRequest, "400"
+		refuse(w, x.status, "the request's body is malformed or not complete")
 		return
 	}
 	f := p.server.Explain(err)
