@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,8 +42,11 @@ func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	r = r.WithContext(ctx)
 	r.Close = !u.keeps.Load()
-	if r.Body != nil {
+	switch {
+	case r.Body != nil && r.Body != http.NoBody:
 		r.Body = &clientBody{r.Body}
+	case !r.Close:
+		once(r)
 	}
 	answer, err := u.transport.RoundTrip(r)
 	if err != nil {
@@ -55,6 +59,15 @@ func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 		u.keeps.Store(keeps)
 	}
 	return answer, nil
+}
+
+// once keeps Go's client from sending a request a second time, as it does with one of
+// these methods and no body if a reused connection ends before an answer.
+func once(r *http.Request) {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		r.Body = io.NopCloser(strings.NewReader("")) // it finds out that this is none
+	}
 }
 
 // clientBody marks errors of the client's connection, which are none of the server's.
