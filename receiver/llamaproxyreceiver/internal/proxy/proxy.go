@@ -158,6 +158,7 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 		out.RawPath = p.options.Base.EscapedPath() + in.EscapedPath()
 	}
 	out.RawQuery, out.ForceQuery = in.RawQuery, in.ForceQuery
+	r.Out.Trailer = r.In.Trailer // which is filled when the body has been read
 	for _, name := range [...]string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 		if values, ok := r.In.Header[name]; ok {
 			r.Out.Header[name] = values
