@@ -126,6 +126,7 @@ func (h *hub) start(ctx context.Context, r *proxyReceiver, host component.Host) 
 	if err != nil {
 		return err
 	}
+	h.server.DisableGeneralOptionsHandler = true // the upstream answers OPTIONS *
 	listener, err := h.cfg.ServerConfig.ToListener(ctx)
 	if err != nil {
 		return fmt.Errorf("endpoint: %w", err)

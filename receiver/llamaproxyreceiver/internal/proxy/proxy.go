@@ -111,9 +111,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.end(time.Now())
 		p.options.Observer.Ended(x)
 	}()
-	if r.Method == http.MethodConnect {
+	switch r.Method {
+	case http.MethodConnect:
 		x.status, x.failure = http.StatusNotImplemented, "method"
 		refuse(w, http.StatusNotImplemented, "CONNECT: this is the proxy of one llama-server, not one for all hosts")
+		return
+	case "PRI": // the beginning of HTTP/2, which Go's server takes for a request
+		x.status, x.failure = http.StatusHTTPVersionNotSupported, "method"
+		refuse(w, http.StatusHTTPVersionNotSupported, "HTTP/2 needs TLS here")
 		return
 	}
 	// The answer may come before the request is complete, such as a refusal.
