@@ -10,6 +10,7 @@ package proxy // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/lla
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httputil"
@@ -216,7 +217,7 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	f := p.server.Explain(err)
 	if errors.Is(err, errHeadTimeout) || errors.Is(cause, errHeadTimeout) {
-		f = &netfailure.Failure{Class: netfailure.Timeout, Err: errHeadTimeout, Cure: "llama-server hangs or is overloaded; raise upstream::timeout if it is only slow"}
+		f = &netfailure.Failure{Class: netfailure.Timeout, Err: fmt.Errorf("%s: %w", p.options.Base.Host, errHeadTimeout), Cure: "llama-server hangs or is overloaded; raise upstream::timeout if it is only slow"}
 	}
 	x.status, x.failure = http.StatusBadGateway, f.Class
 	if f.Class == netfailure.Timeout || f.Class == netfailure.ConnectTimeout {
