@@ -70,8 +70,18 @@ func everything(t *testing.T, native bool) string {
 			}
 		}
 		switch d.name {
-		case "llamacpp.request.tokens", "loadgen.tokens", "gen_ai.client.token.usage":
+		case "llamacpp.request.tokens", "loadgen.tokens", "gen_ai.client.token.usage", "llamacpp.proxy.tokens":
 			spread("gen_ai_token_type", []string{"input", "output"})
+		}
+		if d.proxied {
+			spread("llamacpp_observer", []string{"proxy"})
+			spread("llamacpp_client_name", []string{"alice"})
+		}
+		if d.name == "http.server.request.duration" {
+			left := maps.Clone(sets[0]) // before there was a status
+			spread("http_response_status_code", []string{"200"})
+			left["error_type"] = "cancelled"
+			sets = append(sets, left)
 		}
 		name := d.names(t)[0]
 		for _, set := range sets {

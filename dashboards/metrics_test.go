@@ -35,6 +35,8 @@ type declaration struct {
 	labels map[string][]string
 	kind   otlptranslator.MetricType
 	unit   string
+	// proxied metrics are those of the proxy, some of which the log has as well.
+	proxied bool
 }
 
 // names are those of its series in Prometheus.
@@ -52,6 +54,8 @@ func (d declaration) names(t *testing.T) []string {
 // label is the name of an attribute in Prometheus.
 func label(attribute string) string { return strings.NewReplacer(".", "_").Replace(attribute) }
 
+const proxyFolder = "../receiver/llamaproxyreceiver"
+
 // declared reads what the components declare: their metadata.yaml, and the
 // places where histograms are built by hand.
 func declared(t *testing.T) []declaration {
@@ -59,7 +63,7 @@ func declared(t *testing.T) []declaration {
 	var all []declaration
 	for _, folder := range []string{
 		"../receiver/llamacppreceiver/internal/serverscraper", "../receiver/llamacppreceiver/internal/slotsscraper",
-		"../receiver/llamacppreceiver/internal/gpuscraper", "../connector/llamacpplogconnector",
+		"../receiver/llamacppreceiver/internal/gpuscraper", "../connector/llamacpplogconnector", proxyFolder,
 	} {
 		text, err := os.ReadFile(filepath.Join(folder, "metadata.yaml"))
 		require.NoError(t, err)
@@ -79,7 +83,7 @@ func declared(t *testing.T) []declaration {
 		require.NoError(t, yaml.Unmarshal(text, &file))
 		require.NotEmpty(t, file.Metrics, folder)
 		for name, metric := range file.Metrics {
-			d := declaration{name: name, unit: metric.Unit, labels: map[string][]string{}, kind: otlptranslator.MetricTypeGauge}
+			d := declaration{name: name, unit: metric.Unit, labels: map[string][]string{}, kind: otlptranslator.MetricTypeGauge, proxied: folder == proxyFolder}
 			if metric.Sum != nil {
 				d.kind = otlptranslator.MetricTypeNonMonotonicCounter
 				if metric.Sum.Monotonic {
@@ -105,6 +109,11 @@ func declared(t *testing.T) []declaration {
 	// Those structs have a name, and a unit or a description and a unit.
 	for _, group := range structs(t, "../connector/llamacpplogconnector/histogram.go", "distribution") {
 		all = append(all, histogram(group[0], group[2]))
+	}
+	for _, group := range structs(t, proxyFolder+"/statistics.go", "distribution") {
+		d := histogram(group[0], group[2])
+		d.proxied = true
+		all = append(all, d)
 	}
 	for _, group := range structs(t, "../loadgenextension/internal/telemetry/names.go", "distribution") {
 		all = append(all, histogram(group[0], group[1]))
@@ -214,7 +223,7 @@ func TestMetrics_AreAllShownAndNoOthersAreAskedFor(t *testing.T) {
 	// Labels of the resource, of Prometheus, and those of GPUs and requests.
 	common := []string{
 		"__name__", "job", "instance", "le", "hw_id", "hw_name", "gen_ai_token_type", "error_type", "gen_ai_request_model",
-		"loadgen_outcome", "loadgen_slo", "loadgen_profile",
+		"loadgen_outcome", "loadgen_slo", "loadgen_profile", "llamacpp_observer", "llamacpp_client_name", "http_response_status_code",
 	}
 	shown := map[string]bool{}
 	for _, x := range slices.Concat(c.expressions(), rules) {

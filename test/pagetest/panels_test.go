@@ -29,6 +29,9 @@ func everything() []source {
 	gpu := func(more ...string) []string {
 		return append([]string{"hw_id=" + gpuID, "hw_name=" + gpuName}, more...)
 	}
+	proxied := func(more ...string) []string {
+		return append([]string{"llamacpp_observer=proxy", "llamacpp_client_name=alice"}, more...)
+	}
 	return []source{
 		{
 			service: "llama-server", instance: server,
@@ -52,6 +55,22 @@ func everything() []source {
 				{"gen_ai_server_request_duration_seconds", histogram, 12, nil},
 				{"gen_ai_server_time_to_first_token_seconds", histogram, 2, nil},
 				{"gen_ai_server_time_per_output_token_seconds", histogram, 0.06, nil},
+				{"llamacpp_request_queue_duration_seconds", histogram, 1, proxied()},
+				{"gen_ai_server_request_duration_seconds", histogram, 12, proxied()},
+				{"gen_ai_server_time_to_first_token_seconds", histogram, 2, proxied()},
+				{"llamacpp_request_stall_duration_seconds", histogram, 0.4, proxied()},
+				{"http_server_request_duration_seconds", histogram, 12, []string{"http_response_status_code=200"}},
+				{"http_server_request_duration_seconds", histogram, 12, []string{"error_type=cancelled"}},
+				{"llamacpp_proxy_requests_total", counter, 1.5, proxied("llamacpp_request_outcome=completed")},
+				{"llamacpp_proxy_requests_total", counter, 0.5, proxied("llamacpp_request_outcome=cancelled")},
+				{"llamacpp_proxy_requests_active", gauge, 5, []string{"llamacpp_proxy_phase=waiting"}},
+				{"llamacpp_proxy_requests_active", gauge, 4, []string{"llamacpp_proxy_phase=answering"}},
+				{"llamacpp_proxy_tokens_total", counter, 1000, proxied("gen_ai_token_type=input")},
+				{"llamacpp_proxy_tokens_total", counter, 300, proxied("gen_ai_token_type=output")},
+				{"llamacpp_proxy_tokens_cached_total", counter, 600, proxied()},
+				{"llamacpp_proxy_tokens_reasoning_total", counter, 60, proxied()},
+				{"llamacpp_proxy_spans_dropped_total", counter, 0.1, nil},
+				{"llamacpp_proxy_answers_unread_total", counter, 0.05, nil},
 				{"llamacpp_request_duration_seconds", histogram, 9, nil},
 				{"llamacpp_request_prompt_duration_seconds", histogram, 1.5, nil},
 				{"llamacpp_requests_deferred", gauge, 3, nil},
@@ -161,9 +180,20 @@ var shown = map[string]values{
 	"token-time-live":       {"running requests": 3. / 187, "requests that ended": 3. / 150},
 	"request-time-estimate": percentiles(9),
 	"first-token-estimate":  percentiles(1.5),
+	"client-wait":           percentiles(1),
+	"client-first-token":    percentiles(2),
+	"client-parts":          {"wait": 0.505, "prompt": 0.505, "generation": 5.05},
+	"client-active":         {"waiting": 5, "answering": 4},
+	"client-outcomes":       {"completed": 1.5, "cancelled": 0.5},
+	"client-stall":          percentiles(0.4),
+	"client-http":           {"200": 100, "no status: cancelled": 100},
+	"client-losses":         {"dropped spans": 6, "unread answers": 3},
+	"client-wait-by-name":   {"alice": 0.95},
+	"client-tokens":         {"alice input": 1000, "alice output": 300},
+	"client-shares":         {"alice cached": 0.6, "alice reasoning": 0.2},
 	"queue":                 {"waiting": 3, "in a slot": 4},
 	"slots":                 {"generating": 3, "prompt": 1, "all slots": 6},
-	"wait":                  {"mean wait": 3 / 2.5},
+	"wait":                  {"by Little's law": 3 / 2.5, "by the proxy": 0.505},
 	"context":               {"in use": 0.41},
 	"context-tokens":        {"all running requests": 5000, "longest sequence": 1700, "room of one slot": 8192},
 	"context-shifts":        {"context shifts per minute": 3, "truncated requests per minute": 1.2},
