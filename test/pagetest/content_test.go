@@ -141,6 +141,42 @@ func TestRequests_AreListedNewestFirst(t *testing.T) {
 	assert.Len(t, records, 6)
 }
 
+// A request that came through the proxy: how long it waited, and from when it had
+// which slot, once the log has said so.
+func TestRequests_ThroughTheProxyShowTheirWait(t *testing.T) {
+	t.Parallel()
+	d := startDashboard(t, settings{})
+	startFeed(d, 90*time.Second, basics(server))
+	now := time.Now()
+	ago := func(seconds float64) time.Time { return now.Add(-time.Duration(seconds * float64(time.Second))) }
+	came, began := ago(60), ago(40)
+	td, slot := proxiedRequest(request{server, 2, 31, came, ago(30), ago(10), "completed", 512, 128, 201}, began, "alice")
+	require.NoError(t, d.traces.ConsumeTraces(t.Context(), td))
+	v := open(t, d.url, Look{})
+	v.drawn()
+	row := `document.querySelector("#requests tbody tr")`
+	v.await(row + `?.innerText.includes("20.0 s")`)
+	assert.Contains(t, v.text("#requests tbody tr"), "–", "its slot is not known yet")
+	require.NoError(t, d.traces.ConsumeTraces(t.Context(), slot))
+	v.await(row + `?.children[2].innerText === "2" && llamaPage.live.requests.length === 1`)
+	v.press(" ")
+	v.await(link + ` === "paused: you"`)
+	var scene map[string]any
+	v.eval(&scene, `import("#page/colours.js").then((m) => m.SCENE.light)`)
+	assert.Equal(t, scene["prompt"], v.pixel(ago(35), 2), "the prompt, from when it got its slot")
+	assert.Equal(t, scene["generating"], v.pixel(ago(20), 2))
+	assert.NotContains(t, []any{scene["prompt"], scene["generating"]}, v.pixel(ago(50), 2), "while it waited it had no slot")
+
+	v.eval(nil, `document.querySelector("#requests tbody button").scrollIntoView({ block: "center", behavior: "instant" })`)
+	v.click("#requests tbody tr:first-child button")
+	v.await(`document.querySelector("#dialog").open && document.querySelector("#dialog-title").innerText === "Request of task 31"`)
+	assert.Equal(t, []string{"waited 20.0 s", "prompt 10.0 s", "answer 20.0 s"}, strings.Split(v.text("#dialog .keys-of-lanes"), "\n"))
+	for _, fact := range []string{"alice", "2, 31", "the proxy, and the server's log", "after 30.0 s", "50.0 s", "38.4 tok/s"} {
+		assert.Contains(t, v.text("#dialog dl"), fact)
+	}
+	v.keep("request-through-the-proxy")
+}
+
 // file is what the page has put into a folder, once it is complete.
 func file(t *testing.T, folder, pattern string) string {
 	t.Helper()

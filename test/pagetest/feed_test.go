@@ -318,6 +318,28 @@ func requests(list ...request) ptrace.Traces {
 	return td
 }
 
+// proxiedRequest makes the spans of a request as the receiver llamaproxy and the
+// connector llamacpplog make them together: it came at its start, and the server
+// began with it later. The log's span comes by itself.
+func proxiedRequest(r request, began time.Time, client string) (proxy, log ptrace.Traces) {
+	proxy, log = requests(r), requests(r)
+	ss := proxy.ResourceSpans().At(0).ScopeSpans().At(0)
+	ss.Scope().SetName("github.com/llamatelemetry/otelcol-llamacpp/receiver/llamaproxyreceiver")
+	own := ss.Spans().At(0)
+	own.Attributes().Remove("llamacpp.slot.id")
+	own.Attributes().Remove("llamacpp.task.id")
+	own.Attributes().PutStr("llamacpp.client.name", client)
+	own.Attributes().PutDouble("llamacpp.request.queue.duration", began.Sub(r.start).Seconds())
+	slot := log.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0)
+	slot.SetName("slot")
+	slot.SetKind(ptrace.SpanKindInternal)
+	slot.SetParentSpanID(own.SpanID())
+	slot.SetSpanID(pcommon.SpanID{4, byte(r.task >> 8), byte(r.task), byte(r.slot), 4})
+	slot.SetStartTimestamp(pcommon.NewTimestampFromTime(began))
+	log.ResourceSpans().At(0).ScopeSpans().At(0).Spans().RemoveIf(func(s ptrace.Span) bool { return s.Name() == "generation" })
+	return proxy, log
+}
+
 func portOf(t *testing.T, url string) int {
 	t.Helper()
 	_, port, ok := strings.Cut(strings.TrimPrefix(url, "http://"), ":")

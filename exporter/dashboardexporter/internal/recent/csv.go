@@ -15,7 +15,7 @@ import (
 // columns are those of the CSV: the JSON's names, in an order to read.
 var columns = []string{
 	"end", "server", "model", "outcome", "error", "slot", "task", "start", "first", "duration", "ttft", "wait",
-	"prompt", "cached", "generated", "drafted", "accepted", "client", "id", "trace",
+	"prompt", "cached", "generated", "drafted", "accepted", "client", "proxied", "began", "client_name", "id", "trace",
 }
 
 // WriteCSV writes requests as CSV by RFC 4180, with a header. Times are by RFC
@@ -30,7 +30,7 @@ func WriteCSV(to io.Writer, requests []Request) error {
 			at(&r.End), plain(r.Server), plain(r.Model), plain(r.Outcome), plain(r.Error), known(r.Slot), known(r.Task),
 			at(&r.Start), at(r.First), number(&r.Duration), number(r.TTFT), number(r.Wait),
 			known(r.Prompt), known(r.Cached), known(r.Generated), whole(r.Drafted), whole(r.Accepted),
-			strconv.FormatBool(r.Client), r.ID, r.Trace,
+			strconv.FormatBool(r.Client), strconv.FormatBool(r.Proxied), at(r.Began), plain(r.ClientName), r.ID, r.Trace,
 		})
 	}
 	w.Flush()

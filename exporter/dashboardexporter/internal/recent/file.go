@@ -100,7 +100,7 @@ func (s *Store) load(r io.Reader) (skipped int, err error) {
 		if line = bytes.TrimSpace(line); len(line) > 0 || !whole {
 			var q Request
 			if whole && json.Unmarshal(line, &q) == nil && q.plausible() {
-				s.insert(span{Request: q})
+				s.again(q)
 			} else {
 				skipped++
 			}
@@ -109,6 +109,16 @@ func (s *Store) load(r io.Reader) (skipped int, err error) {
 			return skipped, nil
 		}
 	}
+}
+
+// again takes in a request from the file. One that is there twice got its slot
+// later. The caller holds mu.
+func (s *Store) again(q Request) {
+	if e := s.ids[q.ID]; e != nil {
+		e.Slot, e.Task, e.Began = q.Slot, q.Task, q.Began
+		return
+	}
+	s.insert(span{Request: q})
 }
 
 // Close writes the file once more. The store stays readable.

@@ -164,6 +164,155 @@ func TestAdd_JoinsTheTwoSpansOfARequest(t *testing.T) {
 	assert.Nil(t, s.Last("localhost:8080/tiny", 1)[0].Wait, "the same timings by chance")
 }
 
+// proxied returns the spans that the proxy makes of a request: it waited for 40 ms,
+// its prompt took 20 ms and its answer 40 ms.
+func proxied() ptrace.Traces {
+	td := request("localhost:8080", 1, 0)
+	ss := td.ResourceSpans().At(0).ScopeSpans().At(0)
+	ss.Scope().SetName("github.com/llamatelemetry/otelcol-llamacpp/receiver/llamaproxyreceiver")
+	s := ss.Spans().At(0)
+	s.SetParentSpanID(pcommon.SpanID{2, 'r'})
+	s.Attributes().PutStr("gen_ai.response.model", "tiny")
+	s.Attributes().PutDouble("llamacpp.request.queue.duration", 0.04)
+	s.Attributes().PutStr("llamacpp.client.name", "alice")
+	for i, name := range []string{"queue", "prompt", "generation"} {
+		part := ss.Spans().AppendEmpty()
+		part.SetKind(ptrace.SpanKindInternal)
+		part.SetName(name)
+		part.SetTraceID(s.TraceID())
+		part.SetSpanID(pcommon.SpanID{1, byte(i + 1), 'p'})
+		part.SetParentSpanID(ss.Spans().At(0).SpanID())
+		part.SetStartTimestamp(pcommon.NewTimestampFromTime(base.Add([]time.Duration{-100, -60, -40}[i] * ms)))
+		part.SetEndTimestamp(pcommon.NewTimestampFromTime(base.Add([]time.Duration{-60, -40, 0}[i] * ms)))
+	}
+	return td
+}
+
+// slotOf returns what the log says of a request that the proxy saw.
+func slotOf(td ptrace.Traces, number int64) ptrace.Traces {
+	parent := spanOf(td)
+	own := request("localhost:8080", 200, 0)
+	s := spanOf(own)
+	s.SetKind(ptrace.SpanKindInternal)
+	s.SetName("slot")
+	s.SetTraceID(parent.TraceID())
+	s.SetParentSpanID(parent.SpanID())
+	s.SetStartTimestamp(pcommon.NewTimestampFromTime(base.Add(-59 * ms)))
+	s.Attributes().PutInt("llamacpp.slot.id", number)
+	s.Attributes().PutInt("llamacpp.task.id", 17)
+	return own
+}
+
+func TestAdd_ReadsTheSpansOfTheProxy(t *testing.T) {
+	s := New(DefaultLimits())
+	require.Equal(t, 1, s.Add(proxied()), "its parts are no requests")
+	data, err := json.Marshal(s.Last("localhost:8080", 1)[0])
+	require.NoError(t, err)
+	end := base.UnixMilli()
+	assert.JSONEq(t, fmt.Sprintf(`{"id": "016c000000000000", "trace": "01000000000000000000000000000000", "server": "localhost:8080", "model": "tiny",
+		"slot": -1, "task": -1, "start": %d, "first": %d, "end": %d, "outcome": "completed", "error": "", "prompt": 0, "cached": 0, "generated": 0,
+		"drafted": null, "accepted": null, "ttft": 0.06, "duration": 0.1, "wait": 0.04, "client": false, "proxied": true, "began": %d,
+		"client_name": "alice"}`, end-100, end-40, end, end-60), string(data))
+
+	var b strings.Builder
+	require.NoError(t, WriteCSV(&b, s.Last("", 9)))
+	assert.Contains(t, b.String(), "false,true,2026-01-02T03:04:04.940Z,alice,016c")
+
+	t.Run("the wait is enough", func(t *testing.T) {
+		td := proxied()
+		td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().RemoveIf(func(s ptrace.Span) bool { return s.Kind() == ptrace.SpanKindInternal })
+		s := New(DefaultLimits())
+		s.Add(td)
+		assert.Equal(t, end-60, *s.Last("", 1)[0].Began)
+	})
+	t.Run("one that never reached a server", func(t *testing.T) {
+		td := proxied()
+		spanOf(td).Attributes().Remove("llamacpp.request.queue.duration")
+		spanOf(td).Attributes().PutStr("error.type", "502")
+		s := New(DefaultLimits())
+		s.Add(td)
+		r := s.Last("", 1)[0]
+		assert.Nil(t, r.Wait)
+		assert.Nil(t, r.Began)
+		assert.True(t, r.Proxied)
+		assert.Equal(t, failed, r.Outcome)
+	})
+}
+
+// The log's span of a request comes before the proxy's or after it.
+func TestAdd_PutsTheSlotOnTheProxysRequest(t *testing.T) {
+	td := proxied()
+	both := proxied()
+	slotOf(td, 3).ResourceSpans().MoveAndAppendTo(both.ResourceSpans())
+	for name, order := range map[string][]ptrace.Traces{
+		"the proxy's first": {td, slotOf(td, 3)}, "the log's first": {slotOf(td, 3), td}, "together": {both},
+		"and once more": {td, slotOf(td, 3), slotOf(td, 3), td},
+	} {
+		folder := t.TempDir()
+		s, err := Open(folder, DefaultLimits(), nopLog)
+		require.NoError(t, err)
+		added := 0
+		for _, td := range order {
+			added += s.Add(td)
+		}
+		assert.Equal(t, 1, added, name)
+		assert.Empty(t, s.slots.waiting, name)
+		check := func(s *Store) {
+			all := s.Last("localhost:8080", 9)
+			require.Len(t, all, 1, name)
+			assert.Equal(t, int64(3), all[0].Slot, name)
+			assert.Equal(t, int64(17), all[0].Task, name)
+			assert.Equal(t, base.UnixMilli()-59, *all[0].Began, "%s: when it got its slot", name)
+			assert.InDelta(t, 0.04, *all[0].Wait, 1e-9, name)
+		}
+		check(s)
+		// A kill: the file is as it was written while it ran.
+		killed, err := Open(folder, DefaultLimits(), nopLog)
+		require.NoError(t, err)
+		check(killed)
+		require.NoError(t, killed.Close())
+		require.NoError(t, s.Close())
+	}
+
+	s := New(DefaultLimits())
+	s.Add(td)
+	_, at := s.Since("", 0)
+	s.Add(slotOf(td, 3))
+	again, at := s.Since("", at)
+	assert.Equal(t, []int{1}, numbers(again), "a page that has the request is told of its slot")
+	s.Add(slotOf(td, 3))
+	again, _ = s.Since("", at)
+	assert.Empty(t, again, "nothing new")
+
+	for n := range 3000 {
+		td := proxied()
+		spanOf(td).SetSpanID(pcommon.SpanID{9, byte(n), byte(n >> 8)})
+		s.Add(slotOf(td, 1))
+	}
+	assert.LessOrEqual(t, len(s.slots.waiting), 1000, "what never comes is not waited for without end")
+	assert.LessOrEqual(t, len(s.slots.order), 2000)
+}
+
+// A client that connects to the proxy names the proxy as its server.
+func TestAdd_JoinsTheClientWithTheProxysSpanUnderIt(t *testing.T) {
+	through := client(2, "")
+	spanOf(through).Attributes().PutInt("server.port", 9467)
+	for name, order := range map[string][]ptrace.Traces{
+		"the proxy's first": {proxied(), through}, "the client's first": {through, proxied()},
+	} {
+		s := New(DefaultLimits())
+		for _, td := range order {
+			require.Equal(t, 1, s.Add(td), name)
+		}
+		all := s.Last("", 9)
+		require.Len(t, all, 1, name)
+		assert.True(t, all[0].Proxied, name)
+		assert.InDelta(t, 0.04, *all[0].Wait, 1e-9, "%s: as the proxy measured it", name)
+		assert.Len(t, s.servers, 1, "%s: the proxy is no server", name)
+		assert.Empty(t, s.unjoined, name)
+	}
+}
+
 func TestOpen_ARequestIsStillOneAfterARestart(t *testing.T) {
 	const timings = "6/25.00ms+5/40.00ms"
 	own := request("localhost:8080", 1, 0)

@@ -41,12 +41,20 @@ type Request struct {
 	Drafted  *int64 `json:"drafted"`
 	Accepted *int64 `json:"accepted"`
 	// TTFT is the time to the first token: the server's from when the request got
-	// its slot, the client's from when it was sent.
+	// its slot, the client's from when it was sent, the proxy's from when it came.
 	TTFT     *float64 `json:"ttft"`
 	Duration float64  `json:"duration"`
 	// Wait is what the client's time has more than the server's: the queue and the
-	// network. A server's request has it if its client was seen as well.
+	// network. A server's request has it if its client was seen as well. Of one that
+	// came through the proxy it is the wait for a slot, and a part of its time.
 	Wait *float64 `json:"wait"`
+	// Proxied tells what the proxy saw from what the server's log says. Such a
+	// request has a slot and a task once the log's span of it is there.
+	Proxied bool `json:"proxied,omitempty"`
+	// Began is when the server began with a request that came through the proxy.
+	Began *int64 `json:"began,omitempty"`
+	// ClientName is what the proxy calls the client.
+	ClientName string `json:"client_name,omitempty"`
 	// Joined is the id of the other span of the request, the client's or the
 	// server's, if it was there when this one came.
 	Joined string `json:"joined,omitempty"`
@@ -86,7 +94,7 @@ func cut(s string, n int) string {
 // about what the rest of it takes.
 func (r *Request) bytes() int {
 	const fixed = 400
-	return fixed + len(r.ID) + len(r.Trace) + len(r.Server) + len(r.Model) + len(r.Error)
+	return fixed + len(r.ID) + len(r.Trace) + len(r.Server) + len(r.Model) + len(r.Error) + len(r.ClientName)
 }
 
 // plausible reports whether a request that was read from a file could have been
@@ -99,7 +107,7 @@ func (r *Request) plausible() bool {
 	}
 	hex := func(s string, n int) bool { return len(s) == n && strings.Trim(s, "0123456789abcdef") == "" }
 	return hex(r.ID, 16) && (r.Trace == "" || hex(r.Trace, 32)) && r.Server != "" &&
-		len(r.Server) <= maxName && len(r.Model) <= maxName && len(r.Error) <= maxError &&
-		r.Start > 0 && r.End >= r.Start && (r.First == nil || *r.First > 0) && r.Duration >= 0 &&
+		len(r.Server) <= maxName && len(r.Model) <= maxName && len(r.Error) <= maxError && len(r.ClientName) <= maxName &&
+		r.Start > 0 && r.End >= r.Start && (r.First == nil || *r.First > 0) && (r.Began == nil || *r.Began > 0) && r.Duration >= 0 &&
 		r.Slot >= -1 && r.Task >= -1 && r.Prompt >= 0 && r.Cached >= 0 && r.Generated >= 0
 }

@@ -6,6 +6,7 @@ package recent // import "github.com/llamatelemetry/otelcol-llamacpp/exporter/da
 import (
 	"net"
 	"strconv"
+	"strings"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -17,36 +18,87 @@ import (
 type span struct {
 	Request
 	timings string
+	parent  string // the id of the client's span
 }
 
-// read returns the requests among spans.
+// slot is what the server's log says of a request that came through the proxy.
+type slot struct {
+	of       string // the id of the proxy's span
+	id, task int64
+	start    int64
+}
+
+// starts are when the parts of a request began, 0 if that is not known.
+type starts struct{ prompt, generation pcommon.Timestamp }
+
+// read returns the requests among spans, and what the log says of others.
 //
 // The connector llamacpplog makes a SERVER span of each request, with the parts
-// prompt and generation as children, and the load generator a CLIENT span. Others
-// that follow the conventions for GenAI are read as far as they go: those of tools
-// and agents are no requests to a model.
-func read(td ptrace.Traces) []span {
-	generations := map[pcommon.SpanID]pcommon.Timestamp{} // by the parent
-	var all []span
+// prompt and generation as children, and the load generator a CLIENT span. The
+// receiver llamaproxy makes a SERVER span, too: then that of the log is its child
+// and is called slot. Others that follow the conventions for GenAI are read as far
+// as they go: those of tools and agents are no requests to a model.
+func read(td ptrace.Traces) (all []span, slots []slot) {
+	parts := map[pcommon.SpanID]starts{} // by the parent
 	for _, rs := range td.ResourceSpans().All() {
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, s := range ss.Spans().All() {
-				if s.Kind() == ptrace.SpanKindInternal && s.Name() == "generation" {
-					generations[s.ParentSpanID()] = s.StartTimestamp()
+				if s.Kind() != ptrace.SpanKindInternal || s.ParentSpanID().IsEmpty() {
+					continue
 				}
+				of := parts[s.ParentSpanID()]
+				switch s.Name() {
+				case "prompt":
+					of.prompt = s.StartTimestamp()
+				case "generation":
+					of.generation = s.StartTimestamp()
+				case "slot":
+					a := attributes{s.Attributes()}
+					if id := a.number(-1, "llamacpp.slot.id"); id >= 0 {
+						slots = append(slots, slot{s.ParentSpanID().String(), id, a.number(-1, "llamacpp.task.id"), milliseconds(s.StartTimestamp())})
+					}
+					continue
+				default:
+					continue
+				}
+				parts[s.ParentSpanID()] = of
 			}
 		}
 	}
 	for _, rs := range td.ResourceSpans().All() {
 		for _, ss := range rs.ScopeSpans().All() {
+			proxied := strings.HasSuffix(ss.Scope().Name(), "/llamaproxyreceiver")
 			for _, s := range ss.Spans().All() {
-				if r, ok := readSpan(rs.Resource().Attributes(), s, generations[s.SpanID()]); ok {
-					all = append(all, r)
+				r, ok := readSpan(rs.Resource().Attributes(), s, parts[s.SpanID()].generation)
+				if !ok {
+					continue
 				}
+				if proxied && !r.Client {
+					r.proxied(s, parts[s.SpanID()].prompt)
+				}
+				all = append(all, r)
 			}
 		}
 	}
-	return all
+	return all, slots
+}
+
+// proxied reads what the proxy knows besides. prompt is when the server began with
+// the prompt, 0 if that is not known.
+func (r *span) proxied(s ptrace.Span, prompt pcommon.Timestamp) {
+	a := attributes{s.Attributes()}
+	r.Proxied = true
+	r.ClientName = cut(a.text("llamacpp.client.name"), maxName)
+	wait, ok := a.seconds("llamacpp.request.queue.duration")
+	if !ok {
+		return
+	}
+	r.Wait = &wait
+	if prompt < s.StartTimestamp() || prompt > s.EndTimestamp() {
+		prompt = min(s.StartTimestamp()+pcommon.Timestamp(wait*1e9), s.EndTimestamp())
+	}
+	began := milliseconds(prompt)
+	r.Began = &began
 }
 
 // readSpan reads one span. generation is when its child of that name began, 0 if
@@ -77,6 +129,9 @@ func readSpan(resource pcommon.Map, s ptrace.Span, generation pcommon.Timestamp)
 		r.Wait = &v
 	}
 	r.timings = a.text(timings.Attribute)
+	if parent := s.ParentSpanID(); !r.Client && !parent.IsEmpty() {
+		r.parent = parent.String()
+	}
 	r.first(s, a, generation)
 	return r, true
 }

@@ -38,6 +38,7 @@ type Store struct {
 	servers  map[string]*server
 	ids      map[string]*entry
 	unjoined map[joint]*entry
+	slots    slots
 	sequence Sequence
 	bytes    int
 }
@@ -53,16 +54,61 @@ type entry struct {
 	shown bool
 }
 
-// joint is where the spans of one request meet: by the server's own timings.
+// joint is where the spans of one request meet: by the server's own timings, or as
+// the server's span is a child of the client's.
 type joint struct {
-	timings string
-	client  bool
+	key    string // the timings, or the id of the client's span
+	client bool
+}
+
+// joints are where a request meets its other span.
+func (e *entry) joints() (all []joint) {
+	if e.timings != "" {
+		all = append(all, joint{e.timings, e.Client})
+	}
+	switch {
+	case e.Client:
+		all = append(all, joint{e.ID, true})
+	case e.parent != "":
+		all = append(all, joint{e.parent, false})
+	}
+	return all
+}
+
+// slots are those of requests through the proxy whose own span has not come yet.
+type slots struct {
+	waiting map[string]slot // by the id of the proxy's span
+	order   []string
+}
+
+// add keeps the last ones, which is enough: the proxy's span is about as old.
+func (s *slots) add(one slot) {
+	const most = 1000
+	if _, again := s.waiting[one.of]; !again {
+		s.order = append(s.order, one.of)
+	}
+	s.waiting[one.of] = one
+	for len(s.waiting) > most || len(s.order) > 2*most {
+		delete(s.waiting, s.order[0])
+		s.order = s.order[1:]
+	}
+}
+
+// take puts what the log says on a request.
+func (e *entry) take(s slot) {
+	e.Slot, e.Task = s.id, s.task
+	if s.start >= e.Start && s.start <= e.End { // by the log, which is exact where others were in the slot before
+		e.Began = &s.start
+	}
 }
 
 // New returns a store in memory. It keeps one request at least.
 func New(l Limits) *Store {
 	l.PerServer, l.Servers, l.Bytes = max(1, l.PerServer), max(1, l.Servers), max(1, l.Bytes)
-	return &Store{limits: l, servers: map[string]*server{}, ids: map[string]*entry{}, unjoined: map[joint]*entry{}}
+	return &Store{
+		limits: l, servers: map[string]*server{}, ids: map[string]*entry{}, unjoined: map[joint]*entry{},
+		slots: slots{waiting: map[string]slot{}},
+	}
 }
 
 // future is how far the clocks of other hosts may be ahead. What claims to end
@@ -72,8 +118,8 @@ const future = 24 * time.Hour
 // Add takes in the requests among spans and returns how many were new. A span that
 // comes again, as after a restart of what sends it, is the same request.
 func (s *Store) Add(td ptrace.Traces) (added int) {
-	spans := read(td)
-	if len(spans) == 0 {
+	spans, slots := read(td)
+	if len(spans) == 0 && len(slots) == 0 {
 		return 0
 	}
 	latest := time.Now().Add(future).UnixMilli()
@@ -87,11 +133,34 @@ func (s *Store) Add(td ptrace.Traces) (added int) {
 			fresh = append(fresh, e.Request)
 		}
 	}
+	added = len(fresh)
+	for _, one := range slots {
+		if e := s.slot(one); e != nil {
+			fresh = append(fresh, e.Request)
+		}
+	}
 	s.mu.Unlock()
 	if s.file != nil && len(fresh) > 0 {
 		s.file.append(fresh, s)
 	}
-	return len(fresh)
+	return added
+}
+
+// slot puts what the log says on the request that the proxy saw, now or when that
+// comes, and returns the request if it says something new. The caller holds mu.
+func (s *Store) slot(one slot) *entry {
+	e, ok := s.ids[one.of]
+	if !ok {
+		s.slots.add(one)
+		return nil
+	}
+	if !e.Proxied || e.Slot == one.id && e.Task == one.task {
+		return nil
+	}
+	e.take(one)
+	s.sequence++ // whoever has the request is told of it once more
+	e.sequence = s.sequence
+	return e
 }
 
 // insert adds a request and returns it, or nil if it is there, or older than all
@@ -101,10 +170,13 @@ func (s *Store) insert(r span) *entry {
 		return nil
 	}
 	e := &entry{span: r, shown: true}
-	var elsewhere *entry
-	if r.timings != "" {
-		elsewhere = s.join(e)
+	if one, ok := s.slots.waiting[r.ID]; ok {
+		delete(s.slots.waiting, r.ID)
+		if r.Proxied {
+			e.take(one)
+		}
 	}
+	elsewhere := s.join(e)
 	if !s.place(e) {
 		s.forget(e)
 		return nil
@@ -170,13 +242,21 @@ const apart = 2000 // milliseconds
 
 // join looks for the other span of the request: the server learns from the client
 // how long the request waited, and the client which instance served it, which for a
-// router is not what it asked. If the client's span was there before, it is returned
+// router or a proxy is not what it asked. If the client's span was there before, it is returned
 // where it has to move to that instance. Hardly ever do two requests share their
 // timings; where they do, the server's time lies within the client's.
 func (s *Store) join(e *entry) (elsewhere *entry) {
-	other, ok := s.unjoined[joint{e.timings, !e.Client}]
-	if !ok {
-		s.unjoined[joint{e.timings, e.Client}] = e
+	var other *entry
+	joints := e.joints()
+	for _, j := range joints {
+		if other = s.unjoined[joint{j.key, !j.client}]; other != nil {
+			break
+		}
+	}
+	if other == nil {
+		for _, j := range joints {
+			s.unjoined[j] = e
+		}
 		return nil
 	}
 	client, own := e, other
@@ -186,7 +266,7 @@ func (s *Store) join(e *entry) (elsewhere *entry) {
 	if own.Start < client.Start-apart || own.End > client.End+apart {
 		return nil
 	}
-	delete(s.unjoined, joint{e.timings, !e.Client})
+	s.forget(other)
 	e.Joined = other.ID // the other one is out already
 	client.shown = false
 	if own.Wait == nil {
@@ -204,8 +284,10 @@ func (s *Store) join(e *entry) (elsewhere *entry) {
 
 // forget drops what is remembered of a request besides its place.
 func (s *Store) forget(e *entry) {
-	if k := (joint{e.timings, e.Client}); s.unjoined[k] == e {
-		delete(s.unjoined, k)
+	for _, j := range e.joints() {
+		if s.unjoined[j] == e {
+			delete(s.unjoined, j)
+		}
 	}
 }
 

@@ -784,7 +784,8 @@ export class Mock {
     const requests = all
       .filter((r) => r.end <= t && r.end >= from)
       .sort((a, b) => b.end - a.end)
-      .slice(0, 200);
+      .slice(0, 200)
+      .map((r) => (r.slot < 2 ? throughProxy(r) : r));
     const running = all
       .filter((r) => r.end > t)
       .map((r) => {
@@ -804,6 +805,21 @@ export class Mock {
       });
     return { requests, running };
   }
+}
+
+/** Came earlier than it got its slot, and from whom is known. */
+function throughProxy(r) {
+  const wait = 400 + ((r.task * 37) % 2600);
+  return {
+    ...r,
+    start: r.start - wait,
+    began: r.start,
+    wait: wait / 1000,
+    ttft: r.ttft + wait / 1000,
+    duration: r.duration + wait / 1000,
+    proxied: true,
+    client_name: r.task % 2 ? "alice" : "batch",
+  };
 }
 
 export const seqOf = (now) => Math.floor(now / 1000);

@@ -14,6 +14,7 @@ const { keyOf } = await import("../www/keys.js");
 const { lines, lonely, rowsOf, top } = await import("../www/charts.js");
 const { shortName } = await import("../www/names.js");
 const { bars, describe, slotCount } = await import("../www/lanes.js");
+const { requestView, titleOf } = await import("../www/requests.js");
 const { path } = await import("../www/spark.js");
 const { level } = await import("../www/tiles.js");
 const { cell, statisticsCSV, rows, valuesCSV } = await import("../www/table.js");
@@ -161,6 +162,74 @@ test("lanes have the server's own requests, and those that run", () => {
   assert.equal(bars({ ...state, requests: [request], running: [] }).length, 0);
   assert.equal(bars({ ...state, requests: [{ ...request, client: false, server: "other" }], running: [] }).length, 0);
   assert.match(describe(list[0], state.now), /task \d+ · .* · prompt/);
+});
+
+test("a request through the proxy is in its lane from when it got its slot", () => {
+  const state = shot();
+  const request = /** @type {RequestData} */ (state.requests.find((r) => r.proxied));
+  const [bar] = bars({ ...state, requests: [request], running: [] });
+  assert.equal(bar.start, request.began);
+  assert.ok(bar.start > request.start);
+  assert.match(describe(bar, state.now), /waited [\d.]+ m?s · first token/);
+  assert.equal(
+    bars({ ...state, requests: [{ ...request, slot: -1 }], running: [] }).length,
+    0,
+    "its slot is not known yet",
+  );
+});
+
+/** What a template says, without its marks. @param {any} t @returns {string} */
+function words(t) {
+  if (Array.isArray(t)) return t.map(words).join("");
+  if (!t?.strings) return typeof t === "function" || t == null || typeof t === "symbol" ? "" : String(t);
+  return t.strings.map((/** @type {string} */ s, /** @type {number} */ i) => s + words(t.values[i])).join("");
+}
+
+test("the details of a request say where its time went", () => {
+  const request = /** @type {RequestData} */ ({
+    ...shot().requests[0],
+    ...{ start: 1000, began: 3000, first: 3500, end: 6000, slot: 2, task: 17, prompt: 100, cached: 50, generated: 51 },
+    ...{ wait: 2, ttft: 2.5, duration: 5, proxied: true, client_name: "alice", client: false },
+  });
+  const said = (/** @type {Partial<RequestData>} */ more) =>
+    words(requestView({ ...request, ...more }, 10_000, () => {}))
+      .replace(/<[^>]*>/g, " ")
+      .replace(/\s+/g, " ");
+  const drawn = (/** @type {Partial<RequestData>} */ more) =>
+    [
+      ...words(requestView({ ...request, ...more }, 10_000, () => {})).matchAll(
+        /<rect class=(\w+) x=(\S+) \S+ width=(\S+)/g,
+      ),
+    ].map((m) => [m[1], Number(m[2]), Number(m[3])]);
+  assert.match(said({}), /waited 2\.00 s.*prompt 500 ms.*answer 2\.50 s/);
+  assert.match(said({}), /client alice slot and task 2, 17 seen by the proxy, and the server's log came/);
+  assert.match(said({}), /wait for a slot 2\.00 s first token after 2\.50 s/);
+  assert.match(said({}), /prompt rate 100 tok\/s/, "the wait is no work on the prompt");
+  assert.deepEqual(drawn({}), [
+    ["queue", 0, 40],
+    ["prompt", 40, 10],
+    ["generating", 50, 50],
+  ]);
+  assert.match(said({ slot: -1, task: -1 }), /client alice seen by the proxy came/);
+
+  const own = { began: undefined, proxied: undefined, client_name: undefined };
+  assert.doesNotMatch(said({ ...own, wait: null }), /waited|client |wait/);
+  assert.match(said(own), /seen by the server began .* wait and network 2\.00 s/, "as the load generator saw it");
+  assert.deepEqual(drawn(own), [
+    ["queue", 0, 0],
+    ["prompt", 0, 50],
+    ["generating", 50, 50],
+  ]);
+  assert.deepEqual(
+    drawn({ first: null, began: null }).map(([part, , width]) => [part, width]),
+    [
+      ["queue", 0],
+      ["prompt", 100],
+      ["generating", 0],
+    ],
+  );
+  assert.equal(titleOf({ ...request, task: -1 }), "Request");
+  assert.equal(titleOf(request), "Request of task 17");
 });
 
 test("a sparkline is broken where there is nothing", () => {

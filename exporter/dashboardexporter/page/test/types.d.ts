@@ -128,6 +128,10 @@ interface RequestData {
   trace: string;
   client: boolean;
   joined?: string;
+  /** What the proxy saw: its start is the arrival, and the wait a part of its time. */
+  proxied?: boolean;
+  began?: number | null;
+  client_name?: string;
 }
 interface Running {
   server: string;

@@ -6,6 +6,7 @@
 
 import { SCENE } from "#page/colours.js";
 import { key, options, rowScale, touch } from "#page/plot.js";
+import { beganAt } from "#page/requests.js";
 import { clock, duration, text } from "#page/units.js";
 import { uPlot } from "#page/uplot.js";
 
@@ -34,7 +35,7 @@ export function bars(state) {
   const list = [];
   for (const r of state.requests) {
     if (r.slot == null || r.slot < 0 || r.client || (r.server && r.server !== state.server)) continue;
-    list.push({ slot: r.slot, start: r.start, first: r.first, end: r.end, request: r, running: null });
+    list.push({ slot: r.slot, start: beganAt(r), first: r.first, end: r.end, request: r, running: null });
   }
   for (const r of state.running) {
     if (r.server && r.server !== state.server) continue;
@@ -247,5 +248,6 @@ export function describe(bar, now) {
   }
   const r = /** @type {RequestData} */ (bar.request);
   const ttft = r.ttft == null ? "" : ` · first token ${text(r.ttft, "s")}`;
-  return `${clock(r.start)} · task ${r.task} · ${r.outcome} · ${text(r.duration, "s")}${ttft} · prompt ${r.prompt} tok (${r.cached} cached) · ${r.generated} generated`;
+  const wait = r.wait == null ? "" : ` · waited ${text(r.wait, "s")}`;
+  return `${clock(r.start)} · task ${r.task} · ${r.outcome} · ${text(r.duration, "s")}${wait}${ttft} · prompt ${r.prompt} tok (${r.cached} cached) · ${r.generated} generated`;
 }

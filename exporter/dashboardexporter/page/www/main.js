@@ -13,7 +13,7 @@ import { Load } from "#page/load.js";
 import { overviewView } from "#page/overview.js";
 import { Panels } from "#page/panels.js";
 import { reportPage } from "#page/report.js";
-import { requestsView, requestView, runningView } from "#page/requests.js";
+import { requestsView, requestView, runningView, titleOf } from "#page/requests.js";
 import { applyFrame, createState, missingSources } from "#page/store.js";
 import { Stream } from "#page/stream.js";
 import { statisticsView } from "#page/table.js";
@@ -431,7 +431,7 @@ class Page {
   /** @param {RequestData} r */
   openRequest(r) {
     let copied = "";
-    openDialog(`Request of task ${r.task}`, () => [
+    openDialog(titleOf(r), () => [
       requestView(r, this.live?.now ?? r.end, async (text) => {
         try {
           await navigator.clipboard.writeText(text);

@@ -4,17 +4,34 @@
 // The last requests, and one of them in full.
 
 import { moment, text } from "#page/units.js";
-import { html, nothing } from "#page/vendor/lit-html.js";
+import { html, nothing, svg } from "#page/vendor/lit-html.js";
 
 /** Seconds in which tokens came, from the first to the end. @param {RequestData} r */
 export function decoding(r) {
   return r.first === null || r.generated < 2 ? null : (r.end - r.first) / 1000 / (r.generated - 1);
 }
 
+/** When the server began with it. @param {RequestData} r */
+export const beganAt = (r) => r.began ?? r.start;
+
 /** Tokens of the prompt a second; what was cached cost nothing. @param {RequestData} r */
 export function promptRate(r) {
   const tokens = r.prompt - r.cached;
-  return r.ttft === null || r.ttft <= 0 || tokens <= 0 ? null : tokens / r.ttft;
+  const seconds = r.proxied ? (r.first === null ? null : (r.first - beganAt(r)) / 1000) : r.ttft;
+  return seconds === null || seconds <= 0 || tokens <= 0 ? null : tokens / seconds;
+}
+
+/** Those of the load generator and of a proxy may have none. @param {RequestData} r */
+const slotOf = (r) => (r.slot === null || r.slot < 0 ? null : r.slot);
+
+/** @param {RequestData} r */
+export const titleOf = (r) => (r.task < 0 ? "Request" : `Request of task ${r.task}`);
+
+/** @param {RequestData} r */
+function seenBy(r) {
+  if (r.client) return "the load generator";
+  if (!r.proxied) return "the server";
+  return slotOf(r) === null ? "the proxy" : "the proxy, and the server's log";
 }
 
 /** @param {RequestData} r */
@@ -49,7 +66,7 @@ export function requestsView(state, all, more, open, csv) {
           (r) => html`<tr @click=${() => open(r)}>
             <td>${moment(r.end, state.now)}</td>
             <td><span class="outcome ${r.outcome}">${r.outcome}</span></td>
-            <td class="number">${r.slot === null || r.slot < 0 ? (r.client ? "client" : "–") : r.slot}</td>
+            <td class="number">${slotOf(r) ?? (r.client ? "client" : "–")}</td>
             <td class="number">${text(r.prompt, "tokens")}</td>
             <td class="number">${text(cacheShare(r), "ratio")}</td>
             <td class="number">${text(r.generated, "tokens")}</td>
@@ -58,7 +75,7 @@ export function requestsView(state, all, more, open, csv) {
             <td class="number">${text(r.ttft, "s")}</td>
             <td class="number">${text(decoding(r), "s")}</td>
             <td class="number">${text(r.duration, "s")}</td>
-            <td><button class="quiet" aria-label="Details of the request of task ${r.task}">▸</button></td>
+            <td><button class="quiet" aria-label="Details: ${titleOf(r)}">▸</button></td>
           </tr>`,
         )}</tbody>
       </table>
@@ -78,16 +95,25 @@ export function requestsView(state, all, more, open, csv) {
 export function requestView(r, now, copy) {
   const ms = r.end - r.start;
   const first = r.first === null ? r.end : r.first;
-  const share = ms > 0 ? ((first - r.start) / ms) * 100 : 0;
+  const began = Math.min(beganAt(r), first);
+  const share = (/** @type {number} */ from, /** @type {number} */ to) => (ms > 0 ? ((to - from) / ms) * 100 : 0);
+  /** @type {[string, string, number, number][]} */
+  const parts = [
+    ["queue", "waited", r.start, began],
+    ["prompt", "prompt", began, first],
+    ["generating", "answer", first, r.end],
+  ];
   /** @type {[string, unknown][]} */
   const facts = [
     ["outcome", html`<span class="outcome ${r.outcome}">${r.outcome}</span>`],
     ["error", r.error],
     ["server", r.server],
     ["model", r.model],
-    ["slot and task", r.slot === null ? "" : `${r.slot}, ${r.task}`],
-    ["seen by", r.client ? "the load generator" : "the server"],
-    ["began", moment(r.start, now)],
+    ["client", r.client_name ?? ""],
+    ["slot and task", slotOf(r) === null ? "" : `${r.slot}, ${r.task}`],
+    ["seen by", seenBy(r)],
+    [r.proxied ? "came" : "began", moment(r.start, now)],
+    [r.proxied ? "wait for a slot" : "wait and network", r.wait == null ? "" : text(r.wait, "s")],
     ["first token", r.ttft === null ? "" : `after ${text(r.ttft, "s")}`],
     ["ended", moment(r.end, now)],
     ["duration", text(r.duration, "s")],
@@ -101,8 +127,10 @@ export function requestView(r, now, copy) {
     ],
   ];
   return html`<svg class="times" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
-      <rect class="prompt" x="0" y="0" width=${share} height="4"></rect>
-      <rect class="generating" x=${share} y="0" width=${100 - share} height="4"></rect></svg>
+      ${parts.map(([part, , from, to]) => svg`<rect class=${part} x=${share(r.start, from)} y="0" width=${share(from, to)} height="4"></rect>`)}</svg>
+    <p class="keys-of-lanes">${parts
+      .filter(([, , from, to]) => to > from)
+      .map(([part, words, from, to]) => html`<span class=${part}>${words} ${text((to - from) / 1000, "s")}</span>`)}</p>
     <dl>${facts.filter(([, v]) => v !== "" && v !== null).map(([k, v]) => html`<dt>${k}</dt><dd>${v}</dd>`)}
       ${
         r.trace
