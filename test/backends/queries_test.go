@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/test/fakenvml"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
 )
@@ -32,8 +33,9 @@ type query struct{ document, text string }
 // withoutAnswer are texts in documents that look like queries and have no
 // series, each with the reason.
 var withoutAnswer = map[string]string{
-	"hw_id":       "a label",
-	"hw_slowdown": "a reason of nvidia_gpu_throttle",
+	"hw_id":             "a label",
+	"hw_slowdown":       "a reason of nvidia_gpu_throttle",
+	"llamacpp_observer": "a label",
 	// docs/reliability.md names what a collector has only with a queue, or once something went wrong; reliability_test.go
 	// makes that happen.
 	"otelcol_exporter_queue_size":                            "of a queue",
@@ -109,7 +111,7 @@ func TestDocumentedQueries_RangesHoldAtUsualScrapeIntervals(t *testing.T) {
 
 // Everything that a document asks Prometheus has an answer, however the metrics
 // come and however often Prometheus scrapes: of a real server that is at work, its
-// log, and two GPUs.
+// log, its proxy, and two GPUs.
 func TestDocumentedQueries_HaveAnswers(t *testing.T) {
 	t.Parallel()
 	server := llamatest.Start(t, llamatest.Options{LogFile: filepath.Join(t.TempDir(), "llama-server.log")})
@@ -125,12 +127,17 @@ func TestDocumentedQueries_HaveAnswers(t *testing.T) {
 	done := make(chan struct{})
 	defer close(done)
 	for seed := range 2 {
-		wg.Go(func() { keepAsking(t, server, uint64(seed), done) })
+		wg.Go(func() { keepAsking(t, server.Client(), uint64(seed), done) })
 	}
-	for _, s := range setups {
-		prometheus, _ := startWay(t, s.way, s.interval, `
+	for i, s := range setups {
+		proxy := fmt.Sprintf("localhost:%d", freeport.For(t))
+		prometheus, c := startWay(t, s.way, s.interval, `
 receivers: {llamacpp: {scrapers: {gpu: {metrics: {nvidia.gpu.dram.utilization: {enabled: true}}}}}}
-`, "LLAMACPP_ENDPOINT="+server.URL(), "LLAMACPP_LOG="+server.Log(), "LD_LIBRARY_PATH="+driver.Folder())
+`, "LLAMACPP_ENDPOINT="+server.URL(), "LLAMACPP_LOG="+server.Log(), "LD_LIBRARY_PATH="+driver.Folder(), "LLAMAPROXY_ENDPOINT="+proxy)
+		c.AwaitLog("Everything is ready")
+		through := server.Client()
+		through.BaseURL = "http://" + proxy
+		wg.Go(func() { keepAsking(t, through, uint64(10+i), done) })
 		t.Run(fmt.Sprintf("%s, %s", s.name, s.interval), func(t *testing.T) {
 			for _, q := range documentedQueries(t) {
 				if s.pushes && strings.HasPrefix(q.text, "otelcol_") {
@@ -146,9 +153,8 @@ receivers: {llamacpp: {scrapers: {gpu: {metrics: {nvidia.gpu.dram.utilization: {
 
 // keepAsking makes requests of all kinds until done: alike ones, of which the
 // prompt is in the cache, and some that are left.
-func keepAsking(t *testing.T, server *llamatest.Server, seed uint64, done <-chan struct{}) {
+func keepAsking(t *testing.T, client *llamatest.Client, seed uint64, done <-chan struct{}) {
 	t.Helper()
-	client := server.Client()
 	for i := 0; ; i++ {
 		select {
 		case <-done:

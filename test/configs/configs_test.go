@@ -43,7 +43,7 @@ func environment(tb testing.TB) []string {
 		"LLAMACPP_API_KEY=secret", "LLAMACPP_API_KEY_FILE=" + key, "LLAMACPP_CA_FILE=" + ca,
 		"PAGE_PASSWORD=secret", "PAGE_CERTIFICATE=" + ca, "PAGE_KEY=" + tlsKey, fmt.Sprintf("OTLP_PORT=%d", freeport.For(tb)),
 		"STATE_DIRECTORY=" + filepath.Join(dir, "state"),
-		"LLAMACPP_LOG=" + filepath.Join(dir, "llama-server.log"),
+		"LLAMACPP_LOG=" + filepath.Join(dir, "llama-server.log"), "ALICE_KEY=sk-alice", "BATCH_KEY=sk-batch",
 		"GRAFANA_CLOUD_OTLP_ENDPOINT=https://otlp.example.com/otlp", "GRAFANA_CLOUD_INSTANCE_ID=123456", "GRAFANA_CLOUD_API_KEY=secret",
 		"HONEYCOMB_API_KEY=secret", "DD_API_KEY=secret",
 		"GATEWAY_TOKEN=secret", "GATEWAY_STATE_DIRECTORY=" + filepath.Join(dir, "gateway"), "GATEWAY_OTLP_ENDPOINT=https://otlp.example.com",
@@ -119,7 +119,7 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 func TestReadmeSnippetsAreAccepted(t *testing.T) {
 	program := collectortest.Program(t)
 	fence := regexp.MustCompile("(?ms)^ *```ya?ml\n(.*?)\n *```")
-	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md", "connector/llamacpplogconnector/README.md", "docs/latency.md", "loadgenextension/README.md", "receiver/loadgenreceiver/README.md", "receiver/llamaproxyreceiver/README.md", "docs/load.md", "exporter/dashboardexporter/README.md", "docs/dashboards.md", "docs/alerts.md", "docs/prometheus.md", "docs/traces.md", "docs/reliability.md"} {
+	for _, readme := range []string{"README.md", "receiver/llamacppreceiver/README.md", "connector/llamacpplogconnector/README.md", "docs/latency.md", "loadgenextension/README.md", "receiver/loadgenreceiver/README.md", "receiver/llamaproxyreceiver/README.md", "docs/load.md", "exporter/dashboardexporter/README.md", "docs/dashboards.md", "docs/alerts.md", "docs/prometheus.md", "docs/proxy.md", "docs/traces.md", "docs/reliability.md"} {
 		text, err := os.ReadFile(filepath.Join(root, readme))
 		require.NoError(t, err)
 		for i, match := range fence.FindAllSubmatch(text, -1) {
