@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 )
 
 // gpuConfig shows all of the simulated GPU.
@@ -26,6 +28,7 @@ type collector struct {
 	metricsURL string
 	healthURL  string
 	runsURL    string // of the load generator
+	proxyURL   string // in front of the server
 	state      string // its folder
 }
 
@@ -61,6 +64,15 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 	if err != nil {
 		return nil, err
 	}
+	proxy := os.Getenv("LLAMAPROXY_ENDPOINT")
+	if proxy == "" {
+		port, err := freeport.Find(9467)
+		if err != nil {
+			return nil, err
+		}
+		proxy = fmt.Sprintf("localhost:%d", port)
+	}
+	proxyURL := "http://" + proxy
 	// A demo leaves nothing behind, and counts from 0.
 	state, err := os.MkdirTemp("", "llamademo-state")
 	if err != nil {
@@ -75,7 +87,7 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 		cmd.Args = append(cmd.Args, "--config", "yaml:"+loadConfig, "--feature-gates", "confmap.enableMergeAppendOption")
 	}
 	cmd.Env = append(os.Environ(), "LLAMACPP_ENDPOINT="+serverURL, "STATE_DIRECTORY="+state, metrics, health, telemetry,
-		page, loadgen, fmt.Sprintf("DEMO_CONCURRENCY=%d", o.concurrency))
+		page, loadgen, "LLAMAPROXY_ENDPOINT="+proxy, "DEMO_TARGET="+proxyURL, fmt.Sprintf("DEMO_CONCURRENCY=%d", o.concurrency))
 	cmd.Env = append(cmd.Env, environment...)
 	p, err := startProcess(cmd, nil)
 	if err != nil {
@@ -88,6 +100,7 @@ func startCollector(ctx context.Context, client *http.Client, o options, serverU
 		metricsURL: fmt.Sprintf("http://localhost:%d/metrics", metricsPort),
 		healthURL:  fmt.Sprintf("http://localhost:%d/", healthPort),
 		runsURL:    fmt.Sprintf("http://localhost:%d/api/v1/runs", loadgenPort),
+		proxyURL:   proxyURL,
 	}
 	if err := waitReady(ctx, client, p, c.healthURL, 30*time.Second); err != nil {
 		c.stop()

@@ -26,7 +26,8 @@ import (
 const usage = `Usage: llamademo [flags]
 
 Starts the collector on a llama-server, has its load generator send that server
-some chat requests and prints, once a second, what its Prometheus endpoint reports.
+some chat requests through the collector's proxy and prints, once a second, what its
+Prometheus endpoint reports.
 
 The server is, in this order:
   1. the one at LLAMACPP_ENDPOINT, or one that answers at http://localhost:8080;
@@ -135,6 +136,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	if o.gpu {
 		fmt.Fprintln(out, "gpu        simulated, with made-up numbers (DEMO_GPU=1)")
 	}
+	fmt.Fprintf(out, "proxy      %s, in front of the server, measures what its clients wait\n", collector.proxyURL)
 	fmt.Fprintf(out, "metrics    %s\n", collector.metricsURL)
 	fmt.Fprintf(out, "health     %s\n", collector.healthURL)
 
@@ -145,7 +147,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	if o.noLoad {
 		fmt.Fprintln(out, "requests   none: -no-load")
 	} else {
-		fmt.Fprintf(out, "requests   from %d clients, to this server only (-no-load sends none)\n", o.concurrency)
+		fmt.Fprintf(out, "requests   from %d clients, through the proxy to this server only (-no-load sends none)\n", o.concurrency)
 		fmt.Fprintf(out, "load       %s\n", collector.runsURL)
 		starting.Go(func() { load.run(ctx) })
 	}

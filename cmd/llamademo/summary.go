@@ -32,7 +32,8 @@ type sample struct {
 	gpus                  int
 	gpu                   float64 // 0 to 1, of the busiest GPU
 	power, gpuMemory      float64 // W and bytes, of all GPUs
-	duration, firstToken  latency // of requests in the server's log
+	duration, firstToken  latency // of requests, in the server's log or from when they came to the proxy
+	wait                  latency // of requests through the proxy, for a slot
 	felt, feltFirst       latency // the same from when the load generator was to send them
 	failed                string  // errors of the load generator's requests
 }
@@ -88,6 +89,7 @@ func parseSample(r io.Reader) (sample, error) {
 	}
 	s.duration = latencyOf(families["gen_ai_server_request_duration_seconds"])
 	s.firstToken = latencyOf(families["gen_ai_server_time_to_first_token_seconds"])
+	s.wait = latencyOf(families["llamacpp_request_queue_duration_seconds"])
 	s.felt = latencyOf(families["loadgen_request_duration_seconds"])
 	s.feltFirst = latencyOf(families["loadgen_request_time_to_first_token_seconds"])
 	s.failed = failuresOf(families["loadgen_requests_total"])
@@ -260,6 +262,9 @@ func (s summary) fields() []string {
 	}
 	if text := inWords(s.duration, s.firstToken); text != "" {
 		fields = append(fields, "latency "+text)
+	}
+	if text := s.wait.String(); text != "" {
+		fields = append(fields, "wait "+text)
 	}
 	if text := inWords(s.felt, s.feltFirst); text != "" {
 		fields = append(fields, "clients "+text)

@@ -72,6 +72,9 @@ loadgen_requests_total{error_type="timeout",loadgen_outcome="error"} 1
 llamacpp_slots{llamacpp_slot_state="generating"} 2
 llamacpp_slots{llamacpp_slot_state="idle"} 1
 llamacpp_slots{llamacpp_slot_state="prompt"} 1
+# TYPE llamacpp_request_queue_duration_seconds histogram
+llamacpp_request_queue_duration_seconds_bucket{llamacpp_observer="proxy",le="0.5"} 4
+llamacpp_request_queue_duration_seconds_bucket{llamacpp_observer="proxy",le="+Inf"} 4
 # TYPE llamacpp_slots_tokens_decoded_total counter
 llamacpp_slots_tokens_decoded_total{instance="h:1/a"} 100
 llamacpp_slots_tokens_decoded_total{instance="h:1/b"} 20
@@ -93,7 +96,7 @@ func TestParseSample_AddsUpTheModelsOfARouter(t *testing.T) {
 		idle: 1, prompt: 1, working: 2,
 		context: 0.5,
 		gpus:    2, gpu: 0.75, power: 500, gpuMemory: 3e10,
-		duration: latency{1: 4, 2: 5, math.Inf(1): 6}, firstToken: latency{},
+		duration: latency{1: 4, 2: 5, math.Inf(1): 6}, firstToken: latency{}, wait: latency{0.5: 4, math.Inf(1): 4},
 		felt: latency{1: 2, 4: 4, math.Inf(1): 4}, feltFirst: latency{0.5: 4, math.Inf(1): 4}, failed: "3 × 400, 1 × timeout",
 	}, got)
 }
@@ -155,7 +158,7 @@ func TestDisplay_PrintsALineASummaryWhereThereIsNoTerminal(t *testing.T) {
 	d.show(summary{sample: s, decodedRate: 12.34, promptRate: 5, cacheRatio: 0.75}, true)
 	assert.Equal(t, "waiting for the first scrape\n"+
 		"state ok | decoding 12.3 tok/s | prompts 5.0 tok/s, 75 % cached | requests 4 running 2 waiting | "+
-		"slots 1 idle 1 prompt 2 generating | context 50 % | latency P50 0.750 s P95 2.000 s | "+
+		"slots 1 idle 1 prompt 2 generating | context 50 % | latency P50 0.750 s P95 2.000 s | wait P50 0.250 s P95 0.475 s | "+
 		"clients P50 1.000 s P95 3.700 s, first token P50 0.250 s P95 0.475 s | errors 3 × 400, 1 × timeout | "+
 		"gpu 75 % of the time, 500 W, 27.9 GiB\n", out.String())
 }
