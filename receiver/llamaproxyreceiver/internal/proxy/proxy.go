@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -69,6 +70,7 @@ type Proxy struct {
 	life    context.Context // ends with Stop
 	end     context.CancelCauseFunc
 	running sync.WaitGroup
+	down    atomic.Bool // the last request got no answer
 }
 
 // errStopped is why requests end that are still under way when the proxy stops.
@@ -185,6 +187,9 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 // answered takes in the head of an answer.
 func (p *Proxy) answered(r *http.Response) error {
 	p.server.Answered()
+	if p.down.Load() && p.down.Swap(false) {
+		p.options.Log.Info("llama-server answers again")
+	}
 	x := exchangeOf(r.Request.Context())
 	// Go's server would add what it thinks is missing.
 	h := x.writer.Header()
@@ -222,6 +227,9 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	x.status, x.failure = http.StatusBadGateway, f.Class
 	if f.Class == netfailure.Timeout || f.Class == netfailure.ConnectTimeout {
 		x.status = http.StatusGatewayTimeout
+	}
+	if !p.down.Swap(true) {
+		p.options.Log.Warn("llama-server gives no answer: clients get an error in its place", zap.Int("status", x.status), zap.Error(f))
 	}
 	refuse(w, x.status, "no answer from llama-server: "+f.Error())
 }
