@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/endpoint"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/proxied"
 )
 
 const (
@@ -46,6 +47,7 @@ type follower struct {
 	configured    identity           // of the server at the configured endpoint
 	newStatistics func() *statistics // of a new instance; nil where nothing is counted
 	storage       storage.Client     // nil without one
+	proxied       *proxied.Reader    // of the requests that came through a proxy
 
 	mu       sync.Mutex
 	sources  map[string]*source // by resource
@@ -55,6 +57,7 @@ type follower struct {
 	unlisted bool               // the list of sources in storage is out of date
 	unstored bool               // storing has failed, and that was logged
 	heard    bool               // a record has arrived
+	patience patience           // with proxies
 }
 
 func newFollower(cfg *Config, set connector.Settings, signal string, newStatistics func() *statistics) (*follower, error) {
@@ -65,6 +68,7 @@ func newFollower(cfg *Config, set connector.Settings, signal string, newStatisti
 	return &follower{
 		cfg: cfg, id: set.ID, log: set.Logger, signal: signal, newStatistics: newStatistics,
 		configured: identity{service: cfg.ServiceName, instance: e.Instance, address: e.Address, port: e.Port},
+		proxied:    proxied.NewReader(),
 		sources:    map[string]*source{},
 		changed:    map[string]*source{},
 		gone:       map[string]bool{},
@@ -100,6 +104,7 @@ func (f *follower) Shutdown(ctx context.Context) error {
 // the requests that ended in source.ended. The caller holds mu.
 func (f *follower) read(ld plog.Logs, now time.Time, each func(*source)) {
 	f.heard = f.heard || ld.LogRecordCount() > 0
+	f.patience.begin(now)
 	looked := files{}
 	var batch []*source
 	for _, rl := range ld.ResourceLogs().All() {

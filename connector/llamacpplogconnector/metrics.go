@@ -105,13 +105,20 @@ func (c *metricsConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.read(ld, time.Now(), func(s *source) {
+		known := c.measured(ctx, s)
 		for _, r := range s.ended {
+			found, measured := known[r]
 			var e *exemplar
 			if c.cfg.Exemplars.Enabled {
-				id := newSpanIDs(s, r)
-				e = &exemplar{at: r.Process.Wall.At(r.Ended), trace: id.trace, span: id.request, slot: r.Slot, task: r.Task}
+				e = &exemplar{at: r.Process.Wall.At(r.Ended), slot: r.Slot, task: r.Task}
+				if measured && traced(found) {
+					e.trace, e.span = found.Trace, found.Span
+				} else {
+					id := newSpanIDs(s, r)
+					e.trace, e.span = id.trace, id.request
+				}
 			}
-			s.instance(r.Process).statistics.ended(r, e)
+			s.instance(r.Process).statistics.ended(r, e, measured)
 		}
 	})
 	c.store(ctx)

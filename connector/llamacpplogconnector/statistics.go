@@ -90,22 +90,22 @@ func (s *statistics) logged(severity serverlog.Severity, area string) {
 }
 
 // ended counts a request that has ended. e links it to its trace, unless it is
-// nil.
-func (s *statistics) ended(r *requests.Request, e *exemplar) {
+// nil. Of one that a proxy has measured, that proxy gives the latencies.
+func (s *statistics) ended(r *requests.Request, e *exemplar, measured bool) {
 	s.Requests[r.Outcome]++
 	if r.Truncated {
 		s.Truncated++
 	}
-	if d, ok := r.Duration(); ok {
+	if d, ok := r.Duration(); ok && !measured {
 		s.series(requestDuration, r.Reason).record(d.Seconds(), e)
 	}
 	if r.Outcome != requests.Completed {
 		return
 	}
-	if _, ok := r.FirstToken(); ok {
+	if _, ok := r.FirstToken(); ok && !measured {
 		s.series(timeToFirstToken, "").record(r.PromptTime.Seconds(), e)
 	}
-	if d, ok := r.TimePerOutputToken(); ok {
+	if d, ok := r.TimePerOutputToken(); ok && !measured {
 		s.series(timePerOutputToken, "").record(d.Seconds(), e)
 	}
 	if n, ok := r.InputTokens(); ok {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/proxied"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/timings"
 )
 
@@ -71,20 +72,35 @@ func (c *tracesConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 				return
 			}
 			td = ptrace.NewTraces()
-			c.unsent[s.key]++
 		}
-		delete(c.pending, s.key)
-		batch[s.key] = td
 		byInstance := map[*instance]ptrace.SpanSlice{}
+		known := c.measured(ctx, s)
 		for _, r := range s.ended {
 			i := s.instance(r.Process)
+			found, measured := known[r]
+			measured = measured && traced(found)
+			if measured && r.Slot < 0 {
+				continue // the proxy's span says that it had no slot
+			}
 			to, ok := byInstance[i]
 			if !ok {
 				to = c.spansOf(s, i, td)
 				byInstance[i] = to
 			}
-			c.trace(s, i, r, to)
+			if measured {
+				c.slot(s, i, r, found, to)
+			} else {
+				c.trace(s, i, r, to)
+			}
 		}
+		if td.ResourceSpans().Len() == 0 {
+			return
+		}
+		if !waited {
+			c.unsent[s.key]++
+		}
+		delete(c.pending, s.key)
+		batch[s.key] = td
 	})
 	if err := c.send(ctx, batch); err != nil {
 		if n := c.pending.count(); n > maxPending {
@@ -192,20 +208,68 @@ func newSpanIDs(s *source, r *requests.Request) spanIDs {
 	return ids
 }
 
+// traced reports whether a proxy makes a trace of a request.
+func traced(p proxied.Request) bool { return !p.Trace.IsEmpty() && !p.Span.IsEmpty() }
+
+// slot adds the span of a request to the trace of the proxy, whose span is the
+// request's own, with prompt and generation below it.
+func (c *tracesConnector) slot(s *source, i *instance, r *requests.Request, parent proxied.Request, to ptrace.SpanSlice) {
+	span := to.AppendEmpty()
+	span.SetTraceID(parent.Trace)
+	span.SetSpanID(newSpanIDs(s, r).request)
+	span.SetParentSpanID(parent.Span)
+	span.SetKind(ptrace.SpanKindInternal)
+	c.fill(s, i, r, span)
+	span.SetName("slot")
+	addProgress(r, span, span)
+}
+
 // trace adds the spans of a request.
 func (c *tracesConnector) trace(s *source, i *instance, r *requests.Request, to ptrace.SpanSlice) {
 	ids := newSpanIDs(s, r)
-	at := func(clock time.Duration) pcommon.Timestamp {
-		return pcommon.NewTimestampFromTime(r.Process.Wall.At(clock))
-	}
-
 	request := to.AppendEmpty()
 	request.SetTraceID(ids.trace)
 	request.SetSpanID(ids.request)
 	request.SetKind(ptrace.SpanKindServer)
+	c.fill(s, i, r, request)
+
+	prompt, generation := request, request
+	if first, ok := r.FirstToken(); ok {
+		child := func(id pcommon.SpanID, name string, from, until time.Duration) ptrace.Span {
+			span := to.AppendEmpty()
+			span.SetTraceID(ids.trace)
+			span.SetSpanID(id)
+			span.SetParentSpanID(ids.request)
+			span.SetKind(ptrace.SpanKindInternal)
+			span.SetName(name)
+			span.SetStartTimestamp(at(r, from))
+			span.SetEndTimestamp(at(r, until))
+			return span
+		}
+		prompt = child(ids.prompt, "prompt", first-r.PromptTime, first)
+		prompt.Attributes().PutInt("llamacpp.tokens", int64(r.Processed))
+		if v, ok := r.PromptSpeed(); ok {
+			prompt.Attributes().PutDouble("llamacpp.tokens_per_second", v)
+		}
+		generation = child(ids.generation, "generation", first, r.Reported)
+		generation.Attributes().PutInt("llamacpp.tokens", int64(r.Generated))
+		if v, ok := r.GenerationSpeed(); ok {
+			generation.Attributes().PutDouble("llamacpp.tokens_per_second", v)
+		}
+	}
+	addProgress(r, prompt, generation)
+}
+
+// at returns when the clock of the request's process showed clock.
+func at(r *requests.Request, clock time.Duration) pcommon.Timestamp {
+	return pcommon.NewTimestampFromTime(r.Process.Wall.At(clock))
+}
+
+// fill says on a span what the log says of the request.
+func (c *tracesConnector) fill(s *source, i *instance, r *requests.Request, request ptrace.Span) {
 	request.SetName(c.cfg.Operation)
-	request.SetStartTimestamp(at(r.Launched))
-	request.SetEndTimestamp(at(r.Ended))
+	request.SetStartTimestamp(at(r, r.Launched))
+	request.SetEndTimestamp(at(r, r.Ended))
 	a := request.Attributes()
 	a.PutStr(string(conventions.GenAIOperationNameKey), c.cfg.Operation)
 	a.PutStr(string(conventions.GenAIProviderNameKey), provider)
@@ -246,32 +310,13 @@ func (c *tracesConnector) trace(s *source, i *instance, r *requests.Request, to 
 	if r.HasTimings {
 		a.PutStr(timings.Attribute, timings.String(r.Processed, r.PromptTime, r.Generated, r.GenerationTime))
 	}
-
-	prompt, generation := request, request
-	if first, ok := r.FirstToken(); ok {
+	if _, ok := r.FirstToken(); ok {
 		a.PutDouble(string(conventions.GenAIResponseTimeToFirstChunkKey), r.PromptTime.Seconds())
-		child := func(id pcommon.SpanID, name string, from, until time.Duration) ptrace.Span {
-			span := to.AppendEmpty()
-			span.SetTraceID(ids.trace)
-			span.SetSpanID(id)
-			span.SetParentSpanID(ids.request)
-			span.SetKind(ptrace.SpanKindInternal)
-			span.SetName(name)
-			span.SetStartTimestamp(at(from))
-			span.SetEndTimestamp(at(until))
-			return span
-		}
-		prompt = child(ids.prompt, "prompt", first-r.PromptTime, first)
-		prompt.Attributes().PutInt("llamacpp.tokens", int64(r.Processed))
-		if v, ok := r.PromptSpeed(); ok {
-			prompt.Attributes().PutDouble("llamacpp.tokens_per_second", v)
-		}
-		generation = child(ids.generation, "generation", first, r.Reported)
-		generation.Attributes().PutInt("llamacpp.tokens", int64(r.Generated))
-		if v, ok := r.GenerationSpeed(); ok {
-			generation.Attributes().PutDouble("llamacpp.tokens_per_second", v)
-		}
 	}
+}
+
+// addProgress adds events about how far prompt and answer were.
+func addProgress(r *requests.Request, prompt, generation ptrace.Span) {
 	for _, p := range r.Progress {
 		span, name := prompt, "prompt progress"
 		if p.Generating {
@@ -279,7 +324,7 @@ func (c *tracesConnector) trace(s *source, i *instance, r *requests.Request, to 
 		}
 		event := span.Events().AppendEmpty()
 		event.SetName(name)
-		event.SetTimestamp(at(p.Clock))
+		event.SetTimestamp(at(r, p.Clock))
 		event.Attributes().PutInt("llamacpp.tokens", int64(p.Tokens))
 		if p.Part > 0 {
 			event.Attributes().PutDouble("llamacpp.progress", p.Part)

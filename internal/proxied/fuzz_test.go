@@ -88,5 +88,6 @@ func mayBe(p Request, l Logged) bool {
 			(p.InputTokens == l.InputTokens || p.InputTokens == -1 || l.InputTokens == -1) &&
 			(p.OutputTokens == l.OutputTokens || p.OutputTokens == -1 || l.OutputTokens == -1)
 	}
-	return !l.Completed || l.Launched.Sub(p.Ended) <= time.Second
+	late := l.Ended.Sub(p.Ended)
+	return !l.Completed || !l.Launched.After(p.Ended) && 0 <= late && late <= time.Second
 }

@@ -94,7 +94,7 @@ func TestMatch(t *testing.T) {
 		"each only once": {
 			[]Request{passed("a", 0, 2, "x", true), passed("b", 1, 3, "", false)},
 			[]Logged{answered(1, 2, "x", 1, 1), answered(1, 2, "x", 1, 1), cancelled(1, 3), cancelled(1, 3)},
-			[]string{"a", "b", "", ""},
+			[]string{"a", "", "b", ""},
 		},
 		"of equal timings the nearest end": {
 			[]Request{passed("a", 0, 2, "x", true), passed("b", 0, 3, "x", true), passed("c", 0, 4, "x", true)},
@@ -151,15 +151,15 @@ func TestMatch(t *testing.T) {
 			[]Logged{cancelled(20, 20.1)},
 			[]string{"a"},
 		},
-		"a client left, and the server came to the end": {
+		"a client left, and the server was done before it knew": {
 			[]Request{passed("a", 0, 2, "", false)},
-			[]Logged{answered(1, 9, "x", 1, 1)},
+			[]Logged{answered(1, 2.9, "x", 1, 1)},
 			[]string{"a"},
 		},
-		"a client that left long ago has not got this answer": {
+		"a client that has left has not got another answer": {
 			[]Request{passed("a", 0, 2, "", false)},
-			[]Logged{answered(8, 9, "x", 1, 1)},
-			[]string{""},
+			[]Logged{answered(1, 3.1, "x", 1, 1), answered(1, 1.9, "y", 1, 1), answered(2.1, 2.9, "z", 1, 1)},
+			[]string{"", "", ""},
 		},
 		"a request that ended in the log before it did at the proxy": {
 			[]Request{passed("a", 0, 9, "", false)},
@@ -168,7 +168,7 @@ func TestMatch(t *testing.T) {
 		},
 		"the outcome goes before the time": {
 			[]Request{passed("left", 0, 2, "", false), passed("done", 0, 2.3, "", true)},
-			[]Logged{cancelled(1, 2.4), answered(1, 2, "x", 1, 1)},
+			[]Logged{cancelled(1, 2.4), answered(1, 2.2, "x", 1, 1)},
 			[]string{"left", "done"},
 		},
 		"all clients left at once: the first to arrive had the slots": {

@@ -165,8 +165,8 @@ func (w *wanted) canBe(e *entry) bool {
 	if !e.Completed {
 		// The server notices that a client has left with its next token, which
 		// may be the first of a long prompt, or when the request gets its slot.
-		// It then ends the request, unless that was its last token.
-		return !w.Completed || w.launched-e.ended <= slack
+		// It may be done before it notices, but then soon.
+		return !w.Completed || w.launched <= e.ended && 0 <= late && late <= slack
 	}
 	return late <= slack && equalIfKnown(w.InputTokens, e.InputTokens) && equalIfKnown(w.OutputTokens, e.OutputTokens)
 }
