@@ -24,8 +24,9 @@ import (
 const patience = 90 * time.Second
 
 // config is the collector's configuration; %s are the proxy's address, the
-// upstream's URL, further settings of the upstream and of the receiver, where
-// spans and metrics go, and the log's level. Every point is sent at once.
+// upstream's URL, further settings of the upstream and of the receiver, further
+// receivers, where spans and metrics go, the names of the further receivers, and the
+// log's level. Every point is sent at once.
 const config = `
 receivers:
   llamaproxy:
@@ -33,7 +34,7 @@ receivers:
     upstream:
       endpoint: %s
 %s    metrics_flush_interval: 200ms
-%sexporters:
+%s%sexporters:
   otlp_http/traces: &exporter
     endpoint: %s
     timeout: 5s
@@ -44,7 +45,7 @@ receivers:
     endpoint: %s
 service:
   pipelines:
-    metrics: {receivers: [llamaproxy], exporters: [otlp_http/metrics]}
+    metrics: {receivers: [llamaproxy%s], exporters: [otlp_http/metrics]}
     traces: {receivers: [llamaproxy], exporters: [otlp_http/traces]}
   telemetry:
     logs: {level: %s, encoding: json, sampling: {enabled: false}}
@@ -55,6 +56,8 @@ service:
 type settings struct {
 	// upstream and receiver are further lines of these sections.
 	upstream, receiver []string
+	// receivers are others, whose metrics are exported as well.
+	receivers []string
 	// traces is where spans go instead of to the sink.
 	traces string
 	// level is the log's (default info).
@@ -79,7 +82,12 @@ func start(t testing.TB, upstream string, s settings) *proxy {
 	if s.level == "" {
 		s.level = "info"
 	}
-	text := fmt.Sprintf(config, p.address, upstream, lines(6, s.upstream), lines(4, s.receiver), s.traces, p.Sink.URL(), s.level)
+	var others string
+	for _, r := range s.receivers {
+		id, _, _ := strings.Cut(r, ":")
+		others += ", " + id
+	}
+	text := fmt.Sprintf(config, p.address, upstream, lines(6, s.upstream), lines(4, s.receiver), lines(2, s.receivers), s.traces, p.Sink.URL(), others, s.level)
 	p.Collector = collectortest.Start(t, nil, "--config", collectortest.ConfigFile(t, text))
 	p.AwaitLog("Everything is ready")
 	return p
