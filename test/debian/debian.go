@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -37,6 +38,32 @@ func Run(ctx context.Context, log io.Writer, args ...string) error {
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// Unpack unpacks a package into a folder, without installing it: none of its services
+// start, and it needs no root. What it depends on must be there.
+func Unpack(ctx context.Context, log io.Writer, name, folder string) (err error) {
+	part, err := os.MkdirTemp("", "package-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(part)) }()
+	download := []string{"env", "-C", part, "apt-get", "download", name}
+	if Run(ctx, log, download...) != nil {
+		if err := errors.Join(Run(ctx, log, "apt-get", "update"), Run(ctx, log, download...)); err != nil {
+			return err
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(part, "*.deb"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if err := Run(ctx, log, "dpkg-deb", "--extract", file, folder); err != nil {
+			return err
+		}
 	}
 	return nil
 }

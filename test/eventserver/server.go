@@ -42,12 +42,20 @@ type Record struct {
 const (
 	eventsHeader   = "Events"
 	intervalHeader = "Interval"
+	closesHeader   = "Closes"
 )
 
 // Header returns the header of requests that are answered with that many events, one in
 // each interval, or all at once if it is 0.
 func Header(events int, interval time.Duration) http.Header {
 	return http.Header{eventsHeader: {strconv.Itoa(events)}, intervalHeader: {interval.String()}}
+}
+
+// Closing adds to the header of requests that the server calls itself llama.cpp and
+// closes the connection after an answer, as llama-server does after a stream.
+func Closing(h http.Header) http.Header {
+	h.Set(closesHeader, "yes")
+	return h
 }
 
 // recordPath is where the record of the server is read, which begins a new one.
@@ -108,7 +116,7 @@ func (s *server) converse(conn net.Conn) {
 		default:
 			err = s.answer(conn, q.Header, arrived)
 		}
-		if err != nil || q.Close {
+		if err != nil || q.Close || q.Header.Get(closesHeader) != "" {
 			return
 		}
 	}
@@ -128,8 +136,10 @@ func (s *server) tell(conn io.Writer) error {
 	return err
 }
 
+const head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+
 var (
-	head  = []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+	heads = map[bool][]byte{false: []byte(head + "\r\n"), true: []byte(head + "Server: llama.cpp\r\n\r\n")}
 	event = chunk(scriptedserver.Chunk("chatcmpl-UNQ65NJZ6S2A1ItypYLg8NSJpHHG8qdh", `{"content":" word"}`, "null"))
 )
 
@@ -150,6 +160,7 @@ func (s *server) answer(conn io.Writer, header http.Header, arrived time.Duratio
 	if err != nil {
 		return err
 	}
+	head := heads[header.Get(closesHeader) != ""]
 	s.mu.Lock()
 	s.arrivals = append(s.arrivals, arrived)
 	s.mu.Unlock()

@@ -5,6 +5,7 @@ package eventserver_test
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -45,5 +46,22 @@ func TestServer_SendsTheEventsThatAreAskedForAndRecordsThem(t *testing.T) {
 	r, err = s.Record(t.Context())
 	require.NoError(t, err)
 	assert.Zero(t, r.Events, "each record begins where the last one ended")
+	require.NoError(t, s.Close())
+}
+
+func TestServer_ClosesConnectionsAsLlamaServerDoesIfAskedTo(t *testing.T) {
+	s, err := eventserver.Start()
+	require.NoError(t, err)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.URL, "http://"))
+	require.NoError(t, err)
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/v1/chat/completions", strings.NewReader("{}"))
+	require.NoError(t, err)
+	q.Header = eventserver.Closing(eventserver.Header(1, 0))
+	require.NoError(t, q.Write(conn))
+	all, err := io.ReadAll(conn) // until the server closes
+	require.NoError(t, err)
+	assert.Contains(t, string(all), "\r\nServer: llama.cpp\r\n")
+	assert.NotContains(t, string(all), "Connection: close", "it does not say so")
+	require.NoError(t, conn.Close())
 	require.NoError(t, s.Close())
 }
