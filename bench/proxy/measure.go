@@ -194,7 +194,7 @@ func (b *bench) memoryOf(ctx context.Context, p *proxy, l load, streams int) (er
 	if err := r.pause(ctx, l.Duration+2*time.Second); err != nil {
 		return err
 	}
-	w, err := r.watch(ctx, 20*time.Second) // so long that a Go program collects its garbage
+	w, err := r.watch(ctx, 10*time.Second) // so long that a Go program collects its garbage
 	if err != nil {
 		return err
 	}
