@@ -5,6 +5,7 @@ package completion
 
 import (
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +76,37 @@ func BenchmarkReadEvent(b *testing.B) {
 				if len(x.result.Gaps) == cap(x.result.Gaps) {
 					x.result.Gaps = x.result.Gaps[:0]
 				}
+			}
+		})
+	}
+}
+
+// The cost of an event that passes by, in a segment of its own.
+func BenchmarkWatcher(b *testing.B) {
+	for _, c := range []struct {
+		name     string
+		endpoint Endpoint
+		event    string
+	}{
+		{"chat", Chat, chatEvent + "}\n\n"},
+		{"chat with timings", Chat, chatEvent + timingsMember + "}\n\n"},
+		{"completion", Native, nativeEvent + "}\n\n"},
+		{"responses", Responses, responsesEvent + "}\n\n"},
+		{"messages", Messages, messagesEvent + "}\n\n"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			w := NewWatcher(c.endpoint, 1<<20)
+			w.Head(http.StatusOK, http.Header{"Content-Type": {"text/event-stream"}}, time.Now())
+			text := []byte(c.event)
+			b.SetBytes(int64(len(text)))
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				w.Add(text, time.Now())
+				n++
+			}
+			if w.result.Chunks != n {
+				b.Fatalf("%d of %d events were read", w.result.Chunks, n)
 			}
 		})
 	}

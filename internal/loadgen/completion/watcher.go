@@ -92,6 +92,30 @@ func (w *Watcher) Add(p []byte, at time.Time) {
 		}
 		return
 	}
+	if w.events.from < w.events.to || len(p) >= w.events.limit {
+		w.add()
+		return
+	}
+	// Nothing is left of the bytes before: events are read where they are, and only what
+	// these bytes have of a next one is kept.
+	own := w.events.buf
+	w.events.buf, w.events.from, w.events.to, w.events.arrived, w.events.err = p, 0, len(p), at, errMore
+	w.add()
+	if w.done {
+		return
+	}
+	rest := w.events.buf[w.events.from:w.events.to]
+	if len(rest) > len(own) {
+		own = make([]byte, max(len(rest), smallBuffer))
+	}
+	w.events.buf, w.events.from, w.events.to = own, 0, copy(own, rest)
+}
+
+// smallBuffer is enough for what is left of an event of one token.
+const smallBuffer = 512
+
+// add reads the events in hand.
+func (w *Watcher) add() {
 	for !w.done {
 		e, err := w.events.next()
 		if errors.Is(err, errMore) {
