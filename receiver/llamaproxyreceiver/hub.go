@@ -16,7 +16,9 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/config/confighttp/xconfighttp"
 	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
@@ -122,7 +124,7 @@ func (h *hub) start(ctx context.Context, r *proxyReceiver, host component.Host) 
 		Base: where.URL, Transport: client.Transport, Compresses: !bare, HeadTimeout: h.cfg.Upstream.Timeout, ForwardProxy: h.behindProxy(),
 		PreserveHost: h.cfg.PreserveHost, ForwardedHeaders: h.cfg.ForwardedHeaders, MaxAnswer: maxAnswer, Log: h.log, Observer: h,
 	})
-	h.server, err = h.cfg.ServerConfig.ToServer(ctx, host.GetExtensions(), r.set.TelemetrySettings, h.proxy)
+	h.server, err = h.cfg.ServerConfig.ToServer(ctx, host.GetExtensions(), r.set.TelemetrySettings, h.proxy, uninstrumented)
 	if err != nil {
 		return err
 	}
@@ -141,6 +143,10 @@ func (h *hub) start(ctx context.Context, r *proxyReceiver, host component.Host) 
 	h.log.Info("Passing requests on", zap.Stringer("endpoint", h.address), zap.String("upstream", where.Instance))
 	return nil
 }
+
+// uninstrumented leaves the Collector's own instrumentation out. The proxy has its own,
+// and this one would double the stack of each stream.
+var uninstrumented = xconfighttp.WithOtelHTTPOptions(otelhttp.WithFilter(func(*http.Request) bool { return false }))
 
 // behindProxy reports whether requests to the server go through an HTTP proxy.
 func (h *hub) behindProxy() bool {
