@@ -145,6 +145,8 @@ func newDefaultConfig() *Config {
 	server.CompressionAlgorithms = []string{} // a compressed request stays as it is
 	client := confighttp.NewDefaultClientConfig()
 	client.Endpoint = defaultUpstream
+	// Each stream has a connection, whose buffers stay. A longer body is not buffered.
+	client.ReadBufferSize, client.WriteBufferSize = 2<<10, 1<<10
 	keepalive := confighttp.NewDefaultKeepaliveClientConfig()
 	keepalive.MaxIdleConns, keepalive.MaxIdleConnsPerHost = 0, 1000
 	client.Keepalive = configoptional.Some(keepalive)
