@@ -82,7 +82,9 @@ func (b *bench) latency(ctx context.Context) error {
 		fmt.Println("| | p50, ms | p99, ms | more than direct, p50 | p99 | CPU for a request | to nginx's | proxy, cores | others, cores |")
 		fmt.Println("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
 		for _, p := range b.proxies {
-			m := func(i int) float64 { return median(all[p.name], func(round int) float64 { return all[p.name][round][i] }) }
+			m := func(i int) float64 {
+				return median(all[p.name], func(round int) float64 { return all[p.name][round][i] })
+			}
 			more := func(i int) string {
 				if p.name == direct || len(all[direct]) == 0 {
 					return ""
@@ -146,7 +148,9 @@ func (b *bench) cost(ctx context.Context, title string, l load, thing string, ma
 		if p.name == direct && thing != "request" {
 			continue
 		}
-		m := func(i int) float64 { return median(all[p.name], func(round int) float64 { return all[p.name][round][i] }) }
+		m := func(i int) float64 {
+			return median(all[p.name], func(round int) float64 { return all[p.name][round][i] })
+		}
 		if p.name == direct {
 			fmt.Printf("| %s | %.0f | | | | | %.2f |\n", p.name, m(0), m(4))
 			continue

@@ -81,7 +81,7 @@ func (p *proxy) start(ctx context.Context, b *bench, upstream, folder string) (_
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, r.close())
+			r.close()
 		}
 	}()
 	command, err := p.command(b, r, folder)
@@ -109,14 +109,13 @@ func (p *proxy) start(ctx context.Context, b *bench, upstream, folder string) (_
 	}
 }
 
-func (r *running) close() error {
+func (r *running) close() {
 	if r.process != nil {
 		r.process.Kill()
 	}
 	if r.spans != nil {
 		r.spans.Close()
 	}
-	return nil
 }
 
 func freeAddress() (string, error) {

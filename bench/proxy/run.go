@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -104,7 +103,8 @@ func (r *run) finish(ctx context.Context) (seen result, err error) {
 	if s := r.clients.State(); !s.Success() {
 		return seen, fmt.Errorf("%s: %s%s", s, r.output.String(), r.proxy.output.String())
 	}
-	return seen, json.Unmarshal([]byte(r.output.String()), &seen)
+	err = json.Unmarshal([]byte(r.output.String()), &seen)
+	return seen, err
 }
 
 // close ends what still runs.
@@ -112,14 +112,14 @@ func (r *run) close() error {
 	if r.clients != nil {
 		r.clients.Kill()
 	}
-	var errs []error
 	if r.proxy != nil {
-		errs = append(errs, r.proxy.close())
+		r.proxy.close()
 	}
+	var err error
 	if r.server != nil {
-		errs = append(errs, r.server.Close())
+		err = r.server.Close()
 	}
-	return errors.Join(append(errs, os.RemoveAll(r.folder))...)
+	return errors.Join(err, os.RemoveAll(r.folder))
 }
 
 // A window is what happened in a part of a run, in seconds of CPU time.
@@ -171,7 +171,7 @@ func (r *running) processes() ([]int, error) {
 		return nil, nil
 	}
 	pid := r.process.PID()
-	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "task", strconv.Itoa(pid), "children"))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", pid))
 	if err != nil {
 		return nil, err
 	}
