@@ -68,7 +68,7 @@ func (h *History) Append(ctx context.Context, md pmetric.Metrics) (Batch, error)
 		LabelNameUnderscoreSanitization: true, LabelNamePreserveMultipleUnderscores: true,
 	}
 	countDeltas(md, &refused)
-	_, err := prometheusremotewrite.NewPrometheusConverter(a).FromMetrics(ctx, md, settings)
+	_, err := prometheusremotewrite.NewPrometheusConverter(a).FromMetrics(ctx, coarsened(md), settings)
 	if ctx.Err() != nil {
 		return Batch{}, errors.Join(ctx.Err(), a.Rollback())
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lightstep/go-expohisto/structure"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -168,6 +170,46 @@ func TestHistory_KeepsHistogramsOfBothKinds(t *testing.T) {
 	}
 	assert.InDelta(t, 3.9, value(t, h, `histogram_quantile(0.95, sum by (le) (increase(explicit_seconds_bucket[2s])))`, now), 1e-9)
 	assert.InEpsilon(t, 2.98, value(t, h, `histogram_quantile(0.95, sum(increase(exponential_seconds[2s])))`, now), 0.03)
+}
+
+// Few values that are near each other have a finer scale than native histograms. Each
+// is in its bucket all the same.
+func TestHistory_PutsFineHistogramsIntoTheRightBuckets(t *testing.T) {
+	h := open(t, nil)
+	now := time.Now().Truncate(time.Second)
+	values := []float64{91.43, 91.44, 92.9, 95.24, 95.25, 100, 100}
+	fine := structure.NewFloat64(structure.NewConfig(structure.WithMaxSize(160)))
+	for _, v := range values {
+		fine.Update(v)
+	}
+	require.Greater(t, fine.Scale(), int32(finest))
+	md, ms := batch()
+	m := ms.AppendEmpty()
+	m.SetName("fine")
+	m.SetEmptyExponentialHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	p := m.ExponentialHistogram().DataPoints().AppendEmpty()
+	p.SetTimestamp(pcommon.NewTimestampFromTime(now))
+	p.SetCount(fine.Count())
+	p.SetSum(fine.Sum())
+	p.SetScale(fine.Scale())
+	p.Positive().SetOffset(fine.Positive().Offset())
+	for i := range fine.Positive().Len() {
+		p.Positive().BucketCounts().Append(fine.Positive().At(i))
+	}
+	assert.Empty(t, add(t, h, md))
+	assert.Equal(t, fine.Scale(), p.Scale(), "others have these metrics as well")
+
+	for _, v := range values {
+		bucket := math.Ceil(math.Log2(v) * 256) // of scale 8, by its upper bound
+		low, high := math.Exp2((bucket-1)/256), math.Exp2(bucket/256)
+		n := 0.0
+		for _, other := range values {
+			if other > low && other <= high {
+				n++
+			}
+		}
+		assert.InDelta(t, n/float64(len(values)), value(t, h, fmt.Sprintf(`histogram_fraction(%v, %v, fine)`, low, high), now), 1e-6, "%v", v)
+	}
 }
 
 func TestHistory_SaysWhatItRefuses(t *testing.T) {
