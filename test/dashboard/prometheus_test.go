@@ -6,6 +6,7 @@
 package dashboard
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,6 +17,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,6 +103,33 @@ func alike(a, b model.Matrix) bool {
 	})
 }
 
+// askThrough has two clients send requests through a proxy, one after the other, until
+// the test ends.
+func askThrough(t *testing.T, proxy string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	t.Cleanup(func() { cancel(); clients.Wait() })
+	for range 2 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				request, err := http.NewRequestWithContext(ctx, http.MethodPost, proxy+"/v1/chat/completions",
+					strings.NewReader(`{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 10, "stream": true}`))
+				if !assert.NoError(t, err) {
+					return
+				}
+				response, err := http.DefaultClient.Do(request)
+				if ctx.Err() != nil || !assert.NoError(t, err) {
+					return
+				}
+				assert.Equal(t, http.StatusOK, response.StatusCode)
+				_, _ = io.Copy(io.Discard, response.Body) // cut at the end of the test
+				_ = response.Body.Close()
+			}
+		})
+	}
+}
+
 // Every panel of the page, in Grafana or anywhere, is the same on a Prometheus.
 func TestDashboard_AnswersAsARealPrometheus(t *testing.T) {
 	prometheus := promtest.Start(t, prometheusConfig, "--query.lookback-delta=15s")
@@ -110,8 +140,9 @@ func TestDashboard_AnswersAsARealPrometheus(t *testing.T) {
 	server := llamasim.Start(t, llamasim.Options{Log: file})
 	port := freeport.For(t)
 	base := fmt.Sprintf("http://localhost:%d", port)
+	proxy := fmt.Sprintf("localhost:%d", freeport.For(t))
 	c := collectortest.Start(t, []string{
-		"LLAMACPP_ENDPOINT=" + server.URL(), "LLAMACPP_LOG=" + log, "PROMETHEUS_URL=" + prometheus.URL(),
+		"LLAMACPP_ENDPOINT=" + server.URL(), "LLAMACPP_LOG=" + log, "PROMETHEUS_URL=" + prometheus.URL(), "LLAMAPROXY_ENDPOINT=" + proxy,
 		"STATE_DIRECTORY=" + filepath.Join(t.TempDir(), "state"), fmt.Sprintf("DASHBOARD_PORT=%d", port),
 		fmt.Sprintf("PROMETHEUS_PORT=%d", freeport.For(t)), fmt.Sprintf("TELEMETRY_PORT=%d", freeport.For(t)),
 		fmt.Sprintf("HEALTH_CHECK_PORT=%d", freeport.For(t)),
@@ -120,6 +151,7 @@ func TestDashboard_AnswersAsARealPrometheus(t *testing.T) {
 	time.Sleep(500 * time.Millisecond) // only then it looks where the file ends
 	server.AddLoad(llamasim.Load{Concurrency: 6})
 	start := time.Now()
+	askThrough(t, "http://"+proxy)
 	require.Eventually(t, func() bool {
 		return len(matrix(t, base, "gen_ai_server_request_duration_seconds", time.Now(), time.Now())) > 0
 	}, 30*time.Second, 100*time.Millisecond)
@@ -130,6 +162,7 @@ func TestDashboard_AnswersAsARealPrometheus(t *testing.T) {
 	require.NoError(t, err)
 	drawn := 0
 	for _, panel := range catalogue.Panels {
+		before := drawn
 		for _, query := range panel.Queries {
 			expr := dashboards.Expand(query.Expr, dashboards.Variables{Interval: 5 * time.Second})
 			want, got := matrix(t, prometheus.URL(), expr, start, end), matrix(t, base, expr, start, end)
@@ -138,8 +171,11 @@ func TestDashboard_AnswersAsARealPrometheus(t *testing.T) {
 				drawn++
 			}
 		}
+		if slices.Equal(panel.Sources, []string{"proxy"}) {
+			assert.Greater(t, drawn, before, "%s: the proxy fills this panel", panel.ID)
+		}
 	}
-	assert.Greater(t, drawn, 20, "the data is not enough to compare")
+	assert.Greater(t, drawn, 30, "the data is not enough to compare")
 
 	names := func(base string) string {
 		response, err := http.Get(base + "/api/v1/label/__name__/values?match[]={job=\"llama-server\"}")

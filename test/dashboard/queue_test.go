@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
 )
 
@@ -20,7 +21,7 @@ const crowd = `
 extensions:
   loadgen:
     endpoint: localhost:${env:LOADGEN_PORT}
-    target: {endpoint: "${env:LLAMACPP_ENDPOINT}"}
+    target: {endpoint: "${env:CROWD_AT}"}
     profiles:
       crowd:
         start: true
@@ -44,19 +45,10 @@ func TestDashboard_SaysThatRequestsWait(t *testing.T) {
 	t.Parallel()
 	file, variable := logged(t)
 	server := llamasim.Start(t, llamasim.Options{Log: file, Slots: 4})
-	c := watch(t, []string{"LLAMACPP_ENDPOINT=" + server.URL(), variable}, crowd)
-	var queue string
-	c.eventually(func() bool {
-		for _, rule := range c.snapshot("window=60").Rules {
-			if rule.Kind == "bottleneck" && rule.ID == "queue" {
-				queue = rule.Summary
-				assert.Contains(t, rule.Cure, "--parallel")
-				return true
-			}
-		}
-		return false
-	}, "the sentence about the queue")
+	c := watch(t, []string{"LLAMACPP_ENDPOINT=" + server.URL(), "CROWD_AT=" + server.URL(), variable}, crowd)
+	queue := c.queueSentence()
 	assert.True(t, strings.HasPrefix(queue, "Requests wait: all 4 slots are busy"), queue)
+	assert.NotContains(t, queue, "one in twenty", "nobody has measured it")
 
 	// The mean over the same half minute as the tile's.
 	const first = `histogram_avg(sum(rate(loadgen_request_time_to_first_token_seconds{job="llamaload"}[30s])))`
@@ -76,4 +68,70 @@ func TestDashboard_SaysThatRequestsWait(t *testing.T) {
 	own, ok := c.number(`histogram_avg(sum(rate(gen_ai_server_time_to_first_token_seconds[30s])))`)
 	require.True(t, ok)
 	assert.Less(t, own, 0.5*felt, "the server's own first token says nothing of it")
+}
+
+// queueSentence waits until the page says that requests wait.
+func (c *collector) queueSentence() (sentence string) {
+	c.t.Helper()
+	c.eventually(func() bool {
+		for _, rule := range c.snapshot("window=60").Rules {
+			if rule.Kind == "bottleneck" && rule.ID == "queue" {
+				sentence = rule.Summary
+				assert.Contains(c.t, rule.Cure, "--parallel")
+				return true
+			}
+		}
+		return false
+	}, "the sentence about the queue")
+	return sentence
+}
+
+// The same through the proxy: what the page says of the wait is measured, for all and
+// for each request.
+func TestDashboard_SaysHowLongEachRequestWaited(t *testing.T) {
+	t.Parallel()
+	file, variable := logged(t)
+	server := llamasim.Start(t, llamasim.Options{Log: file, Slots: 4})
+	proxy := fmt.Sprintf("localhost:%d", freeport.For(t))
+	c := watch(t, []string{"LLAMACPP_ENDPOINT=" + server.URL(), "LLAMAPROXY_ENDPOINT=" + proxy, "CROWD_AT=http://" + proxy, variable}, crowd)
+	queue := c.queueSentence()
+	assert.Regexp(t, `wait on average, one in twenty for longer than [\d.]+ s\.$`, queue)
+
+	const (
+		felt  = `histogram_avg(sum(rate(loadgen_request_time_to_first_token_seconds{job="llamaload"}[30s])))`
+		first = `histogram_avg(sum(rate(gen_ai_server_time_to_first_token_seconds{llamacpp_observer="proxy"}[30s])))`
+		wait  = `histogram_avg(sum(rate(llamacpp_request_queue_duration_seconds[30s])))`
+	)
+	var client, proxied, waited, tile float64
+	c.eventually(func() bool {
+		shown := c.snapshot("window=60").Tiles["wait"].Value
+		var ok [3]bool
+		client, ok[0] = c.number(felt)
+		proxied, ok[1] = c.number(first)
+		waited, ok[2] = c.number(wait)
+		if shown == nil || ok != [3]bool{true, true, true} {
+			return false
+		}
+		tile = *shown
+		return client > 1 && math.Abs(client-proxied) < 0.02*client && math.Abs(tile-waited) < 0.05*waited
+	}, "the proxy has what the clients feel: %s", lazily(func() string {
+		return fmt.Sprintf("first token %.3f s, through the proxy %.3f s; wait %.3f s, on the tile %.3f s", client, proxied, waited, tile)
+	}))
+	t.Logf("the clients' first token %.3f s, through the proxy %.3f s, of which they waited %.3f s", client, proxied, waited)
+	assert.Greater(t, waited, 0.7*proxied, "most of it")
+	last := c.snapshot("window=60").last("client-parts")
+	assert.InEpsilon(t, proxied, last["wait"]+last["prompt"], 0.05, "the parts of a request's time: %v", last)
+
+	var seen int
+	for _, r := range c.requests() {
+		if !r.Proxied || r.Outcome != "completed" {
+			continue
+		}
+		seen++
+		if assert.NotNil(t, r.Wait, "%+v", r) && assert.NotNil(t, r.Began, "%+v", r) {
+			assert.InDelta(t, float64(r.Start)+1000**r.Wait, float64(*r.Began), 50, "%+v", r)
+		}
+		assert.Equal(t, host(server), r.Server, "not the proxy")
+	}
+	assert.Greater(t, seen, 10)
 }

@@ -152,7 +152,10 @@ type request struct {
 	Start, End                 int64
 	Prompt, Cached, Generated  int64
 	Duration                   float64
-	TTFT                       *float64
+	TTFT, Wait                 *float64
+	Slot                       int64
+	Began                      *int64
+	Proxied, Client            bool
 }
 
 func (c *collector) requests() []request {
