@@ -43,7 +43,7 @@ func environment(tb testing.TB) []string {
 		"LLAMACPP_API_KEY=secret", "LLAMACPP_API_KEY_FILE=" + key, "LLAMACPP_CA_FILE=" + ca,
 		"PAGE_PASSWORD=secret", "PAGE_CERTIFICATE=" + ca, "PAGE_KEY=" + tlsKey, fmt.Sprintf("OTLP_PORT=%d", freeport.For(tb)),
 		"STATE_DIRECTORY=" + filepath.Join(dir, "state"),
-		"LLAMACPP_LOG=" + filepath.Join(dir, "llama-server.log"), "ALICE_KEY=sk-alice", "BATCH_KEY=sk-batch",
+		"LLAMACPP_LOG=" + filepath.Join(dir, "llama-server.log"), "ALICE_KEY=sk-alice", "BATCH_KEY=sk-batch", "CLIENT_HASH_SECRET=secret",
 		"GRAFANA_CLOUD_OTLP_ENDPOINT=https://otlp.example.com/otlp", "GRAFANA_CLOUD_INSTANCE_ID=123456", "GRAFANA_CLOUD_API_KEY=secret",
 		"HONEYCOMB_API_KEY=secret", "DD_API_KEY=secret",
 		"GATEWAY_TOKEN=secret", "GATEWAY_STATE_DIRECTORY=" + filepath.Join(dir, "gateway"), "GATEWAY_OTLP_ENDPOINT=https://otlp.example.com",
