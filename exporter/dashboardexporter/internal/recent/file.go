@@ -115,7 +115,8 @@ func (s *Store) load(r io.Reader) (skipped int, err error) {
 // later. The caller holds mu.
 func (s *Store) again(q Request) {
 	if e := s.ids[q.ID]; e != nil {
-		e.Slot, e.Task, e.Began = q.Slot, q.Task, q.Began
+		e.Slot, e.Task, e.Began, e.Wait = q.Slot, q.Task, q.Began, q.Wait
+		e.Prompt, e.Cached, e.Generated = q.Prompt, q.Cached, q.Generated
 		return
 	}
 	s.insert(span{Request: q})

@@ -274,6 +274,24 @@ func TestAdd_PutsTheSlotOnTheProxysRequest(t *testing.T) {
 		require.NoError(t, s.Close())
 	}
 
+	t.Run("only the log knows what a client that left has used", func(t *testing.T) {
+		left := proxied()
+		spanOf(left).Attributes().Remove("llamacpp.request.queue.duration")
+		spanOf(left).Attributes().PutStr("llamacpp.request.outcome", cancelled)
+		log := slotOf(left, 3)
+		spanOf(log).Attributes().PutInt("gen_ai.usage.input_tokens", 20)
+		spanOf(log).Attributes().PutInt("gen_ai.usage.cache_read.input_tokens", 15)
+		spanOf(log).Attributes().PutInt("gen_ai.usage.output_tokens", 7)
+		s := New(DefaultLimits())
+		s.Add(left)
+		assert.Nil(t, s.Last("", 1)[0].Wait)
+		s.Add(log)
+		r := s.Last("", 1)[0]
+		assert.Equal(t, []int64{20, 15, 7}, []int64{r.Prompt, r.Cached, r.Generated})
+		assert.InDelta(t, 0.041, *r.Wait, 1e-9)
+		assert.Equal(t, cancelled, r.Outcome)
+	})
+
 	s := New(DefaultLimits())
 	s.Add(td)
 	_, at := s.Since("", 0)

@@ -23,9 +23,17 @@ type span struct {
 
 // slot is what the server's log says of a request that came through the proxy.
 type slot struct {
-	of       string // the id of the proxy's span
-	id, task int64
-	start    int64
+	of                        string // the id of the proxy's span
+	id, task                  int64
+	start                     int64
+	prompt, cached, generated int64 // 0 if it is not known
+}
+
+func readSlot(s ptrace.Span) (one slot, ok bool) {
+	a := attributes{s.Attributes()}
+	one = slot{of: s.ParentSpanID().String(), id: a.number(-1, "llamacpp.slot.id"), task: a.number(-1, "llamacpp.task.id"), start: milliseconds(s.StartTimestamp())}
+	one.prompt, one.cached, one.generated = a.tokens()
+	return one, one.id >= 0
 }
 
 // starts are when the parts of a request began, 0 if that is not known.
@@ -53,9 +61,8 @@ func read(td ptrace.Traces) (all []span, slots []slot) {
 				case "generation":
 					of.generation = s.StartTimestamp()
 				case "slot":
-					a := attributes{s.Attributes()}
-					if id := a.number(-1, "llamacpp.slot.id"); id >= 0 {
-						slots = append(slots, slot{s.ParentSpanID().String(), id, a.number(-1, "llamacpp.task.id"), milliseconds(s.StartTimestamp())})
+					if one, ok := readSlot(s); ok {
+						slots = append(slots, one)
 					}
 					continue
 				default:
@@ -118,9 +125,7 @@ func readSpan(resource pcommon.Map, s ptrace.Span, generation pcommon.Timestamp)
 	r.Start, r.End = milliseconds(s.StartTimestamp()), milliseconds(s.EndTimestamp())
 	r.Duration = seconds(s.StartTimestamp(), s.EndTimestamp())
 	r.Outcome, r.Error = outcomeOf(a, s.Status())
-	r.Prompt = a.number(0, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
-	r.Cached = a.number(0, "gen_ai.usage.cache_read.input_tokens")
-	r.Generated = a.number(0, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
+	r.Prompt, r.Cached, r.Generated = a.tokens()
 	if n := a.number(-1, "llamacpp.draft.tokens"); n >= 0 {
 		accepted := a.number(0, "llamacpp.draft.tokens.accepted")
 		r.Drafted, r.Accepted = &n, &accepted
@@ -247,6 +252,13 @@ func (a attributes) number(fallback int64, keys ...string) int64 {
 		}
 	}
 	return fallback
+}
+
+// tokens returns those of the prompt, those of it that were cached, and those of the
+// answer; 0 if it is not known.
+func (a attributes) tokens() (prompt, cached, generated int64) {
+	return a.number(0, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"), a.number(0, "gen_ai.usage.cache_read.input_tokens"),
+		a.number(0, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
 }
 
 // seconds returns the first attribute that is a number of seconds from 0.

@@ -94,11 +94,22 @@ func (s *slots) add(one slot) {
 	}
 }
 
-// take puts what the log says on a request.
+// take puts what the log says on a request. Of one whose client left, only the log
+// knows the tokens, and when it got its slot.
 func (e *entry) take(s slot) {
 	e.Slot, e.Task = s.id, s.task
+	if e.Prompt == 0 {
+		e.Prompt, e.Cached = s.prompt, s.cached
+	}
+	if e.Generated == 0 {
+		e.Generated = s.generated
+	}
 	if s.start >= e.Start && s.start <= e.End { // by the log, which is exact where others were in the slot before
 		e.Began = &s.start
+		if e.Wait == nil {
+			wait := float64(s.start-e.Start) / 1000
+			e.Wait = &wait
+		}
 	}
 }
 
