@@ -116,6 +116,31 @@ func TestShippedConfigurationsAreAccepted(t *testing.T) {
 	}
 }
 
+// The log's span of a request that came through the proxy is below the proxy's: who has
+// the one wants the other. A list of receivers replaces that of collector-config.yaml.
+func TestWhatGoesOnTopHasTheProxyBesideTheLog(t *testing.T) {
+	lists := 0
+	for _, name := range slices.Concat([]string{"collector-config.yaml", "docker/collector.yaml"}, onTop) {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		require.NoError(t, err)
+		var config struct {
+			Service struct {
+				Pipelines map[string]struct{ Receivers []string }
+			}
+		}
+		require.NoError(t, yaml.Unmarshal(text, &config), name)
+		for id, pipeline := range config.Service.Pipelines {
+			for _, receiver := range pipeline.Receivers {
+				if of, isLog := strings.CutPrefix(receiver, "llamacpplog"); isLog {
+					assert.Contains(t, pipeline.Receivers, "llamaproxy"+of, "%s: %s", name, id)
+					lists++
+				}
+			}
+		}
+	}
+	assert.Greater(t, lists, 8)
+}
+
 func TestReadmeSnippetsAreAccepted(t *testing.T) {
 	program := collectortest.Program(t)
 	fence := regexp.MustCompile("(?ms)^ *```ya?ml\n(.*?)\n *```")
