@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -327,6 +328,37 @@ func TestAdd_JoinsTheClientWithTheProxysSpanUnderIt(t *testing.T) {
 		assert.True(t, all[0].Proxied, name)
 		assert.InDelta(t, 0.04, *all[0].Wait, 1e-9, "%s: as the proxy measured it", name)
 		assert.Len(t, s.servers, 1, "%s: the proxy is no server", name)
+		assert.Empty(t, s.unjoined, name)
+	}
+}
+
+// Requests of the same length take the same time on a server that is well.
+func TestAdd_JoinsRequestsThroughTheProxyWhoseTimingsAreEqual(t *testing.T) {
+	const timings = "6/25.00ms+5/40.00ms"
+	var clients, servers []ptrace.Traces
+	for id := range byte(4) {
+		asked := client(10+id, timings)
+		own := proxied()
+		s := spanOf(own)
+		s.SetSpanID(pcommon.SpanID{20 + id, 1})
+		s.SetParentSpanID(spanOf(asked).SpanID())
+		s.Attributes().PutStr("llamacpp.request.timings", timings)
+		clients, servers = append(clients, asked), append(servers, own)
+	}
+	for name, order := range map[string][]ptrace.Traces{
+		"one after the other": {clients[0], servers[1], clients[2], servers[0], servers[3], clients[1], servers[2], clients[3]},
+		"the clients first":   append(slices.Clone(clients), servers...),
+		"the proxy first":     append(slices.Clone(servers), clients...),
+	} {
+		s := New(DefaultLimits())
+		for _, td := range order {
+			s.Add(td)
+		}
+		all := s.Last("", 20)
+		assert.Len(t, all, 4, name)
+		for _, r := range all {
+			assert.True(t, r.Proxied, name)
+		}
 		assert.Empty(t, s.unjoined, name)
 	}
 }

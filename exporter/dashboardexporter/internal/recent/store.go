@@ -61,16 +61,17 @@ type joint struct {
 	client bool
 }
 
-// joints are where a request meets its other span.
+// joints are where a request meets its other span. A server's span that is a child of
+// the client's needs no timings, which another request may have by chance.
 func (e *entry) joints() (all []joint) {
-	if e.timings != "" {
-		all = append(all, joint{e.timings, e.Client})
-	}
 	switch {
 	case e.Client:
 		all = append(all, joint{e.ID, true})
 	case e.parent != "":
-		all = append(all, joint{e.parent, false})
+		return append(all, joint{e.parent, false})
+	}
+	if e.timings != "" {
+		all = append(all, joint{e.timings, e.Client})
 	}
 	return all
 }
