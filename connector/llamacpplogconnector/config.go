@@ -97,6 +97,7 @@ type MetricsConfig struct {
 	RequestDraftAcceptance DistributionConfig `mapstructure:"llamacpp.request.draft.acceptance"`
 	RequestGenerationSpeed DistributionConfig `mapstructure:"llamacpp.request.generation.speed"`
 	RequestPromptSpeed     DistributionConfig `mapstructure:"llamacpp.request.prompt.speed"`
+	RequestQueueDuration   DistributionConfig `mapstructure:"llamacpp.request.queue.duration"`
 	RequestTokens          DistributionConfig `mapstructure:"llamacpp.request.tokens"`
 }
 
@@ -122,6 +123,7 @@ func newDefaultConfig() *Config {
 			RequestDraftAcceptance: on,
 			RequestGenerationSpeed: on,
 			RequestPromptSpeed:     on,
+			RequestQueueDuration:   on,
 			RequestTokens:          on,
 		},
 		ResourceAttributes:   metadata.DefaultResourceAttributesConfig(),

@@ -92,3 +92,21 @@ func (f *follower) match(ctx context.Context, s *source, r *requests.Request) (f
 	f.patience.spend(time.Since(start))
 	return found, ok
 }
+
+// waited returns how long a request waited for its slot, and false if the answer told
+// that to the proxy, or if it had no slot. Without the first token, or without the
+// server's measurements, it is as exact as the log places the slot's beginning.
+func waited(r *requests.Request, p proxied.Request) (time.Duration, bool) {
+	if p.Timings != "" || r.Slot < 0 {
+		return 0, false
+	}
+	began := r.Process.Wall.At(r.Launched)
+	switch {
+	case !r.HasTimings:
+	case !p.FirstToken.IsZero():
+		began = p.FirstToken.Add(-r.PromptTime)
+	case p.Completed: // it was not streamed
+		began = p.Ended.Add(-r.PromptTime - r.GenerationTime)
+	}
+	return max(0, began.Sub(p.Arrived)), true
+}

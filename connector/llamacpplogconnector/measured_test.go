@@ -110,7 +110,7 @@ func (s *server) pass(arrived, ended float64, completed bool, timings string, tr
 func request(arrived, ended time.Time, completed bool, timings string, trace byte) proxied.Request {
 	return proxied.Request{
 		Arrived: arrived, Ended: ended, Completed: completed, Timings: timings,
-		InputTokens: -1, OutputTokens: -1,
+		InputTokens: -1, OutputTokens: -1, Counted: true,
 		Trace: pcommon.TraceID{trace}, Span: pcommon.SpanID{trace},
 	}
 }
@@ -179,6 +179,65 @@ func TestMetrics_LatenciesAreLeftToAProxy(t *testing.T) {
 		assert.Equal(t, map[string]int{"": 6}, count(md, "llamacpp.request.tokens"), "input and output")
 		for _, name := range []string{"llamacpp.request.prompt.speed", "llamacpp.request.generation.speed"} {
 			assert.Equal(t, map[string]int{"": 3}, count(md, name))
+		}
+	})
+}
+
+// The proxy knows no prompt's time of Anthropic's messages, nor of a request whose client
+// has left. The log does, or at least when it got its slot.
+func TestMetrics_WaitThatTheAnswerDoesNotTellIsFromTheLog(t *testing.T) {
+	for name, c := range map[string]struct {
+		timed, completed bool
+		first            float64
+		want             float64 // seconds; 0 is none
+	}{
+		"the proxy has it":     {true, true, 1605, 0},
+		"streamed":             {false, true, 1605, 0.505},
+		"not streamed":         {false, true, 0, 0.51},
+		"left, after a token":  {false, false, 1605, 0.5},
+		"left, before a token": {false, false, 0, 0.5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer(t)
+				timings := ""
+				if c.completed {
+					timings = s.answer(0, 1, 1500, 100, 400)
+				} else {
+					s.cancel(0, 1, 1500, 2000)
+				}
+				if !c.timed {
+					timings = ""
+				}
+				r := request(s.at(1000), s.at(2010), c.completed, timings, 7)
+				if c.first > 0 {
+					r.FirstToken = s.at(c.first)
+				}
+				proxied.Begin(s.key, s.at(1000)).End(r, true)
+				time.Sleep(3 * time.Second)
+				ld := s.logged()
+				m, ok := points.Metric(metricsOf(t, s.cfg, ld), "llamacpp.request.queue.duration")
+				require.True(t, ok, "it begins at 0")
+				assert.InDelta(t, c.want, m.Histogram().DataPoints().At(0).Sum(), 1e-9)
+				spans, _ := spansByTask(t, tracesOf(t, s.cfg, ld))
+				wait, ok := spans[1].Attributes().Get("llamacpp.request.queue.duration")
+				assert.Equal(t, c.want > 0, ok)
+				assert.InDelta(t, c.want, wait.Double(), 1e-9)
+			})
+		})
+	}
+}
+
+func TestMetrics_LatenciesStayWithTheLogWhereTheProxyCountsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		r := request(s.at(1000), s.at(2010), true, s.answer(0, 1, 1500, 100, 400), 7)
+		r.Counted = false
+		proxied.Begin(s.key, s.at(1000)).End(r, true)
+		time.Sleep(3 * time.Second)
+		md := metricsOf(t, s.cfg, s.logged())
+		for _, name := range latencies {
+			assert.Equal(t, map[string]int{"": 1}, count(md, name))
 		}
 	})
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
 )
 
@@ -108,17 +109,25 @@ func (c *metricsConnector) ConsumeLogs(ctx context.Context, ld plog.Logs) error 
 		known := c.measured(ctx, s)
 		for _, r := range s.ended {
 			found, measured := known[r]
-			var e *exemplar
+			measured = measured && found.Counted
+			var e *histogram.Exemplar
 			if c.cfg.Exemplars.Enabled {
-				e = &exemplar{at: r.Process.Wall.At(r.Ended), slot: r.Slot, task: r.Task}
+				e = &histogram.Exemplar{At: r.Process.Wall.At(r.Ended), Attributes: []histogram.Attribute{
+					{Key: attributeSlot, Value: int64(r.Slot)}, {Key: attributeTask, Value: int64(r.Task)},
+				}}
 				if measured && traced(found) {
-					e.trace, e.span = found.Trace, found.Span
+					e.Trace, e.Span = found.Trace, found.Span
 				} else {
 					id := newSpanIDs(s, r)
-					e.trace, e.span = id.trace, id.request
+					e.Trace, e.Span = id.trace, id.request
 				}
 			}
-			s.instance(r.Process).statistics.ended(r, e, measured)
+			st := s.instance(r.Process).statistics
+			st.ended(r, e, measured)
+			if measured {
+				wait, ok := waited(r, found)
+				st.waited(wait, ok, e)
+			}
 		}
 	})
 	c.store(ctx)
@@ -199,7 +208,7 @@ func (c *metricsConnector) emitInstance(s *source, i *instance, now pcommon.Time
 		m.SetDescription(d.description)
 		m.SetUnit(d.unit)
 		for attribute, one := range series {
-			a := one.emit(m, st.Start, now)
+			a := one.Emit(m, st.Start, now)
 			c.describe(a, name)
 			switch {
 			case attribute == "":

@@ -6,13 +6,16 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/serverlog"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 )
 
 const (
@@ -36,7 +39,7 @@ type statistics struct {
 	Load      float64                     `json:"load"`    // seconds
 	Loaded    bool                        `json:"loaded"`
 	// Histograms by distribution, and by the attribute that tells its series apart.
-	Histograms map[string]map[string]*series `json:"histograms"`
+	Histograms map[string]map[string]*histogram.Series `json:"histograms"`
 
 	exponential *ExponentialConfig
 }
@@ -45,7 +48,7 @@ func newStatistics(start pcommon.Timestamp, exponential *ExponentialConfig) *sta
 	s := &statistics{
 		Start:       start,
 		Records:     map[string]map[string]int64{},
-		Histograms:  map[string]map[string]*series{},
+		Histograms:  map[string]map[string]*histogram.Series{},
 		exponential: exponential,
 	}
 	// A rate needs a first point before the first request.
@@ -59,10 +62,10 @@ func newStatistics(start pcommon.Timestamp, exponential *ExponentialConfig) *sta
 
 // series returns that of a distribution with a value of the attribute that tells
 // its series apart.
-func (s *statistics) series(d *distribution, attribute string) *series {
+func (s *statistics) series(d *distribution, attribute string) *histogram.Series {
 	all := s.Histograms[d.name]
 	if all == nil {
-		all = map[string]*series{}
+		all = map[string]*histogram.Series{}
 		s.Histograms[d.name] = all
 	}
 	one := all[attribute]
@@ -91,40 +94,49 @@ func (s *statistics) logged(severity serverlog.Severity, area string) {
 
 // ended counts a request that has ended. e links it to its trace, unless it is
 // nil. Of one that a proxy has measured, that proxy gives the latencies.
-func (s *statistics) ended(r *requests.Request, e *exemplar, measured bool) {
+func (s *statistics) ended(r *requests.Request, e *histogram.Exemplar, measured bool) {
 	s.Requests[r.Outcome]++
 	if r.Truncated {
 		s.Truncated++
 	}
 	if d, ok := r.Duration(); ok && !measured {
-		s.series(requestDuration, r.Reason).record(d.Seconds(), e)
+		s.series(requestDuration, r.Reason).Record(d.Seconds(), e)
 	}
 	if r.Outcome != requests.Completed {
 		return
 	}
 	if _, ok := r.FirstToken(); ok && !measured {
-		s.series(timeToFirstToken, "").record(r.PromptTime.Seconds(), e)
+		s.series(timeToFirstToken, "").Record(r.PromptTime.Seconds(), e)
 	}
 	if d, ok := r.TimePerOutputToken(); ok && !measured {
-		s.series(timePerOutputToken, "").record(d.Seconds(), e)
+		s.series(timePerOutputToken, "").Record(d.Seconds(), e)
 	}
 	if n, ok := r.InputTokens(); ok {
-		s.series(requestTokens, input).record(float64(n), e)
+		s.series(requestTokens, input).Record(float64(n), e)
 	}
 	if r.Generated >= 0 {
-		s.series(requestTokens, output).record(float64(r.Generated), e)
+		s.series(requestTokens, output).Record(float64(r.Generated), e)
 	}
 	if r.Cached >= 0 {
-		s.series(requestCachedTokens, "").record(float64(r.Cached), e)
+		s.series(requestCachedTokens, "").Record(float64(r.Cached), e)
 	}
 	if v, ok := r.PromptSpeed(); ok {
-		s.series(requestPromptSpeed, "").record(v, e)
+		s.series(requestPromptSpeed, "").Record(v, e)
 	}
 	if v, ok := r.GenerationSpeed(); ok {
-		s.series(requestGenerationSpeed, "").record(v, e)
+		s.series(requestGenerationSpeed, "").Record(v, e)
 	}
 	if r.Drafted > 0 {
-		s.series(requestDraftAcceptance, "").record(float64(r.Accepted)/float64(r.Drafted), e)
+		s.series(requestDraftAcceptance, "").Record(float64(r.Accepted)/float64(r.Drafted), e)
+	}
+}
+
+// waited counts the wait of a request that came through a proxy; ok is false where the
+// proxy has it. The first such request of any kind makes the series, since a rate needs
+// a point before the next one.
+func (s *statistics) waited(d time.Duration, ok bool, e *histogram.Exemplar) {
+	if one := s.series(queueDuration, ""); ok {
+		one.Record(d.Seconds(), e)
 	}
 }
 
@@ -143,6 +155,9 @@ func (s *statistics) restore(b []byte) error {
 	}
 	for _, d := range distributions {
 		for attribute, raw := range old.Histograms[d.name] {
+			if d == timeToFirstToken && s.exponential == nil {
+				raw = withBoundsAbove10(raw)
+			}
 			if err := s.series(d, attribute).UnmarshalJSON(raw); err != nil {
 				return fmt.Errorf("%s: %w", d.name, err)
 			}
@@ -151,8 +166,30 @@ func (s *statistics) restore(b []byte) error {
 	return nil
 }
 
+// withBoundsAbove10 adds the buckets that earlier versions did not have to stored counts
+// of the time to the first token. What was above 10 s stays above all bounds.
+func withBoundsAbove10(stored json.RawMessage) json.RawMessage {
+	const before = 17 // buckets
+	var old map[string]json.RawMessage
+	var counts []uint64
+	if json.Unmarshal(stored, &old) != nil || json.Unmarshal(old["counts"], &counts) != nil || len(counts) != before {
+		return stored
+	}
+	added := make([]uint64, len(firstTokenBounds)+1-before)
+	extended, err := json.Marshal(slices.Insert(counts, before-1, added...))
+	if err != nil {
+		return stored
+	}
+	old["counts"] = extended
+	all, err := json.Marshal(old)
+	if err != nil {
+		return stored
+	}
+	return all
+}
+
 // distributions in the order in which they are emitted.
 var distributions = []*distribution{
-	requestDuration, timeToFirstToken, timePerOutputToken, requestTokens, requestCachedTokens,
+	requestDuration, timeToFirstToken, timePerOutputToken, queueDuration, requestTokens, requestCachedTokens,
 	requestPromptSpeed, requestGenerationSpeed, requestDraftAcceptance,
 }

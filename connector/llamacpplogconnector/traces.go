@@ -220,6 +220,9 @@ func (c *tracesConnector) slot(s *source, i *instance, r *requests.Request, pare
 	span.SetParentSpanID(parent.Span)
 	span.SetKind(ptrace.SpanKindInternal)
 	c.fill(s, i, r, span)
+	if d, ok := waited(r, parent); ok {
+		span.Attributes().PutDouble(queueDuration.name, d.Seconds())
+	}
 	span.SetName("slot")
 	addProgress(r, span, span)
 }

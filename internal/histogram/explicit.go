@@ -17,6 +17,19 @@ func DurationBounds() []float64 {
 	return []float64{0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92}
 }
 
+// FirstTokenBounds returns the bounds of the GenAI conventions for the time to the
+// first token, in seconds, and beyond them: long prompts, and waits for a slot, take
+// longer. All components have the same, since their series are added up.
+func FirstTokenBounds() []float64 {
+	return []float64{0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 25, 50, 100}
+}
+
+// PerTokenBounds returns the bounds of the GenAI conventions for the time between two
+// tokens, in seconds.
+func PerTokenBounds() []float64 {
+	return []float64{0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5}
+}
+
 // Explicit counts values between fixed bounds.
 type Explicit struct {
 	values values

@@ -43,8 +43,13 @@ type Request struct {
 	Timings string
 	// InputTokens and OutputTokens are -1 if unknown.
 	InputTokens, OutputTokens int
+	// FirstToken is when the first token came; zero if none has, or if it is not
+	// known.
+	FirstToken time.Time
 	// Completed says that the whole answer came.
 	Completed bool
+	// Counted says that the proxy's metrics have it.
+	Counted bool
 	// Trace and Span are those of its span of kind SERVER, zero if no traces
 	// are made.
 	Trace pcommon.TraceID

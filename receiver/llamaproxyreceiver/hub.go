@@ -52,7 +52,7 @@ type hub struct {
 	// active are the completions under way, by metadata's phase.
 	waiting, answering atomic.Int64
 	dropped            atomic.Int64 // spans
-	traces             atomic.Bool  // there is an output of spans
+	metrics, traces    atomic.Bool  // there is an output of them
 
 	receivers int // that use it
 }
@@ -258,7 +258,7 @@ func (h *hub) Ended(x *proxy.Exchange) {
 func (h *hub) tellLog(m *measured) {
 	r := proxied.Request{
 		Arrived: m.Arrived, Ended: m.Result.End, InputTokens: m.Result.InputTokens, OutputTokens: m.Result.OutputTokens,
-		Completed: m.Outcome == proxy.Completed,
+		FirstToken: m.Result.FirstToken, Completed: m.Outcome == proxy.Completed, Counted: h.metrics.Load(),
 	}
 	if t := m.Result.Timings; t != nil {
 		r.Timings = timings.String(t.PromptTokens, t.Prompt, t.PredictedTokens, t.Predicted)

@@ -56,6 +56,7 @@ func newMetricsOutput(cfg *Config, set receiver.Settings, next consumer.Metrics)
 
 func (o *metricsOutput) start(h *hub) {
 	o.hub, o.began, o.quit = h, time.Now(), make(chan struct{})
+	h.metrics.Store(true)
 	o.instance(h.where.Instance)
 	ctx, cancel := context.WithCancel(context.Background())
 	o.cancel = cancel

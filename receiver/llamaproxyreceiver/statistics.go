@@ -44,8 +44,8 @@ type distribution struct {
 
 // The bounds of the conventions, where they have some.
 var (
-	firstTokenBounds = []float64{0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 25, 50, 100}
-	perTokenBounds   = []float64{0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5}
+	firstTokenBounds = histogram.FirstTokenBounds()
+	perTokenBounds   = histogram.PerTokenBounds()
 	httpBounds       = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
 )
 

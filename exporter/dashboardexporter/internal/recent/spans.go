@@ -27,12 +27,16 @@ type slot struct {
 	id, task                  int64
 	start                     int64
 	prompt, cached, generated int64 // 0 if it is not known
+	wait                      *float64
 }
 
 func readSlot(s ptrace.Span) (one slot, ok bool) {
 	a := attributes{s.Attributes()}
 	one = slot{of: s.ParentSpanID().String(), id: a.number(-1, "llamacpp.slot.id"), task: a.number(-1, "llamacpp.task.id"), start: milliseconds(s.StartTimestamp())}
 	one.prompt, one.cached, one.generated = a.tokens()
+	if wait, ok := a.seconds("llamacpp.request.queue.duration"); ok {
+		one.wait = &wait
+	}
 	return one, one.id >= 0
 }
 

@@ -105,6 +105,9 @@ func (e *entry) take(s slot) {
 	if e.Generated == 0 {
 		e.Generated = s.generated
 	}
+	if e.Wait == nil {
+		e.Wait = s.wait
+	}
 	if s.start >= e.Start && s.start <= e.End { // by the log, which is exact where others were in the slot before
 		e.Began = &s.start
 		if e.Wait == nil {
