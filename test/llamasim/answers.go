@@ -281,9 +281,11 @@ func (e *engine) modelsJSON(created int64) string {
 		`"owned_by":"llamacpp","meta":%[3]s}]}`, m, created, e.metaJSON())
 }
 
-// leastGeneration is what a generation takes by the server's own measurement,
-// even one of a single token.
-const leastGeneration = time.Microsecond
+// measured is a duration as the server measures it: in whole microseconds, and at
+// least one, even for the generation of a single token.
+func measured(ns int64) time.Duration {
+	return max(time.Duration(ns).Truncate(time.Microsecond), time.Microsecond)
+}
 
 func (p progress) timings() string {
 	ratio := func(a, b float64) float64 {
@@ -292,7 +294,8 @@ func (p progress) timings() string {
 		}
 		return a / b
 	}
-	prompt, gen := float64(p.promptNs)/1e6, float64(max(p.genNs, int64(leastGeneration)))/1e6
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
+	prompt, gen := ms(measured(p.promptNs)), ms(measured(p.genNs))
 	np, ng := float64(p.processed), float64(p.decoded-1)
 	perToken, perSecond := ratio(gen, ng), ratio(ng*1000, gen)
 	drafts := ""

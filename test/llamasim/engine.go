@@ -410,7 +410,7 @@ func (e *engine) promptDone(t *task) {
 	n, ns := int64(t.processed), e.t-t.startT
 	e.c.prompt += n
 	e.c.cached += int64(t.cached)
-	e.c.promptNs += ns
+	e.c.promptNs += int64(measured(ns))
 	e.c.bucketPrompt += n
 	e.c.bucketPromptNs += ns
 }
@@ -438,7 +438,7 @@ func (e *engine) release(i int, cancelled bool) {
 	}
 	n, ns := int64(t.decoded), e.t-t.firstT
 	e.c.predicted += n
-	e.c.predictedNs += max(ns, int64(leastGeneration))
+	e.c.predictedNs += int64(measured(ns))
 	e.c.bucketGen += n - 1
 	e.c.bucketGenNs += ns
 	e.c.drafts.add(&t.drafts)

@@ -148,8 +148,8 @@ func (l *engineLog) release(e *engine, t *task, sequence int) {
 		l.Release(time.Duration(e.t), t.inLog(), sequence)
 	default:
 		l.Finish(time.Duration(e.t), t.inLog(), llamalog.Timings{
-			PromptTokens: t.processed, Prompt: time.Duration(t.firstT - t.startT),
-			Tokens: t.decoded, Generation: max(time.Duration(e.t-t.firstT), leastGeneration),
+			PromptTokens: t.processed, Prompt: measured(t.firstT - t.startT),
+			Tokens: t.decoded, Generation: measured(e.t - t.firstT),
 			GraphsReused: int(e.c.decodes), Sequence: sequence, Truncated: t.truncated,
 			Drafts: t.drafts.rounds, Drafted: t.drafts.drafted, Accepted: t.drafts.accepted,
 		})
