@@ -25,19 +25,19 @@ var (
 var (
 	requestDuration = &distribution{
 		name:        "gen_ai.server.request.duration",
-		description: "How long a request held its slot: prompt and generation, as the server measured them. The wait for a slot, tokenizing and the network are left out. A request without the server's measurement (error.type is set) counts from its first line in the log to its last. Requests that a proxy of this collector measured are not in it.",
+		description: histogram.RequestDuration,
 		unit:        "s", bounds: durationBounds,
 		enabled: func(c *MetricsConfig) bool { return c.RequestDuration.Enabled },
 	}
 	timeToFirstToken = &distribution{
 		name:        "gen_ai.server.time_to_first_token",
-		description: "Time from the beginning of a request's prompt in its slot to the first token, as the server measured it, of requests that completed. The wait for a slot, tokenizing and the network are left out. Requests that a proxy of this collector measured are not in it.",
+		description: histogram.TimeToFirstToken,
 		unit:        "s", bounds: firstTokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.TimeToFirstToken.Enabled },
 	}
 	timePerOutputToken = &distribution{
 		name:        "gen_ai.server.time_per_output_token",
-		description: "Mean time of a request between two tokens after the first, as the server measured it, of requests that completed with at least two. Requests that a proxy of this collector measured are not in it.",
+		description: histogram.TimePerOutputToken,
 		unit:        "s", bounds: perTokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.TimePerOutputToken.Enabled },
 	}

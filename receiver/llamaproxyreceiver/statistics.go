@@ -52,19 +52,19 @@ var (
 var (
 	requestDuration = &distribution{
 		name:        "gen_ai.server.request.duration",
-		description: "How long a request took, from its arrival at the proxy to the last byte of its answer: the wait for a slot, the prompt and the generation.",
+		description: histogram.RequestDuration,
 		unit:        "s", bounds: histogram.DurationBounds(),
 		enabled: func(c *MetricsConfig) bool { return c.RequestDuration.Enabled },
 	}
 	timeToFirstToken = &distribution{
 		name:        "gen_ai.server.time_to_first_token",
-		description: "Time from a request's arrival at the proxy to the first token of its answer, the wait for a slot included. Of an answer that is not streamed, the first token came when its generation began.",
+		description: histogram.TimeToFirstToken,
 		unit:        "s", bounds: firstTokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.TimeToFirstToken.Enabled },
 	}
 	timePerOutputToken = &distribution{
 		name:        "gen_ai.server.time_per_output_token",
-		description: "Mean time of a request between two tokens after the first, of requests that completed with at least two.",
+		description: histogram.TimePerOutputToken,
 		unit:        "s", bounds: perTokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.TimePerOutputToken.Enabled },
 	}
