@@ -126,6 +126,9 @@ func outcome(how string) otlpsink.Match {
 	return otlpsink.With("llamacpp.request.outcome", how)
 }
 
+// operation chooses by what was asked for.
+func operation(name string) otlpsink.Match { return otlpsink.With("gen_ai.operation.name", name) }
+
 // awaitOutcomes waits until the given number of requests has ended in each way,
 // and none in another.
 func (p *proxy) awaitOutcomes(want map[string]int) {
