@@ -218,7 +218,7 @@ func (b *bench) memoryOf(ctx context.Context, p *proxy, l load, streams int) (er
 		float64(m.Peak)/mb, float64(before.Resident)/mb, float64(m.Resident-before.Resident)/1e3/float64(seen.Streaming), w.proxy/w.seconds)
 	if b.profiles != "" && r.proxy.pprof != "" {
 		return errors.Join(
-			r.proxy.profile(ctx, "heap", filepath.Join(b.profiles, p.name+"-heap.pprof")),
+			r.proxy.profile(ctx, "heap?gc=1", filepath.Join(b.profiles, p.name+"-heap.pprof")),
 			r.proxy.profile(ctx, "goroutine", filepath.Join(b.profiles, p.name+"-goroutine.pprof")))
 	}
 	return nil

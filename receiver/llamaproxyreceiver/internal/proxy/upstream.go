@@ -85,7 +85,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 // many.
 type buffers struct{}
 
-const bufferSize = 4 << 10
+const bufferSize = 2 << 10
 
 var pool = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
