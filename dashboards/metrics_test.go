@@ -106,12 +106,12 @@ func declared(t *testing.T) []declaration {
 	for _, name := range literals(t, "../receiver/llamacppreceiver/internal/slotsscraper/requests.go", `^llamacpp\.request\.[a-z.]*duration$`) {
 		all = append(all, histogram(name, "s"))
 	}
-	// Those structs have a name, and a unit or a description and a unit.
+	// Those structs have a name first and a unit last.
 	for _, group := range structs(t, "../connector/llamacpplogconnector/histogram.go", "distribution") {
-		all = append(all, histogram(group[0], group[2]))
+		all = append(all, histogram(group[0], group[len(group)-1]))
 	}
 	for _, group := range structs(t, proxyFolder+"/statistics.go", "distribution") {
-		d := histogram(group[0], group[2])
+		d := histogram(group[0], group[len(group)-1])
 		d.proxied = true
 		all = append(all, d)
 	}

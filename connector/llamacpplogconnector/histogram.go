@@ -43,7 +43,7 @@ var (
 	}
 	queueDuration = &distribution{
 		name:        "llamacpp.request.queue.duration",
-		description: "How long a request waited before it got its slot, of those that came through a receiver llamaproxy of the same collector but have no timings in their answer, such as Anthropic's messages, and of those whose client left. The proxy itself has all others.",
+		description: histogram.QueueDuration,
 		unit:        "s", bounds: firstTokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.RequestQueueDuration.Enabled },
 	}

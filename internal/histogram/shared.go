@@ -12,4 +12,6 @@ const (
 		"Without: from the beginning of the prompt in its slot, as the server measured it, of requests that completed; requests that a proxy of the same collector measured are not in it."
 	TimePerOutputToken = "Mean time of a request between two tokens after the first, of requests that completed with at least two. With llamacpp.observer=proxy: as they passed the proxy. " +
 		"Without: as the server measured it; requests that a proxy of the same collector measured are not in it."
+	QueueDuration = "How long a request that came through a proxy waited before the server began on its prompt; tokenizing and the network are included. With llamacpp.observer=proxy: the time to the first token, less the time of the prompt by the timings in its answer. " +
+		"Without: by the server's log, of answers without timings, such as Anthropic's messages, and of requests whose client left."
 )

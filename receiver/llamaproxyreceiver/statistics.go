@@ -70,7 +70,7 @@ var (
 	}
 	queueDuration = &distribution{
 		name:        "llamacpp.request.queue.duration",
-		description: "How long a request waited before the server began on its prompt: the time to the first token, less the time of the prompt by the server's own measurement. Tokenizing and the network are included. Only of answers that have the server's timings.",
+		description: histogram.QueueDuration,
 		unit:        "s", bounds: firstTokenBounds,
 		enabled: func(c *MetricsConfig) bool { return c.RequestQueueDuration.Enabled },
 	}
