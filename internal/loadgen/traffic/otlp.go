@@ -21,6 +21,9 @@ type otlp struct {
 	window Window
 	spans  []span
 	slots  map[string]int32
+	// logged are what the server's log knows of requests that came through a proxy, by
+	// the id of the proxy's span.
+	logged map[uint64]span
 }
 
 // span is the span of a request. Lengths that it lacks are -1.
@@ -32,7 +35,7 @@ type span struct {
 	client                bool  // was recorded by the client, not by the server
 }
 
-func newOTLP(w Window) *otlp { return &otlp{window: w, slots: map[string]int32{}} }
+func newOTLP(w Window) *otlp { return &otlp{window: w, slots: map[string]int32{}, logged: map[uint64]span{}} }
 
 func (p *otlp) line(b []byte) error {
 	if !gjson.ValidBytes(b) {
@@ -60,9 +63,13 @@ func each(array gjson.Result, do func(gjson.Result)) {
 
 // Kinds of span in OTLP's JSON.
 const (
-	kindServer = 2
-	kindClient = 3
+	kindInternal = 1
+	kindServer   = 2
+	kindClient   = 3
 )
+
+// slotName is the name of the log's span below that of a proxy.
+const slotName = "slot"
 
 // span keeps a span if it is one of a request: of kind SERVER or CLIENT, and with
 // the name of a GenAI operation.
@@ -70,12 +77,18 @@ func (p *otlp) span(v gjson.Result, instance string) {
 	var (
 		s          = span{input: -1, output: -1, slot: -1}
 		kind       int64
+		parent     uint64
+		name       string
 		attributes gjson.Result
 	)
 	v.ForEach(func(key, v gjson.Result) bool {
 		switch key.Str {
 		case "spanId":
 			s.id, _ = strconv.ParseUint(v.Str, 16, 64) // 0 is none
+		case "parentSpanId":
+			parent, _ = strconv.ParseUint(v.Str, 16, 64)
+		case "name":
+			name = v.Str
 		case "kind":
 			kind = v.Int()
 		case "startTimeUnixNano":
@@ -85,6 +98,10 @@ func (p *otlp) span(v gjson.Result, instance string) {
 		}
 		return true
 	})
+	if kind == kindInternal && name == slotName && parent != 0 && s.read(attributes, p.slots, instance) {
+		p.logged[parent] = s
+		return
+	}
 	s.client = kind == kindClient
 	if (s.client || kind == kindServer) && s.start > 0 && s.read(attributes, p.slots, instance) {
 		p.spans = append(p.spans, s)
@@ -131,6 +148,11 @@ func (s *span) read(attributes gjson.Result, slots map[string]int32, instance st
 func (p *otlp) end() (*Recording, error) {
 	spans := p.spans
 	p.spans = nil
+	for i := range spans {
+		if logged, ok := p.logged[spans[i].id]; ok {
+			spans[i].take(logged)
+		}
+	}
 	// Where server and clients recorded the same requests, the server knows more.
 	if slices.ContainsFunc(spans, func(s span) bool { return !s.client }) {
 		spans = slices.DeleteFunc(spans, func(s span) bool { return s.client })
@@ -161,6 +183,14 @@ func (p *otlp) end() (*Recording, error) {
 		}, s.slot)
 	}
 	return l.rec, nil
+}
+
+// take takes from the log's span what the proxy's lacks.
+func (s *span) take(logged span) {
+	s.slot = logged.slot
+	if s.input < 0 || s.output < 0 { // its client left
+		s.input, s.cached, s.output = logged.input, logged.cached, logged.output
+	}
 }
 
 // linker finds out whose prompt the cached tokens of a request came from.

@@ -109,6 +109,27 @@ func TestRead_CachedTokensCameFromTheLastRequestInTheSlotThatHadAsMany(t *testin
 	}
 }
 
+// The proxy's span begins when the request arrived, and has no slot; the log's is below it.
+func TestRead_RequestsThroughAProxyHaveTheSlotOfTheLog(t *testing.T) {
+	at := func(i int) time.Duration { return time.Duration(i) * time.Second }
+	var direct, proxied []string
+	request := func(id string, start time.Duration, slot, input, cached, output int) {
+		direct = append(direct, serverSpan(id, start, slot, input, cached, output))
+		proxied = append(proxied, strings.Replace(serverSpan(id, start, slot, input, cached, output), "llamacpp.slot.id", "other", 1))
+		below := spanOf(1, "f"+id, start+time.Second, slot, input, cached, output)
+		proxied = append(proxied, strings.Replace(below, `"name":"text_completion m"`, `"name":"slot","parentSpanId":"`+id+`"`, 1))
+	}
+	request("01", at(0), 0, 100, 0, 50)
+	request("02", at(1), 1, 300, 0, 10)
+	request("03", at(2), 0, 200, 149, 10)
+	request("04", at(3), 0, 250, 40, 10)
+	want := read(t, batch("a", direct...), Window{})
+	assert.Equal(t, want, read(t, batch("a", proxied...), Window{}))
+
+	proxied[4] = strings.ReplaceAll(proxied[4], "usage", "other")
+	assert.Equal(t, want, read(t, batch("a", proxied...), Window{}), "a client that left does not know what it has used")
+}
+
 func TestRead_MooncakesBlocksAreSharedPrefixes(t *testing.T) {
 	r := read(t, `{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 2353, 2354]}
 {"timestamp": 30535, "input_length": 6472, "output_length": 26, "hash_ids": [46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 2366]}
