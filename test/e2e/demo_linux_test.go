@@ -81,9 +81,9 @@ func (d *demo) left(t *testing.T) (left []string) {
 func TestDemo_ShowsWhatServerAndClientsSay(t *testing.T) {
 	s := llamatest.Start(t, llamatest.Options{})
 	d := startDemo(t, []string{"LLAMACPP_ENDPOINT=" + s.URL(), "LLAMACPP_LOG=" + s.Log()}, "-duration", "10s", "-concurrency", "3")
-	d.awaitLine(t, "state ok", " | latency P50 ", " | clients P50 ", ", first token P50 ")
+	d.awaitLine(t, "state ok", " | latency P50 ", " | wait P50 ", " | clients P50 ", ", first token P50 ")
 	assert.Equal(t, 0, d.State().ExitCode(), "%s", &d.out)
-	assert.Contains(t, d.out.String(), "requests   from 3 clients, to this server only")
+	assert.Contains(t, d.out.String(), "requests   from 3 clients, through the proxy to this server only")
 	assert.NotContains(t, d.out.String(), "errors")
 	assert.Empty(t, d.left(t))
 }
