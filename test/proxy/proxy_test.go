@@ -60,6 +60,8 @@ type settings struct {
 	receivers []string
 	// traces is where spans go instead of to the sink.
 	traces string
+	// more is a further configuration, on top.
+	more string
 	// level is the log's (default info).
 	level string
 }
@@ -88,7 +90,11 @@ func start(t testing.TB, upstream string, s settings) *proxy {
 		others += ", " + id
 	}
 	text := fmt.Sprintf(config, p.address, upstream, lines(6, s.upstream), lines(4, s.receiver), lines(2, s.receivers), s.traces, p.Sink.URL(), others, s.level)
-	p.Collector = collectortest.Start(t, nil, "--config", collectortest.ConfigFile(t, text))
+	args := []string{"--config", collectortest.ConfigFile(t, text)}
+	if s.more != "" {
+		args = append(args, "--config", collectortest.ConfigFile(t, s.more))
+	}
+	p.Collector = collectortest.Start(t, nil, args...)
 	p.AwaitLog("Everything is ready")
 	return p
 }
