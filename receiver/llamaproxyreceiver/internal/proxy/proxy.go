@@ -114,14 +114,18 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.end(time.Now())
 		p.options.Observer.Ended(x)
 	}()
-	switch r.Method {
-	case http.MethodConnect:
+	switch {
+	case r.Method == http.MethodConnect:
 		x.status, x.failure = http.StatusNotImplemented, "method"
 		refuse(w, http.StatusNotImplemented, "CONNECT: this is the proxy of one llama-server, not one for all hosts")
 		return
-	case "PRI": // the beginning of HTTP/2, which Go's server takes for a request
+	case r.Method == "PRI": // the beginning of HTTP/2, which Go's server takes for a request
 		x.status, x.failure = http.StatusHTTPVersionNotSupported, "method"
 		refuse(w, http.StatusHTTPVersionNotSupported, "HTTP/2 needs TLS here")
+		return
+	case strings.Contains(r.RequestURI, " "): // of HTTP/2, where Go's server lets it pass: in HTTP/1 the line would end there
+		x.status, x.failure = http.StatusBadRequest, "400"
+		refuse(w, http.StatusBadRequest, "a space in the path or the query")
 		return
 	}
 	// The answer may come before the request is complete, such as a refusal.
