@@ -300,6 +300,9 @@ func (u *upstream) talk(conn net.Conn, answer func(p *peer, q *message) bool) {
 	p := &peer{conn, bufio.NewReader(conn), u}
 	for {
 		q, err := readHead(p.in)
+		if err == nil && (strings.Count(q.line, " ") != 2 || !strings.HasSuffix(q.line, " HTTP/1.1")) {
+			err = loose("the line %q", q.line)
+		}
 		if err != nil {
 			u.fault(err)
 			return
