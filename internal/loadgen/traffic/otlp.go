@@ -35,7 +35,9 @@ type span struct {
 	client                bool  // was recorded by the client, not by the server
 }
 
-func newOTLP(w Window) *otlp { return &otlp{window: w, slots: map[string]int32{}, logged: map[uint64]span{}} }
+func newOTLP(w Window) *otlp {
+	return &otlp{window: w, slots: map[string]int32{}, logged: map[uint64]span{}}
+}
 
 func (p *otlp) line(b []byte) error {
 	if !gjson.ValidBytes(b) {
