@@ -171,6 +171,7 @@ http://%s {
 		flush_interval -1
 		transport http {
 			keepalive off
+			dial_timeout 1m
 		}
 	}
 }

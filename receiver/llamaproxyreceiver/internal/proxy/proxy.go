@@ -82,7 +82,7 @@ func New(o Options) *Proxy {
 	p.life, p.end = context.WithCancelCause(context.Background())
 	p.reverse = httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
-		Transport:      &upstream{transport: o.Transport, timeout: o.HeadTimeout},
+		Transport:      &upstream{transport: o.Transport, single: newSingle(&o), timeout: o.HeadTimeout},
 		ModifyResponse: p.answered,
 		ErrorHandler:   p.failed,
 		ErrorLog:       zap.NewStdLog(o.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),

@@ -27,6 +27,7 @@ var errClientBody = errors.New("the client's request is not complete")
 // answers is something else, such as a gateway.
 type upstream struct {
 	transport http.RoundTripper
+	single    *single // nil where only the transport will do
 	timeout   time.Duration
 	keeps     atomic.Bool
 }
@@ -44,11 +45,15 @@ func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Close = !u.keeps.Load()
 	switch {
 	case r.Body != nil && r.Body != http.NoBody:
-		r.Body = &clientBody{r.Body}
+		r.Body = &clientBody{ReadCloser: r.Body}
 	case !r.Close:
 		once(r)
 	}
-	answer, err := u.transport.RoundTrip(r)
+	transport := u.transport
+	if r.Close && u.single != nil && u.single.can(r) {
+		transport = u.single
+	}
+	answer, err := transport.RoundTrip(r)
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, errHeadTimeout) {
 			return nil, cause
@@ -71,12 +76,18 @@ func once(r *http.Request) {
 }
 
 // clientBody marks errors of the client's connection, which are none of the server's.
-type clientBody struct{ io.ReadCloser }
+type clientBody struct {
+	io.ReadCloser
+	failed error // of the last read
+}
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) && !isTooLarge(err) {
 		err = errors.Join(errClientBody, err)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.failed = err
 	}
 	return n, err
 }
