@@ -139,6 +139,9 @@ bench: build ## Run the benchmarks and comparisons of docs/performance.md (BENCH
 	@cd tools/load && go build -o ../../bin/ tool
 	@go build -o bin/ ./cmd/llamaload
 	@cd bench && go run ./load
+	$(STEP) "the proxy, against the direct way, nginx and Caddy (takes a quarter of an hour)"
+	@go run ./test/cmd/install-proxies
+	@cd bench && go run ./proxy
 	$(STEP) "the page, with a day of history (takes half an hour)"
 	@go run ./test/cmd/install-page-tools
 	@cd bench && go run ./dashboard
