@@ -206,7 +206,7 @@ func (b *bench) memoryOf(ctx context.Context, p *proxy, l load, streams int) (er
 	if err != nil {
 		return err
 	}
-	if int(seen.Streaming) < streams {
+	if int(seen.Streaming) < streams*99/100 { // Caddy 2.6 breaks some off
 		return fmt.Errorf("%s: %d of %d streams are open: %s", p.name, seen.Streaming, streams, r.proxy.output.String())
 	}
 	m, err := r.proxy.memory()
