@@ -9,9 +9,11 @@ package proxy // import "github.com/llamatelemetry/otelcol-llamacpp/receiver/lla
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -233,9 +235,21 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		x.status = http.StatusGatewayTimeout
 	}
 	if !p.down.Swap(true) {
-		p.options.Log.Warn("llama-server gives no answer: clients get an error in its place", zap.Int("status", x.status), zap.Error(f))
+		told := zap.Error(f)
+		if !ofNetwork(err) {
+			told = zap.String("error", f.Class+": "+f.Cure)
+		}
+		p.options.Log.Warn("llama-server gives no answer: clients get an error in its place", zap.Int("status", x.status), told)
 	}
 	refuse(w, x.status, "no answer from llama-server: "+f.Error())
+}
+
+// ofNetwork reports whether an error is one of the network, of TLS or of time. The
+// others of Go's client quote what they could not read, which may be text of an answer.
+func ofNetwork(err error) bool {
+	var op *net.OpError
+	var untrusted *tls.CertificateVerificationError
+	return errors.As(err, &op) || errors.As(err, &untrusted) || errors.Is(err, io.EOF) || errors.Is(err, errHeadTimeout)
 }
 
 func isTooLarge(err error) bool {
