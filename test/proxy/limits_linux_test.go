@@ -66,15 +66,16 @@ func TestUpstream_HangsBeforeItsConnection(t *testing.T) {
 // block is what huge bodies are made of.
 var block = pattern(1 << 20)
 
-// flood writes blocks until the connection ends or enough were written, and counts.
+// flood writes blocks until the connection ends or enough were written, and counts. The
+// sum is complete when the last one is on its way.
 func flood(w io.Writer, blocks int, written *atomic.Int64, sum hash.Hash) {
 	for range blocks {
+		sum.Write(block)
 		n, err := w.Write(block)
 		written.Add(int64(n))
 		if err != nil {
 			return
 		}
-		sum.Write(block)
 	}
 }
 

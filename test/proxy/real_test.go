@@ -464,8 +464,11 @@ func TestRouter_ModelsAreInstances(t *testing.T) {
 		p.awaitTotal(float64(10*n), "llamacpp.proxy.tokens", of, otlpsink.With("gen_ai.token.type", "output"))
 		p.awaitTotal(float64(n), "llamacpp.proxy.requests", of, outcome("completed"), otlpsink.With("gen_ai.request.model", model))
 		p.awaitTotal(float64(n), queued, of)
-		spans := p.Spans(otlpsink.Kind("Server"), otlpsink.SpanWith("gen_ai.request.model", model))
-		require.Len(t, spans, n)
+		var spans otlpsink.Spans
+		p.eventually(func() bool {
+			spans = p.Spans(otlpsink.Kind("Server"), otlpsink.SpanWith("gen_ai.request.model", model))
+			return len(spans) == n
+		}, "each request of %s has a span", model)
 		for _, span := range spans {
 			assert.Equal(t, address+"/"+model, span.Resource["service.instance.id"])
 			assert.Equal(t, "chat "+model, span.Name)
