@@ -59,6 +59,7 @@ type Collector struct {
 	process *child.Process // nil while there is none
 	log     child.Output
 	earlier int // how much of the log earlier processes wrote
+	started time.Time
 }
 
 // Start runs a collector until the end of the test, at which it has to end well.
@@ -92,7 +93,7 @@ func (c *Collector) Start() {
 	c.tb.Helper()
 	cmd := exec.Command(c.command[0], c.command[1:]...)
 	cmd.Env = append(os.Environ(), c.env...)
-	c.earlier = len(c.Log())
+	c.earlier, c.started = len(c.Log()), time.Now()
 	var err error
 	if c.process, err = child.Start(cmd, &c.log); err != nil {
 		c.tb.Fatal(err)
@@ -130,6 +131,9 @@ func (c *Collector) AwaitLog(text string) {
 func (c *Collector) Terminate() {
 	c.tb.Helper()
 	c.AwaitLog("Everything is ready")
+	if time.Since(c.started) < 5*time.Second {
+		time.Sleep(200 * time.Millisecond) // it asks to be told of signals only after that line
+	}
 	if err := c.process.Terminate(stopTimeout); err != nil {
 		c.tb.Error(err)
 	}
