@@ -199,6 +199,8 @@ func TestStatistics_AreThoseOfWhatWasSent(t *testing.T) {
 	f := startFeed(d, 60*time.Second, basics(server))
 	f.stop()
 	f.wait(9)
+	time.Sleep(time.Second)
+	f.send(time.Now()) // the page has values at whole seconds: of the first one, perhaps none
 	v := open(t, d.url+"/?window=60", Look{})
 	v.drawn()
 	v.await(`[...llamaPage.live.panels.get("queue").values()][0].values.includes(9)`)
