@@ -58,11 +58,32 @@ func (h *Exponential) Emit(to pmetric.Metric, start, now pcommon.Timestamp) Poin
 	}
 	p := to.ExponentialHistogram().DataPoints().AppendEmpty()
 	h.values.emit(p, start, now)
-	p.SetScale(h.buckets.Scale())
 	p.SetZeroCount(h.buckets.ZeroCount())
-	p.Positive().SetOffset(h.buckets.Positive().Offset())
-	p.Positive().BucketCounts().FromRaw(h.counts())
+	scale := h.buckets.Scale()
+	offset, counts := Merge(h.buckets.Positive().Offset(), h.counts(), scale-MaxScale)
+	p.SetScale(min(scale, MaxScale))
+	p.Positive().SetOffset(offset)
+	p.Positive().BucketCounts().FromRaw(counts)
 	return p
+}
+
+// MaxScale is the finest scale of a point, which Prometheus' native histograms have as
+// well: a bucket is 0.27 % wide. Finer ones would be merged on the way there, which not
+// all ways do right.
+const MaxScale = 8
+
+// Merge makes one bucket of each 2^by of an exponential histogram, whose scale is by less
+// then. It returns the new offset and counts.
+func Merge(offset int32, counts []uint64, by int32) (int32, []uint64) {
+	if by <= 0 || len(counts) == 0 {
+		return offset, counts
+	}
+	first := offset >> by
+	merged := make([]uint64, (offset+int32(len(counts))-1)>>by-first+1)
+	for i, n := range counts {
+		merged[(offset+int32(i))>>by-first] += n
+	}
+	return first, merged
 }
 
 func (h *Exponential) counts() []uint64 {

@@ -104,6 +104,30 @@ func TestExponential_ValuesLieInTheirBuckets(t *testing.T) {
 	assert.EqualValues(t, 1, counts.At(counts.Len()-1))
 }
 
+// Values that are near each other would have a finer scale than Prometheus has.
+func TestExponential_IsNoFinerThanNativeHistograms(t *testing.T) {
+	h := NewExponential(160)
+	values := []float64{0.0295, 0.02951, 0.030, 0.0301, 0.0301, 0.0313}
+	for _, v := range values {
+		h.Add(v)
+	}
+	m := pmetric.NewMetric()
+	h.Emit(m, 1, 2)
+	p := m.ExponentialHistogram().DataPoints().At(0)
+	require.EqualValues(t, 8, p.Scale())
+	want := map[int32]uint64{}
+	for _, v := range values {
+		want[int32(math.Ceil(math.Log2(v)*256))-1]++
+	}
+	got := map[int32]uint64{}
+	for i, n := range p.Positive().BucketCounts().All() {
+		if n > 0 {
+			got[p.Positive().Offset()+int32(i)] = n
+		}
+	}
+	assert.Equal(t, want, got)
+}
+
 func TestExponential_ExemplarsTakeTurns(t *testing.T) {
 	h, seen := NewExponential(160), map[int]int{}
 	for range 100 {

@@ -22,6 +22,7 @@ import (
 	conventions "go.opentelemetry.io/otel/semconv/v1.41.0" // the last with those of GenAI
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/loadgen/completion"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/timings"
@@ -131,7 +132,7 @@ func NewRun(ctx context.Context, p *Pipe, s Settings) (*Run, error) {
 // explicit buckets.
 func (b Buckets) aggregation(kind sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 	if b != Explicit && kind == sdkmetric.InstrumentKindHistogram {
-		return sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: int32(b), MaxScale: 20}
+		return sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: int32(b), MaxScale: histogram.MaxScale}
 	}
 	return sdkmetric.DefaultAggregationSelector(kind)
 }

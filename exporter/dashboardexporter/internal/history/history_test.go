@@ -27,6 +27,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
 )
 
 func TestMain(m *testing.M) {
@@ -182,7 +184,7 @@ func TestHistory_PutsFineHistogramsIntoTheRightBuckets(t *testing.T) {
 	for _, v := range values {
 		fine.Update(v)
 	}
-	require.Greater(t, fine.Scale(), int32(finest))
+	require.Greater(t, fine.Scale(), int32(histogram.MaxScale))
 	md, ms := batch()
 	m := ms.AppendEmpty()
 	m.SetName("fine")

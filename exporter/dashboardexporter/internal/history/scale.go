@@ -7,10 +7,9 @@ import (
 	"iter"
 
 	"go.opentelemetry.io/collector/pdata/pmetric"
-)
 
-// finest is the finest scale that native histograms have.
-const finest = 8
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
+)
 
 // coarsened returns the metrics with exponential histograms of at most the finest scale
 // of native ones. The conversion does that, too, but that of the version used here puts
@@ -19,7 +18,7 @@ const finest = 8
 func coarsened(md pmetric.Metrics) pmetric.Metrics {
 	fine := false
 	for p := range exponential(md) {
-		if p.Scale() > finest {
+		if p.Scale() > histogram.MaxScale {
 			fine = true
 			break
 		}
@@ -30,8 +29,8 @@ func coarsened(md pmetric.Metrics) pmetric.Metrics {
 	own := pmetric.NewMetrics()
 	md.CopyTo(own)
 	for p := range exponential(own) {
-		if by := p.Scale() - finest; by > 0 {
-			p.SetScale(finest)
+		if by := p.Scale() - histogram.MaxScale; by > 0 {
+			p.SetScale(histogram.MaxScale)
 			merge(p.Positive(), by)
 			merge(p.Negative(), by)
 		}
@@ -59,17 +58,8 @@ func exponential(md pmetric.Metrics) iter.Seq[pmetric.ExponentialHistogramDataPo
 	}
 }
 
-// merge makes one bucket of each 2^by.
 func merge(b pmetric.ExponentialHistogramDataPointBuckets, by int32) {
-	counts := b.BucketCounts()
-	if counts.Len() == 0 {
-		return
-	}
-	first := b.Offset() >> by
-	merged := make([]uint64, (b.Offset()+int32(counts.Len())-1)>>by-first+1)
-	for i, n := range counts.All() {
-		merged[(b.Offset()+int32(i))>>by-first] += n
-	}
-	b.SetOffset(first)
-	counts.FromRaw(merged)
+	offset, counts := histogram.Merge(b.Offset(), b.BucketCounts().AsRaw(), by)
+	b.SetOffset(offset)
+	b.BucketCounts().FromRaw(counts)
 }
