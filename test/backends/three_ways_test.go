@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/test/fakenvml"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/freeport"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/llamasim"
+	"github.com/llamatelemetry/otelcol-llamacpp/test/llamatest"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/otlpsink"
 	"github.com/llamatelemetry/otelcol-llamacpp/test/promtest"
 )
@@ -44,6 +46,10 @@ type everything struct {
 	loadgen    string
 	// nativeServer is the server of native.
 	nativeServer *llamasim.Server
+	// clients send requests through the proxies until asking is closed.
+	clients    sync.WaitGroup
+	asking     chan struct{}
+	stopAsking func()
 	// classic is the server of which the log's histograms have fixed buckets, and
 	// native the one of which they are exponential, as instances.
 	classic, native string
@@ -55,7 +61,7 @@ const everythingConfig = `
 extensions:
   loadgen:
     endpoint: localhost:${env:LOADGEN_PORT}
-    target: {endpoint: "${env:LLAMACPP_ENDPOINT}"}
+    target: {endpoint: "http://${env:LLAMAPROXY_ENDPOINT}", api_key: steady's}
     profiles:
       steady: {start: true, rate: 6, duration: 1h, max_tokens: {min: 10, max: 40}, objective: ttft<10s, cancel: {share: 0.1, after: 3}}
 receivers:
@@ -80,6 +86,17 @@ receivers:
   llamacpp/down:
     endpoint: http://127.0.0.1:1
     scrapers: {server: {collection_interval: 1s}}
+  llamaproxy: &clients
+    clients: {names: {steady: steady's}}
+  llamaproxy/page: *clients
+  llamaproxy/native:
+    endpoint: localhost:${env:NATIVE_PROXY_PORT}
+    upstream: {endpoint: "${env:NATIVE_ENDPOINT}"}
+    clients: {names: {steady: steady's}}
+    histogram: {exponential: {}}
+  llamaproxy/down:
+    endpoint: localhost:${env:DOWN_PROXY_PORT}
+    upstream: {endpoint: http://127.0.0.1:1}
   # What the collector refuses and loses.
   llamacpp/refused:
     endpoint: http://127.0.0.1:2
@@ -106,12 +123,12 @@ service:
   extensions: [health_check, file_storage, loadgen]
   pipelines:
     metrics:
-      receivers: [llamacpp, llamacpp/native, llamacpp/router, llamacpp/down, llamacpplog, llamacpplog/native, loadgen]
+      receivers: [llamacpp, llamacpp/native, llamacpp/router, llamacpp/down, llamacpplog, llamacpplog/native, llamaproxy, llamaproxy/native, llamaproxy/down, loadgen]
       exporters: [prometheus, otlp_http/prometheus, prometheus_remote_write]
     metrics/refused: {receivers: [llamacpp/refused], processors: [memory_limiter/tiny], exporters: [debug]}
     metrics/lost: {receivers: [llamacpp/refused], exporters: [otlp_http/nobody]}
     logs/native: {receivers: [file_log/native], exporters: [llamacpplog/native]}
-    traces/spans: {receivers: [llamacpplog, llamacpplog/native, loadgen], exporters: [otlp_http/spans]}
+    traces/spans: {receivers: [llamacpplog, llamacpplog/native, llamaproxy, llamaproxy/native, loadgen], exporters: [otlp_http/spans]}
   telemetry: {logs: {sampling: {initial: 2, thereafter: 1000}}}
 `
 
@@ -138,7 +155,9 @@ func watchEverything(t *testing.T) *everything {
 	}
 	loadgen := freeport.For(t)
 	e.loadgen = fmt.Sprintf("http://localhost:%d", loadgen)
+	proxy, nativeProxy, downProxy := freeport.For(t), freeport.For(t), freeport.For(t)
 	e.collector = collectortest.Start(t, []string{
+		fmt.Sprintf("LLAMAPROXY_ENDPOINT=localhost:%d", proxy), fmt.Sprintf("NATIVE_PROXY_PORT=%d", nativeProxy), fmt.Sprintf("DOWN_PROXY_PORT=%d", downProxy),
 		"LLAMACPP_ENDPOINT=" + classic.URL(), "LLAMACPP_LOG=" + classicLog, "NATIVE_ENDPOINT=" + native.URL(), "NATIVE_LOG=" + nativeLog,
 		"ROUTER_ENDPOINT=" + router.URL(), "LD_LIBRARY_PATH=" + driver.Folder(), "SPANS_URL=" + e.spans.URL(),
 		"OTLP_PROMETHEUS_URL=" + e.prometheus[1].URL(), "PROMETHEUS_URL=" + e.prometheus[2].URL(),
@@ -150,12 +169,38 @@ func watchEverything(t *testing.T) *everything {
 		"--config", filepath.Join(root, "examples", "prometheus-remote-write.yaml"), "--config", collectortest.ConfigFile(t, everythingConfig))
 	e.collector.AwaitLog("Everything is ready")
 	native.AddLoad(llamasim.Load{Concurrency: 6})
+	e.asking = make(chan struct{})
+	e.stopAsking = sync.OnceFunc(func() { close(e.asking); e.clients.Wait() })
+	t.Cleanup(e.stopAsking)
+	e.clients.Go(func() {
+		keepAsking(t, &llamatest.Client{BaseURL: fmt.Sprintf("http://localhost:%d", nativeProxy), APIKey: "steady's"}, 1, e.asking)
+	})
+	for _, port := range []int{proxy, nativeProxy, downProxy} {
+		e.clients.Go(func() { e.leave(t, fmt.Sprintf("http://localhost:%d/completion", port)) })
+	}
 	return e
+}
+
+// leave sends requests whose clients do not wait for an answer, until asking is closed.
+func (e *everything) leave(t *testing.T, url string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Millisecond}
+	for {
+		select {
+		case <-e.asking:
+			return
+		case <-time.After(300 * time.Millisecond):
+		}
+		if r, err := client.Post(url, "application/json", strings.NewReader(`{"n_predict": 1, "prompt": "`+strings.Repeat("a ", 1000)+`"}`)); err == nil {
+			_ = r.Body.Close()
+		}
+	}
 }
 
 // stopLoad ends all load, so that counts stand still.
 func (e *everything) stopLoad(t *testing.T) {
 	t.Helper()
+	e.stopAsking()
 	e.nativeServer.Stop()
 	id := runs(t, e.loadgen)[0].ID
 	r, err := http.Post(e.loadgen+"/api/v1/runs/"+id+"/stop", "application/json", nil)
