@@ -6,7 +6,6 @@ package llamacpplogconnector // import "github.com/llamatelemetry/otelcol-llamac
 import (
 	"net"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -16,16 +15,6 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
 )
-
-// attributeModel is the resource attribute of the model's name.
-const attributeModel = "llamacpp.model.name"
-
-// ours are the resource attributes that metadata.yaml declares, which the
-// configuration may switch off.
-var ours = []string{
-	attributeModel, string(conventions.ServerAddressKey), string(conventions.ServerPortKey),
-	string(conventions.ServiceInstanceIDKey), string(conventions.ServiceNameKey),
-}
 
 // identity says which server an instance is, or is a model of.
 type identity struct {
@@ -88,8 +77,8 @@ func (f *follower) modelName(s *source, i *instance) string {
 		return f.cfg.Model
 	}
 	if r, ok := serverresource.Of(f.identityOf(s, i).key()); ok {
-		if v, ok := r.Attributes().Get(attributeModel); ok {
-			return v.Str()
+		if name := serverresource.ModelName(r); name != "" {
+			return name
 		}
 	}
 	if i.path != "" {
@@ -113,16 +102,9 @@ func (f *follower) resourceOf(s *source, i *instance) pcommon.Resource {
 		rb.SetLlamacppModelName(name)
 	}
 	res := rb.Emit()
-	add := func(from pcommon.Resource) {
-		for k, v := range from.Attributes().All() {
-			if _, ok := res.Attributes().Get(k); !ok && !slices.Contains(ours, k) {
-				v.CopyTo(res.Attributes().PutEmpty(k))
-			}
-		}
-	}
 	if known, ok := serverresource.Of(id.key()); ok {
-		add(known)
+		serverresource.Complete(res, known)
 	}
-	add(s.resource)
+	serverresource.Complete(res, s.resource)
 	return res
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
+	conventions "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
 // Key says which server, by service.name and service.instance.id.
@@ -54,4 +55,30 @@ func Of(k Key) (r pcommon.Resource, ok bool) {
 		return r, false
 	}
 	return all[len(all)-1].resource, true
+}
+
+// ModelAttribute is the resource attribute of the model's name.
+const ModelAttribute = "llamacpp.model.name"
+
+// declared are the attributes that each component sets itself, and its configuration
+// may switch off.
+var declared = []string{
+	ModelAttribute, string(conventions.ServerAddressKey), string(conventions.ServerPortKey),
+	string(conventions.ServiceInstanceIDKey), string(conventions.ServiceNameKey),
+}
+
+// Complete adds to a resource what another one says besides: attributes that it
+// lacks, but for those that each component sets itself.
+func Complete(to, from pcommon.Resource) {
+	for k, v := range from.Attributes().All() {
+		if _, ok := to.Attributes().Get(k); !ok && !slices.Contains(declared, k) {
+			v.CopyTo(to.Attributes().PutEmpty(k))
+		}
+	}
+}
+
+// ModelName returns the name of the model that a resource has, or "".
+func ModelName(r pcommon.Resource) string {
+	v, _ := r.Attributes().Get(ModelAttribute)
+	return v.Str()
 }

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/histogram"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
 	"github.com/llamatelemetry/otelcol-llamacpp/internal/undeclared"
 	"github.com/llamatelemetry/otelcol-llamacpp/receiver/llamaproxyreceiver/internal/metadata"
 )
@@ -143,7 +144,7 @@ func (o *metricsOutput) emitInstance(id string, s *statistics) pmetric.Metrics {
 		s.builder = metadata.NewMetricsBuilder(
 			metadata.MetricsBuilderConfig{Metrics: o.cfg.Metrics.MetricsConfig, ResourceAttributes: o.cfg.ResourceAttributes},
 			o.set, metadata.WithStartTime(s.start))
-		if name := modelOf(r); name != "" && !o.cfg.Clients.HasValue() {
+		if name := serverresource.ModelName(r); name != "" && !o.cfg.Clients.HasValue() {
 			s.expect(name)
 		}
 	}
