@@ -45,7 +45,7 @@ type hub struct {
 	server  *http.Server
 	address net.Addr // at which it listens
 	serving sync.WaitGroup
-	drained func() error
+	drain   func() error // runs end once
 	client  *http.Client // of the server
 
 	outputs atomic.Pointer[[]output]
@@ -134,7 +134,7 @@ func (h *hub) start(ctx context.Context, r *proxyReceiver, host component.Host) 
 		return fmt.Errorf("endpoint: %w", err)
 	}
 	h.address = listener.Addr()
-	h.drained = sync.OnceValue(h.end)
+	h.drain = sync.OnceValue(h.end)
 	h.serving.Go(func() {
 		if err := h.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			componentstatus.ReportStatus(host, componentstatus.NewFatalErrorEvent(err))
@@ -157,10 +157,8 @@ func (h *hub) behindProxy() bool {
 	return u != nil || err != nil
 }
 
-// drain lets what is under way come to its end, within the configured time, and refuses
+// end lets what is under way come to its end, within the configured time, and refuses
 // what is new.
-func (h *hub) drain(context.Context) error { return h.drained() }
-
 func (h *hub) end() error {
 	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.DrainTimeout)
 	defer cancel()

@@ -63,7 +63,7 @@ func (r *proxyReceiver) Shutdown(ctx context.Context) error {
 	if r.hub == nil {
 		return nil
 	}
-	err := r.hub.drain(ctx)
+	err := r.hub.drain()
 	r.output.stop(ctx)
 	r.hub.leave()
 	r.hub = nil

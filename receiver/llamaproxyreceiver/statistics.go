@@ -120,12 +120,7 @@ func newStatistics(size int32, limit int) *statistics {
 func (s *statistics) expect(model string) {
 	for _, operation := range []string{"chat", "text_completion"} {
 		l := labels{operation: operation, model: model}
-		for outcome := range proxy.Outcomes {
-			of := l
-			if of.outcome = proxy.Outcome(outcome); of.outcome == proxy.Completed {
-				s.requests[of] += 0
-			}
-		}
+		s.count(s.requests, l, 0) // completed ones
 		s.countTokens(l, 0, 0, 0, 0)
 		for _, d := range distributions[:] {
 			if d != httpDuration {

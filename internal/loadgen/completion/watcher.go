@@ -157,7 +157,8 @@ func (w *Watcher) End(err error, at time.Time) Result {
 	switch {
 	case w.done || w.kind == ignored:
 	case w.kind == streamed && err == nil:
-		w.rest()
+		w.events.in, w.events.err = bytes.NewReader(nil), nil
+		w.add() // what there is, to its end
 	case err == nil:
 		_, wrong := w.takeWhole(w.events.buf[w.events.from:w.events.to])
 		w.stop(wrong)
@@ -179,26 +180,8 @@ func (w *Watcher) End(err error, at time.Time) Result {
 	return w.result
 }
 
-// rest reads what there is of a stream that has come to its end.
-func (w *Watcher) rest() {
-	w.events.in, w.events.err = bytes.NewReader(nil), nil
-	for !w.done {
-		e, err := w.events.next()
-		if err != nil {
-			w.stop(w.ended(err))
-			return
-		}
-		w.event(e)
-	}
-}
-
 // Streamed reports whether the answer is a stream of events.
 func (w *Watcher) Streamed() bool { return w.kind == streamed }
-
-// Started reports whether any part of the answer has come.
-func (w *Watcher) Started() bool {
-	return !w.result.FirstChunk.IsZero() || w.kind == whole && w.events.to > 0
-}
 
 // LongestGap returns the longest time between two chunks with text; 0 without a second
 // one.

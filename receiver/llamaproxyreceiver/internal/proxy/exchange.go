@@ -67,11 +67,7 @@ const (
 	Cancelled                // the client left
 	Rejected                 // the server refused it with a 4xx
 	Failed                   // the server, or the way to it, failed
-	outcomes
 )
-
-// Outcomes is the number of outcomes.
-const Outcomes = int(outcomes)
 
 var outcomeNames = [...]string{Completed: "completed", Cancelled: "cancelled", Rejected: "rejected", Failed: "failed"}
 
