@@ -281,7 +281,8 @@ func TestQueue_IsWhatClientsWait(t *testing.T) {
 		t.Logf("of %d requests, which waited %s (P50) and %s (P99): the proxy differs from its clients in the time to the first token by %s (P50), %s (P99) and in the wait by %s, %s; the machine's own delay is %s (P99)",
 			len(now), quantile(longest, 0.5), quantile(longest, 0.99), quantile(firsts, 0.5), quantile(firsts, 0.99), quantile(waits, 0.5), quantile(waits, 0.99), machine)
 		require.Less(t, max(quantile(firsts, 0.5), quantile(waits, 0.5)), within)
-		if worst <= within+machine {
+		// The answer is handed on three times: to the proxy, within it, and to the client.
+		if worst <= within+3*machine {
 			break
 		}
 		require.Less(t, round, rounds, "P99 of the difference is %s", worst)
