@@ -49,7 +49,7 @@ var medium = tinygguf.Model{Name: "medium", Embd: 256, Layers: 4, Heads: 4, FF: 
 func crowded(t testing.TB, args ...string) *llamatest.Server {
 	t.Helper()
 	s := llamatest.Start(t, llamatest.Options{Model: medium, Slots: slots, Context: slots * 512, Args: args})
-	require.NoError(t, setPriority(s.PID, 19))
+	require.NoError(t, setPriority(s.PID, 10))
 	return s
 }
 
