@@ -166,7 +166,7 @@ func TestSmuggling_TheUpstreamSeesWhatTheProxyRead(t *testing.T) {
 			u.settle(t)
 			var seen []string
 			for _, q := range u.forget() {
-				if n := numbered.FindStringSubmatch(q.line); n != nil && n[1] != fmt.Sprintf("%03d", i) {
+				if n := numbered.FindStringSubmatch(q.line); len(n) > 1 && n[1] != fmt.Sprintf("%03d", i) {
 					assert.False(t, q.whole, "late: %s", q.line)
 					continue
 				}
