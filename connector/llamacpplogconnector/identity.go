@@ -76,7 +76,7 @@ func (f *follower) modelName(s *source, i *instance) string {
 	if f.cfg.Model != "" {
 		return f.cfg.Model
 	}
-	if r, ok := serverresource.Of(f.identityOf(s, i).key()); ok {
+	if r, ok := i.known.Of(f.identityOf(s, i).key()); ok {
 		if name := serverresource.ModelName(r); name != "" {
 			return name
 		}
@@ -102,7 +102,7 @@ func (f *follower) resourceOf(s *source, i *instance) pcommon.Resource {
 		rb.SetLlamacppModelName(name)
 	}
 	res := rb.Emit()
-	if known, ok := serverresource.Of(id.key()); ok {
+	if known, ok := i.known.Of(id.key()); ok {
 		serverresource.Complete(res, known)
 	}
 	serverresource.Complete(res, s.resource)

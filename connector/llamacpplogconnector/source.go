@@ -13,6 +13,7 @@ import (
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/metadata"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/requests"
 	"github.com/llamatelemetry/otelcol-llamacpp/connector/llamacpplogconnector/internal/serverlog"
+	"github.com/llamatelemetry/otelcol-llamacpp/internal/serverresource"
 )
 
 const (
@@ -56,6 +57,7 @@ type instance struct {
 
 	identity identity                 // once it was needed
 	builder  *metadata.MetricsBuilder // likewise
+	known    serverresource.Memory    // what the receiver that asks the server has found out
 }
 
 func newSource(key string, newStatistics func() *statistics) *source {

@@ -57,6 +57,31 @@ func Of(k Key) (r pcommon.Resource, ok bool) {
 	return all[len(all)-1].resource, true
 }
 
+// Memory remembers the resources that its user has asked for, so that what is
+// told of a server last, after the receiver that asks it was shut down, is told of
+// the same resource as before. It is safe for concurrent use; the zero value is
+// empty.
+type Memory struct {
+	mu   sync.Mutex
+	last map[Key]pcommon.Resource
+}
+
+// Of returns the server's resource as Of does, or the one that it had last.
+func (m *Memory) Of(k Key) (r pcommon.Resource, ok bool) {
+	r, ok = Of(k)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !ok {
+		r, ok = m.last[k]
+		return r, ok
+	}
+	if m.last == nil {
+		m.last = map[Key]pcommon.Resource{}
+	}
+	m.last[k] = r
+	return r, true
+}
+
 // ModelAttribute is the resource attribute of the model's name.
 const ModelAttribute = "llamacpp.model.name"
 

@@ -11,6 +11,29 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 )
 
+func TestMemory_HasWhatWasKnownLast(t *testing.T) {
+	key := Key{Service: "llama-server", Instance: "localhost:8081"}
+	resource := pcommon.NewResource()
+	resource.Attributes().PutStr(ModelAttribute, "qwen")
+	var m, other Memory
+	_, ok := m.Of(key)
+	require.False(t, ok)
+	withdraw := Publish(key, resource)
+	_, ok = m.Of(key)
+	require.True(t, ok)
+	withdraw()
+	r, ok := m.Of(key)
+	require.True(t, ok)
+	assert.Equal(t, "qwen", ModelName(r))
+	_, ok = other.Of(key)
+	assert.False(t, ok, "it has never known it")
+	newer := pcommon.NewResource()
+	newer.Attributes().PutStr(ModelAttribute, "llama")
+	defer Publish(key, newer)()
+	r, _ = m.Of(key)
+	assert.Equal(t, "llama", ModelName(r), "the server has another model")
+}
+
 func TestPublish_OnesWithdrawalLeavesTheOthers(t *testing.T) {
 	key := Key{Service: "llama-server", Instance: "localhost:8080"}
 	resource := func(name string) pcommon.Resource {

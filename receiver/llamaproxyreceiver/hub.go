@@ -37,16 +37,18 @@ const maxAnswer = 16 << 20
 
 // hub is a proxy and the outputs of its measurements.
 type hub struct {
-	cfg     *Config
-	log     *zap.Logger
-	where   endpoint.Endpoint // of the server
-	clients *clients
-	proxy   *proxy.Proxy
-	server  *http.Server
-	address net.Addr // at which it listens
-	serving sync.WaitGroup
-	drain   func() error // runs end once
-	client  *http.Client // of the server
+	cfg   *Config
+	log   *zap.Logger
+	where endpoint.Endpoint // of the server
+	// resources are those of the server and, of a router, of its models.
+	resources serverresource.Memory
+	clients   *clients
+	proxy     *proxy.Proxy
+	server    *http.Server
+	address   net.Addr // at which it listens
+	serving   sync.WaitGroup
+	drain     func() error // runs end once
+	client    *http.Client // of the server
 
 	outputs atomic.Pointer[[]output]
 	// active are the completions under way, by metadata's phase.

@@ -16,12 +16,12 @@ import (
 func (h *hub) serverOf(m *measured) (instance, model string) {
 	instance = h.where.Instance
 	if said := m.Result.Model; said != "" {
-		if child, ok := serverresource.Of(h.key(instance + "/" + said)); ok { // of a router
+		if child, ok := h.resources.Of(h.key(instance + "/" + said)); ok { // of a router
 			return instance + "/" + said, serverresource.ModelName(child)
 		}
 		model = said
 	}
-	if self, ok := serverresource.Of(h.key(instance)); ok {
+	if self, ok := h.resources.Of(h.key(instance)); ok {
 		if name := serverresource.ModelName(self); name != "" {
 			return instance, name
 		}
@@ -31,7 +31,7 @@ func (h *hub) serverOf(m *measured) (instance, model string) {
 
 // known reports whether a receiver in this process has found out about the server.
 func (h *hub) known() bool {
-	_, ok := serverresource.Of(h.key(h.where.Instance))
+	_, ok := h.resources.Of(h.key(h.where.Instance))
 	return ok
 }
 
@@ -43,7 +43,7 @@ func (h *hub) resourceOf(instance string, cfg metadata.ResourceAttributesConfig)
 	rb.SetServerAddress(h.where.Address)
 	rb.SetServerPort(h.where.Port)
 	rb.SetServiceInstanceID(instance)
-	known, ok := serverresource.Of(h.key(instance))
+	known, ok := h.resources.Of(h.key(instance))
 	if !ok {
 		return rb.Emit()
 	}
