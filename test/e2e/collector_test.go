@@ -140,6 +140,14 @@ func (c *collector) states(id string) []string {
 	return out
 }
 
+// awaitStates waits until a receiver's log has that many states, which may be a
+// moment after its metrics have, and compares them.
+func (c *collector) awaitStates(id string, want ...string) {
+	c.t.Helper()
+	c.eventually(func() bool { return len(c.states(id)) >= len(want) }, "the log of %s has the states %v", id, want)
+	assert.Equal(c.t, want, c.states(id))
+}
+
 // complaints are a receiver's log lines above info.
 func (c *collector) complaints(id string) []string {
 	var out []string

@@ -117,7 +117,7 @@ func TestLoading_IsSeenWhenTheServerComesAfterTheCollector(t *testing.T) {
 
 	s := llamatest.Start(t, llamatest.Options{Model: slow, Port: port, WithoutWait: true})
 	c.awaitState("ok")
-	assert.Equal(t, []string{"unreachable", "loading", "ok"}, c.states("llamacpp"))
+	c.awaitStates("llamacpp", "unreachable", "loading", "ok")
 	assert.InDelta(t, 1, c.Points(inState("loading")).Max(), 0)
 	assert.Len(t, c.complaints("llamacpp"), 1)
 	clientsOf(t, s).send(llamatest.Request{PromptWords: 5, MaxTokens: 10, Stream: true})

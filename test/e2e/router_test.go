@@ -85,7 +85,7 @@ func TestRouter_ModelsComeAndGo(t *testing.T) {
 	assert.InDelta(t, 50, c.Points(predictedTokens, of("a")).Total(), 0)
 	assert.InDelta(t, 50, c.Points(decodedTokens, of("a")).Total(), 0)
 
-	assert.Equal(t, []string{"ok"}, c.states("llamacpp"))
+	c.awaitStates("llamacpp", "ok")
 	assert.Empty(t, c.complaints("llamacpp"))
 	assert.Empty(t, c.Points(router, predictedTokens), "a router itself counts no tokens")
 }

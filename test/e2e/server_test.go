@@ -67,7 +67,7 @@ func TestIdle_StateLimitsAndZeroCounters(t *testing.T) {
 		"llamacpp.model.name":  "tiny",
 		"llamacpp.model.ftype": "all F32",
 	}, resource)
-	assert.Equal(t, []string{"ok"}, c.states("llamacpp"))
+	c.awaitStates("llamacpp", "ok")
 	assert.Empty(t, c.complaints("llamacpp"))
 }
 
@@ -116,7 +116,7 @@ func TestAPIKey_WrongOrMissingIsUnauthorized(t *testing.T) {
 			c.awaitState("unauthorized")
 			c.awaitScrapes(4)
 			assert.Equal(t, "unauthorized", c.state())
-			assert.Equal(t, []string{"unauthorized"}, c.states("llamacpp"))
+			c.awaitStates("llamacpp", "unauthorized")
 			assert.Len(t, c.complaints("llamacpp"), 1, "logged once")
 			assert.Len(t, c.lines("llamacpp", "api_key", "--api-key"), 1, "with its cure")
 			assert.Empty(t, c.Points(otlpsink.Metric("llamacpp.tokens.predicted")))
@@ -135,7 +135,7 @@ func TestNoMetrics_IsLoggedOnce(t *testing.T) {
 	clientsOf(t, s).send(llamatest.Request{PromptWords: 5, MaxTokens: 10})
 	c.awaitScrapes(4)
 
-	assert.Equal(t, []string{"ok"}, c.states("llamacpp"))
+	c.awaitStates("llamacpp", "ok")
 	assert.Len(t, c.lines("llamacpp", "cannot read /metrics", "501", "start llama-server with --metrics"), 1)
 	assert.Len(t, c.lines("llamacpp", "not reading /slots", "poll to always"), 1)
 	assert.Len(t, c.complaints("llamacpp"), 2)
@@ -182,7 +182,7 @@ func TestNoSlots_CountersFlow(t *testing.T) {
 	c.eventually(func() bool { return len(c.lines("llamacpp", "cannot read /slots", "501", "--no-slots")) == 1 }, "the log says why")
 	c.awaitScrapes(2)
 	assert.Len(t, c.complaints("llamacpp"), 1)
-	assert.Equal(t, []string{"ok"}, c.states("llamacpp"))
+	c.awaitStates("llamacpp", "ok")
 }
 
 func TestWrongEndpoint_IsAnErrorThatOthersDoNotNotice(t *testing.T) {
@@ -204,10 +204,10 @@ func TestWrongEndpoint_IsAnErrorThatOthersDoNotNotice(t *testing.T) {
 	c.awaitScrapes(4, a)
 	c.awaitScrapes(1, b)
 	assert.Equal(t, "error", c.state(a))
-	assert.Equal(t, []string{"error"}, c.states("llamacpp/a"))
+	c.awaitStates("llamacpp/a", "error")
 	assert.Len(t, c.complaints("llamacpp/a"), 1)
 	assert.Len(t, c.lines("llamacpp/a", "endpoint"), 1)
-	assert.Equal(t, []string{"ok"}, c.states("llamacpp/b"))
+	c.awaitStates("llamacpp/b", "ok")
 	assert.Empty(t, c.complaints("llamacpp/b"))
 	assert.Empty(t, c.Points(a, otlpsink.Metric("llamacpp.tokens.predicted")))
 	assert.NotContains(t, c.Log(), "looking for")

@@ -38,7 +38,7 @@ func TestSleep_IsSeenAndNeitherPreventedNorEnded(t *testing.T) {
 	assert.Equal(t, 1, wakings(t, s))
 	assert.Len(t, c.Points(predictedTokens).Starts(), 1, "the same process")
 	assert.Len(t, c.Points(decodedTokens).Starts(), 1)
-	assert.Equal(t, []string{"ok", "sleeping", "ok", "sleeping"}, c.states("llamacpp"))
+	c.awaitStates("llamacpp", "ok", "sleeping", "ok", "sleeping")
 	assert.Empty(t, c.complaints("llamacpp"))
 }
 
