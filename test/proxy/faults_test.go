@@ -244,7 +244,7 @@ func TestClients_ThatLeave(t *testing.T) {
 					}
 				}
 				slices.Sort(took)
-				assert.Less(t, took[leaves/2], 500*time.Millisecond, "%v", took)
+				assert.Less(t, took[leaves/2], 100*time.Millisecond, "%v", took)
 				p.awaitOutcomes(map[string]int{"cancelled": leaves})
 				p.eventually(func() bool { return p.total("llamacpp.proxy.requests.active") == 0 }, "none is active")
 			})

@@ -227,7 +227,7 @@ func TestHeaders_HaveALimit(t *testing.T) {
 func TestSlowHeads_AreCut(t *testing.T) {
 	t.Parallel()
 	u := serve(t, func(*message) string { return answered })
-	p := start(t, u.URL(), settings{receiver: []string{"read_header_timeout: 3s"}})
+	p := start(t, u.URL(), settings{receiver: []string{"read_header_timeout: 700ms"}})
 	const slow = 200
 	cut := make(chan time.Duration, slow)
 	for range slow {
@@ -249,7 +249,7 @@ func TestSlowHeads_AreCut(t *testing.T) {
 	began := time.Now()
 	status, _ := do(t, oneShot(), "GET", p.URL()+"/fine", "")
 	assert.Equal(t, 200, status)
-	assert.Less(t, time.Since(began), 2500*time.Millisecond, "they keep nobody waiting")
+	assert.Less(t, time.Since(began), 600*time.Millisecond, "they keep nobody waiting")
 	for range slow {
 		select {
 		case after := <-cut:
